@@ -1,0 +1,221 @@
+"""The control API: what may be asked of the supervisor, and in which shape it answers.
+
+HTTP/1.1 over the Unix socket, JSON bodies, one JSON object per line for streams. Requests are strict: an
+unknown field or a value of the wrong type is refused, and every problem is named at once with its path.
+The shapes of the answers are relied on by scripts: keys may be added, never renamed or removed.
+
+| route | body | answer |
+|---|---|---|
+| GET /v1/version | | Version |
+| GET /v1/proxies?all=1 | | list of ProxyView (`all`: stopped ones too) |
+| GET /v1/proxies/{name} | | ProxyView |
+| PUT /v1/proxies/{model or name} | UpRequest | ProxyView, once ready (or at once with wait=false) |
+| DELETE /v1/proxies/{target} | DownRequest (may be absent) | list of Stopped |
+| POST /v1/proxies/{target}/restart | RestartRequest (may be absent) | list of ProxyView |
+| GET /v1/proxies/{name}/logs?lines=N&follow=1 | | NDJSON of {"line"} |
+| GET /v1/events?since=SEQ&follow=1 | | NDJSON of Event |
+| GET /v1/metrics | | Prometheus text |
+| POST /v1/daemon/stop, /v1/daemon/restart | DaemonRequest (may be absent) | Version |
+
+`target` is a name, a model id, a port, a pid, or `all`; a name is percent-encoded in the path
+(`/v1/proxies/echo%2Fdemo`). An error is `{"error":{"code","message","hint"}}` with a fitting status.
+This module is pure.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, TypeVar
+
+import attrs
+
+from modelproxy.worker.contract import problems, strict_converter
+
+DEFAULT_PORT = 3456
+DEFAULT_GRACE_S = 30.0
+DEFAULT_WAIT_S = 15.0
+ROLL_GRACE_S = 900.0
+"""How long the old generation may finish its streams in a roll."""
+
+MAX_GRACE_S = 24 * 3600.0
+
+# Exit codes of the commands; a contract with scripts.
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_NO_DAEMON = 3
+
+# code -> HTTP status. The code is what scripts key on; exit codes follow from it (ctl/faults).
+STATUS = {
+    "bad_request": 400,
+    "bad_model_id": 400,
+    "unsupported_provider": 400,
+    "bad_port": 400,
+    "forbidden": 403,
+    "unknown_proxy": 404,
+    "unknown_route": 404,
+    "method_not_allowed": 405,
+    "port_in_use": 409,
+    "options_differ": 409,
+    "superseded": 409,
+    "start_failed": 500,
+    "internal": 500,
+    "stopping": 503,
+    "no_resources": 503,
+    "not_ready_in_time": 504,
+    "disk_full": 507,
+}
+
+
+@attrs.frozen
+class Fault(Exception):
+    """A refusal: what, why, and what to do next."""
+
+    code: str
+    message: str
+    hint: str = ""
+
+    @property
+    def status(self) -> int:
+        return STATUS[self.code]
+
+    def __str__(self) -> str:
+        return self.message
+
+
+@attrs.frozen
+class UpRequest:
+    """Bring a proxy up; idempotent."""
+
+    model: str
+    """`provider/model-name`."""
+    port: int | None = None
+    """None: the one it has, else 3456, else the next free one. 0: any free one."""
+    base_url: str | None = None
+    api_key: str | None = attrs.field(default=None, repr=False)
+    grace_s: float | None = None
+    replace: bool = False
+    """Roll a running proxy whose options differ, instead of refusing."""
+    wait: bool = True
+    wait_s: float = DEFAULT_WAIT_S
+    pid_file: str | None = None
+    """One more place for the pid, besides the runtime directory."""
+
+
+@attrs.frozen
+class DownRequest:
+    grace_s: float | None = None
+    """None: the proxy's own."""
+
+
+@attrs.frozen
+class RestartRequest:
+    grace_s: float = ROLL_GRACE_S
+    wait_s: float = DEFAULT_WAIT_S
+
+
+@attrs.frozen
+class DaemonRequest:
+    grace_s: float | None = None
+
+
+@attrs.frozen
+class Version:
+    pid: int
+    version: str
+    started_at: float
+    socket: str
+    state_dir: str
+    api: int = 1
+    warnings: list[str] = []  # noqa: RUF008  # frozen, and only ever replaced
+
+
+@attrs.frozen
+class ProxyView:
+    """One row of `ps`."""
+
+    name: str
+    model: str
+    provider: str
+    port: int
+    pid: int | None
+    url: str
+    state: str
+    reused: bool
+    health: str
+    """`ok`, `unknown`, or the worker's own words about its provider."""
+    uptime_s: float | None
+    requests: int
+    in_flight: int
+    restarts: int
+    fallbacks: int
+    last_error: str | None
+    base_url: str | None
+    started_at: float | None
+    """Seconds since the epoch when the present worker became ready."""
+    generation: int
+    wanted: bool
+    detail: str
+    """The state in words with its cause: `backoff 3, next in 1.8s; last: SIGKILL 4s ago`."""
+    draining: list[dict[str, Any]]
+    """Older generations that still finish their streams: generation, pid, in_flight."""
+    deaths: list[dict[str, Any]]
+    """The last unasked exits, newest last: at, cause, generation."""
+    queue: int | None
+    """Connections that wait to be accepted, where the kernel tells."""
+    log: str
+    notes: list[str]
+    """What the user should know of this `up`: another port than the usual one, and the like."""
+
+
+@attrs.frozen
+class Stopped:
+    name: str
+    port: int
+    state: str = "stopped"
+    already: str | None = None
+    """`stopped` when there was nothing left to do."""
+
+
+@attrs.frozen
+class Event:
+    """Something that happened; `seq` grows by one. A reader that was too slow gets a `gap`."""
+
+    seq: int
+    at: float
+    kind: str
+    proxy: str | None
+    text: str
+
+
+_converter = strict_converter()
+_T = TypeVar("_T")
+
+
+def parse(body: bytes, cls: type[_T]) -> _T:
+    """A request's body as `cls`; `Fault` names every problem. An empty body is an empty object."""
+    try:
+        document = json.loads(body or b"{}")
+    except (ValueError, RecursionError):
+        raise Fault("bad_request", "the body is not JSON") from None
+    if not isinstance(document, dict):
+        raise Fault("bad_request", "the body must be a JSON object")
+    try:
+        return _converter.structure(document, cls)
+    except Exception as error:  # cattrs raises groups of many types; all of them mean a bad body
+        raise Fault("bad_request", "; ".join(problems(error))) from None
+
+
+def to_json(value: Any) -> bytes:
+    """An answer (one object or a list of them) as JSON; absent optional marks are left out."""
+    return json.dumps(_plain(value), separators=(",", ":")).encode()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, Fault):
+        return {"error": {"code": value.code, "message": value.message, "hint": value.hint}}
+    document = _converter.unstructure(value)
+    if isinstance(value, Stopped) and value.already is None:
+        del document["already"]
+    return document

@@ -1,0 +1,290 @@
+"""What supervisor and worker say to each other, and nothing of how.
+
+Theory of operation
+-------------------
+A worker *dials* the supervisor's private Unix socket and says `Hello`, with its listening sockets
+attached to that first message. The same channel then carries readiness, heartbeat, drain, log
+reopening and goodbye. When the supervisor dies, the worker serves on and dials again until the next
+one answers: `Hello` therefore holds all that a supervisor without any memory needs to adopt it, its
+full spec included (keys too: the channel is private to the user, the state file never holds one).
+
+A message is one line of JSON with a `type`. An unknown type or a value of the wrong type is a
+`ContractError`; an unknown *field* is ignored, because during an upgrade one end is newer than the
+other, and refusing it would cost the very connection that the upgrade is meant to keep. This module is
+pure.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import attrs
+import cattrs
+from cattrs.strategies import configure_tagged_union
+
+from . import __version__
+
+PROTOCOL = 1
+"""Raised when an older peer could not understand; the supervisor then rolls the worker."""
+
+MAX_LINE = 1024 * 1024
+"""Longest message that either side accepts."""
+
+# Exit codes of a worker. Anything else is a death.
+EXIT_OK = 0
+EXIT_USAGE = 2
+EXIT_CONFIG = 78  # sysexits.h EX_CONFIG: starting again with the same spec cannot help
+
+
+class ContractError(Exception):
+    """The peer broke the contract; the text says how, without quoting values (they may be keys)."""
+
+
+@attrs.frozen
+class Limits:
+    """How much a worker takes from one client."""
+
+    max_body: int = 32 * 1024 * 1024
+    max_connections: int = 1024
+    head_timeout_s: float = 30.0
+    """From the first byte of a request's head to its last."""
+    body_idle_timeout_s: float = 60.0
+    """How long a client may send nothing in the middle of its body."""
+    keep_alive_s: float = 300.0
+    """How long a connection may rest between two requests."""
+    write_stall_timeout_s: float = 300.0
+    """How long a client may take nothing while bytes wait for it."""
+
+
+@attrs.frozen
+class WorkerSpec:
+    """The full resolved order a worker is born with."""
+
+    name: str
+    """The proxy's name, as `ps` lists it."""
+    model_id: str
+    """As the user wrote it: `ollama/qwen2.5-coder:7b`."""
+    provider: str
+    kind: str
+    """Which dialect the provider speaks."""
+    model: str
+    """The provider's own name for the model."""
+    port: int
+    base_url: str | None = None
+    api_key: str | None = attrs.field(default=None, repr=False)
+    grace_s: float = 30.0
+    """How long streams may go on after SIGTERM or `down` before they are ended in-band."""
+    ping_s: float = 10.0
+    """Silence on an open stream after which the client gets a `ping`."""
+    limits: Limits = Limits()
+
+    def without_secrets(self) -> WorkerSpec:
+        """Same spec as it may be written to disk or shown."""
+        return attrs.evolve(self, api_key=None)
+
+
+# --- worker to supervisor -------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Hello:
+    """First message of a worker; its listening sockets travel with it."""
+
+    name: str
+    generation: int
+    pid: int
+    token: str = attrs.field(repr=False)
+    spec: WorkerSpec | None = None
+    """None: a newborn that asks for its spec."""
+    serving: bool = False
+    """True: it said `ready` to an earlier supervisor."""
+    draining: bool = False
+    started_at: float = 0.0
+    """Seconds since the epoch."""
+    requests: int = 0
+    in_flight: int = 0
+    protocol: int = PROTOCOL
+    version: str = __version__
+
+
+@attrs.frozen
+class Ready:
+    """The listener is in the event loop: connections are being accepted."""
+
+
+@attrs.frozen
+class Beat:
+    """Said by a task of the worker's event loop, so that it proves the loop is alive."""
+
+    lag_s: float
+    """How much later than planned the loop woke."""
+    requests: int
+    in_flight: int
+    failures: int = 0
+    """Requests that ended in an error."""
+    log_drops: int = 0
+    last_error: str | None = None
+
+
+@attrs.frozen
+class Health:
+    """The worker's view of its provider; never a reason to restart."""
+
+    ok: bool
+    detail: str = ""
+
+
+@attrs.frozen
+class Bye:
+    """The worker is about to leave on purpose: its exit will be a stop, not a death."""
+
+    reason: str
+    code: int = EXIT_OK
+
+
+# --- supervisor to worker -------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Welcome:
+    """Answer to `Hello`. A newborn gets its spec here."""
+
+    spec: WorkerSpec | None = None
+
+
+@attrs.frozen
+class Drain:
+    """Accept nothing more, finish what is in flight, end the rest in-band at the deadline, exit 0."""
+
+    grace_s: float
+    reason: str = "stopping"
+
+
+@attrs.frozen
+class Reopen:
+    """The log file was renamed: open it anew."""
+
+
+FromWorker = Hello | Ready | Beat | Health | Bye
+FromSupervisor = Welcome | Drain | Reopen
+
+_T = TypeVar("_T")
+
+
+def strict_converter(*, forbid_extra_keys: bool = True) -> cattrs.Converter:
+    """A converter without silent conversions (cattrs alone turns 5 into '5')."""
+    converter = cattrs.Converter(forbid_extra_keys=forbid_extra_keys, detailed_validation=True)
+
+    def exactly(kind: type[_T]) -> Callable[[Any, Any], _T]:
+        def check(value: Any, _: Any) -> _T:
+            if type(value) is not kind:
+                raise TypeError(f"expected {kind.__name__}")
+            return value
+
+        return check
+
+    for kind in (str, int, bool):
+        converter.register_structure_hook(kind, exactly(kind))
+
+    def a_float(value: Any, _: Any) -> float:
+        if type(value) not in (int, float):
+            raise TypeError("expected float")
+        return float(value)
+
+    converter.register_structure_hook(float, a_float)
+    return converter
+
+
+def _channel_converter() -> cattrs.Converter:
+    converter = strict_converter(forbid_extra_keys=False)
+    for union in (FromWorker, FromSupervisor):
+        configure_tagged_union(
+            union, converter, tag_name="type", tag_generator=lambda cls: str(cls.__name__).lower()
+        )
+    return converter
+
+
+_converter = _channel_converter()
+
+
+def encode(message: FromWorker | FromSupervisor, family: Any) -> bytes:
+    """One line for the channel. `family` is FromWorker or FromSupervisor."""
+    document = _converter.unstructure(message, unstructure_as=family)
+    return json.dumps(document, separators=(",", ":")).encode() + b"\n"
+
+
+def decode_worker(line: bytes) -> FromWorker:
+    """Read what a worker said."""
+    return _decode(line, FromWorker)  # type: ignore[no-any-return]  # cattrs takes unions, mypy's type[] does not
+
+
+def decode_supervisor(line: bytes) -> FromSupervisor:
+    """Read what the supervisor said."""
+    return _decode(line, FromSupervisor)  # type: ignore[no-any-return]  # as above
+
+
+def _decode(line: bytes, family: Any) -> Any:
+    try:
+        document = json.loads(line)
+    except ValueError:
+        raise ContractError("not JSON") from None
+    known = {cls.__name__.lower() for cls in family.__args__}
+    if not isinstance(document, dict) or document.get("type") not in known:
+        # Checked here because cattrs words an unknown tag as "required field missing".
+        raise ContractError(f"unknown message, expected one of {', '.join(sorted(known))}")
+    try:
+        return _converter.structure(document, family)
+    except Exception as error:  # cattrs raises groups of many types; only paths may leave, never values
+        raise ContractError("; ".join(problems(error))) from None
+
+
+def problems(error: BaseException) -> list[str]:
+    """Every problem in a cattrs error, with its path and without the offending value."""
+    return [str(text) for text in cattrs.transform_error(error)]
+
+
+class Lines:
+    """Splits the channel's bytes into lines, however they were cut."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Yield each line that `data` completes."""
+        self._buffer += data
+        while (end := self._buffer.find(b"\n")) >= 0:
+            line = bytes(self._buffer[:end])
+            del self._buffer[: end + 1]
+            yield line
+        if len(self._buffer) > MAX_LINE:
+            raise ContractError("message too long")
+
+
+__all__ = [
+    "EXIT_CONFIG",
+    "EXIT_OK",
+    "EXIT_USAGE",
+    "MAX_LINE",
+    "PROTOCOL",
+    "Beat",
+    "Bye",
+    "ContractError",
+    "Drain",
+    "FromSupervisor",
+    "FromWorker",
+    "Health",
+    "Hello",
+    "Limits",
+    "Lines",
+    "Ready",
+    "Reopen",
+    "Welcome",
+    "WorkerSpec",
+    "decode_supervisor",
+    "decode_worker",
+    "encode",
+    "problems",
+    "strict_converter",
+]

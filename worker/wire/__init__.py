@@ -1,0 +1,1 @@
+"""Types and codecs of the protocols' bytes; no meaning, no IO."""
