@@ -12,8 +12,6 @@ import stat
 import sys
 from pathlib import Path
 
-import attrs
-
 APP = "modelproxy"
 
 # sockaddr_un.sun_path holds 108 bytes on Linux and 104 on macOS, the closing NUL included.
@@ -24,13 +22,18 @@ class UnsafeDirectoryError(Exception):
     """A directory of ours belongs to somebody else, or others may write to it."""
 
 
-@attrs.frozen
 class Paths:
-    """All the files of one user's modelproxy."""
+    """All the files of one user's modelproxy. A plain class: attrs would double the cost of `proxyctl ps`."""
 
-    runtime: Path
-    state: Path
-    config: Path
+    __slots__ = ("config", "runtime", "state")
+
+    def __init__(self, runtime: Path, state: Path, config: Path) -> None:
+        self.runtime = runtime
+        self.state = state
+        self.config = config
+
+    def __repr__(self) -> str:
+        return f"<Paths runtime={self.runtime} state={self.state} config={self.config}>"
 
     @property
     def control_socket(self) -> Path:

@@ -31,12 +31,11 @@ import attrs
 
 from modelproxy.worker.contract import problems, strict_converter
 
+from . import policy
+
 DEFAULT_PORT = 3456
 DEFAULT_GRACE_S = 30.0
 DEFAULT_WAIT_S = 15.0
-ROLL_GRACE_S = 900.0
-"""How long the old generation may finish its streams in a roll."""
-
 MAX_GRACE_S = 24 * 3600.0
 
 # Exit codes of the commands; a contract with scripts.
@@ -109,7 +108,7 @@ class DownRequest:
 
 @attrs.frozen
 class RestartRequest:
-    grace_s: float = ROLL_GRACE_S
+    grace_s: float = policy.ROLL_GRACE_S
     wait_s: float = DEFAULT_WAIT_S
 
 

@@ -1,0 +1,854 @@
+"""The life of a proxy: what happened goes in, what to do comes out.
+
+Theory of operation
+-------------------
+A `Proxy` holds facts only: what is wanted, which worker processes exist and how far each has come, and
+what went wrong lately. Its `state` is *derived* from those facts, so it cannot disagree with them.
+
+`step(proxy, event, now)` is the one writer. Each event first changes the facts it is about; then
+`_settle` compares facts and wish and orders what is missing. Because settling looks at the whole proxy
+and not at the event, orders that cross each other (down during a roll, up during a drain) need no code
+of their own: the last wish wins.
+
+Every deadline is a fact as well (`retry_at`, a worker's `start_by`, `kill_by` …). `next_deadline` tells
+the daemon when to send `Clock`; there are no timers to cancel and nothing wakes without a cause.
+
+A worker's *order* says which restart request it satisfies: a proxy whose current worker is older than
+`proxy.order` is to be rolled. Generations number processes and never repeat.
+
+This module is pure: `now` is a monotonic reading, `jitter` a random factor, both from outside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Any
+
+import attrs
+
+from modelproxy.worker.contract import EXIT_CONFIG, WorkerSpec
+
+from . import policy
+
+
+class State(StrEnum):
+    """What `ps` shows; see `Proxy.state` for how each follows from the facts."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DEGRADED = "degraded"
+    ROLLING = "rolling"
+    DRAINING = "draining"
+    HUNG = "hung"
+    BACKOFF = "backoff"
+    FAILED = "failed"
+    ADOPTING = "adopting"
+    STOPPED = "stopped"
+
+
+class Phase(StrEnum):
+    """How far one worker process has come."""
+
+    ABSENT = "absent"
+    """On record from before this supervisor; it has not dialled yet."""
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+
+
+@attrs.frozen
+class Worker:
+    generation: int
+    order: int
+    phase: Phase
+    since: float
+    """When this phase began."""
+    pid: int | None = None
+    start_by: float | None = None
+    silent_by: float | None = None
+    kill_by: float | None = None
+    heard_at: float | None = None
+    hung: str | None = None
+    """Why it is taken for hung; None while its heart beats."""
+    ill: str | None = None
+    """What its provider's trouble is, in the worker's words."""
+    leaving: str | None = None
+    """It said goodbye, and why."""
+
+    def __repr__(self) -> str:
+        return f"<g{self.generation} {self.phase} pid={self.pid or '-'}>"
+
+
+@attrs.frozen
+class Death:
+    """An exit nobody asked for."""
+
+    at: float
+    cause: str
+    generation: int
+
+
+@attrs.frozen(repr=False)
+class Proxy:
+    name: str
+    spec: WorkerSpec
+    wanted: bool = False
+    halted: bool = False
+    """The supervisor is going down: the wish stays, but nothing is started any more."""
+    order: int = 1
+    generation: int = 0
+    """The highest given out so far."""
+    workers: tuple[Worker, ...] = ()
+    """Oldest first."""
+    failures: int = 0
+    never_ready: int = 0
+    spawn_failures: int = 0
+    worked: bool = False
+    """Some worker of this very spec has been ready."""
+    restarts: int = 0
+    deaths: tuple[Death, ...] = ()
+    retry_at: float | None = None
+    settled_at: float | None = None
+    """When the failures will be forgotten."""
+    given_up: str | None = None
+    trouble: str | None = None
+    """The last thing that went wrong, in words."""
+    last_pid: int | None = None
+    roll_grace_s: float = policy.ROLL_GRACE_S
+    """How long the old generation may finish its streams in a roll."""
+
+    @property
+    def state(self) -> State:
+        if self.is_up:
+            return self._state_up()
+        return State.DRAINING if self.workers else State.STOPPED
+
+    def _state_up(self) -> State:
+        current = self.current
+        if current is not None:
+            if self.successor is not None:
+                return State.ROLLING
+            if current.hung:
+                return State.HUNG
+            return State.DEGRADED if current.ill else State.READY
+        if any(worker.phase is Phase.ABSENT for worker in self.workers):
+            return State.ADOPTING
+        if self.successor is not None:
+            return State.STARTING
+        if self.given_up is not None:
+            return State.FAILED
+        return State.BACKOFF
+
+    @property
+    def is_up(self) -> bool:
+        """Wanted, and not held back by the supervisor's own end."""
+        return self.wanted and not self.halted
+
+    @property
+    def current(self) -> Worker | None:
+        """The worker that answers."""
+        return next((worker for worker in reversed(self.workers) if worker.phase is Phase.READY), None)
+
+    @property
+    def successor(self) -> Worker | None:
+        """The worker that is being started, whether or not another one still answers."""
+        return next((worker for worker in self.workers if worker.phase is Phase.STARTING), None)
+
+    @property
+    def draining(self) -> tuple[Worker, ...]:
+        return tuple(worker for worker in self.workers if worker.phase is Phase.DRAINING)
+
+    @property
+    def pid(self) -> int | None:
+        """Of the worker that a person would mean."""
+        worker = self.current or self.successor or (self.workers[-1] if self.workers else None)
+        return worker.pid if worker else None
+
+    def worker(self, generation: int) -> Worker | None:
+        return next((worker for worker in self.workers if worker.generation == generation), None)
+
+    def answers_down(self, now: float) -> bool:
+        """Whether the supervisor itself is to answer 503 on this proxy's socket."""
+        if not self.is_up or self.workers:
+            return False
+        return self.given_up is not None or (
+            self.retry_at is not None and self.retry_at - now > policy.QUEUE_THROUGH_S
+        )
+
+    def is_crash_loop(self, now: float) -> bool:
+        return policy.is_crash_loop([death.at for death in self.deaths], now)
+
+    def __repr__(self) -> str:
+        wish = "wanted" if self.wanted else "unwanted"
+        return (
+            f"<Proxy {self.name} {self.state} pid={self.pid or '-'} port={self.spec.port} "
+            f"{wish} deaths={len(self.deaths)}>"
+        )
+
+
+# --- events ---------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Up:
+    """The user wants it, with this spec."""
+
+    spec: WorkerSpec
+
+
+@attrs.frozen
+class Down:
+    """The user does not want it any more."""
+
+    grace_s: float
+
+
+@attrs.frozen
+class Restart:
+    """The user wants a fresh process."""
+
+    grace_s: float
+
+
+@attrs.frozen
+class Halt:
+    """The supervisor is going down in an orderly way."""
+
+    grace_s: float
+
+
+@attrs.frozen
+class Recall:
+    """A worker of an earlier supervisor is on record and its process lives."""
+
+    generation: int
+    pid: int | None
+    """None: its supervisor died before it could note the pid, so perhaps there is no process at all."""
+
+
+@attrs.frozen
+class Dialled:
+    """A worker that an earlier supervisor started has come back."""
+
+    generation: int
+    pid: int
+    serving: bool
+    draining: bool
+    ready_for_s: float = 0.0
+
+
+@attrs.frozen
+class Begin:
+    """All that was on record is known: start what is missing."""
+
+
+@attrs.frozen
+class Spawned:
+    generation: int
+    pid: int
+
+
+@attrs.frozen
+class SpawnFailed:
+    """No process was made. `permanent`: another try cannot help (no such interpreter)."""
+
+    generation: int
+    reason: str
+    permanent: bool = False
+
+
+@attrs.frozen
+class BecameReady:
+    generation: int
+
+
+@attrs.frozen
+class Beaten:
+    """The worker's heart has beaten."""
+
+    generation: int
+
+
+@attrs.frozen
+class FeltWell:
+    generation: int
+
+
+@attrs.frozen
+class FellIll:
+    """The worker's provider is in trouble: shown, never a reason to restart."""
+
+    generation: int
+    detail: str
+
+
+@attrs.frozen
+class SaidBye:
+    generation: int
+    reason: str
+
+
+@attrs.frozen
+class Exited:
+    generation: int
+    cause: str
+    code: int | None = None
+
+
+@attrs.frozen
+class Examined:
+    """What a look at a silent worker's process showed."""
+
+    generation: int
+    traced: bool
+    busy: bool
+    detail: str
+
+
+@attrs.frozen
+class Clock:
+    """A deadline may have passed."""
+
+
+@attrs.frozen
+class Overslept:
+    """This process itself stood still for `by_s` seconds: nobody else is to blame for that silence."""
+
+    by_s: float
+
+
+@attrs.frozen
+class Broke:
+    """A task of ours that served this proxy failed: our bug, contained to this proxy."""
+
+    reason: str
+
+
+Event = (
+    Up
+    | Down
+    | Restart
+    | Halt
+    | Recall
+    | Dialled
+    | Begin
+    | Spawned
+    | SpawnFailed
+    | BecameReady
+    | Beaten
+    | FeltWell
+    | FellIll
+    | SaidBye
+    | Exited
+    | Examined
+    | Clock
+    | Overslept
+    | Broke
+)
+
+# --- actions --------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Spawn:
+    """Make the process; answered by `Spawned` or `SpawnFailed`, and later by `Exited`."""
+
+    generation: int
+
+
+@attrs.frozen
+class Drain:
+    """Ask the worker to finish and leave: over its channel, else by SIGTERM."""
+
+    generation: int
+    grace_s: float
+
+
+@attrs.frozen
+class Examine:
+    """Look at the silent worker's process; answered by `Examined`."""
+
+    generation: int
+
+
+@attrs.frozen
+class Abort:
+    """SIGABRT, so that the stacks of the hung process reach its log."""
+
+    generation: int
+
+
+@attrs.frozen
+class Kill:
+    """SIGKILL (and SIGCONT, in case it is stopped)."""
+
+    generation: int
+
+
+@attrs.frozen
+class Tell:
+    """Put a line into the event log."""
+
+    kind: str
+    text: str
+
+
+Action = Spawn | Drain | Examine | Abort | Kill | Tell
+
+
+# --- the one writer -------------------------------------------------------------------------------
+
+
+@attrs.define
+class _Turn:
+    """One step in progress: the proxy as it becomes, and what is ordered so far."""
+
+    proxy: Proxy
+    now: float
+    jitter: float
+    actions: list[Action] = attrs.Factory(list)
+
+    def set(self, **facts: object) -> None:
+        self.proxy = attrs.evolve(self.proxy, **facts)
+
+    def amend(self, generation: int, **facts: object) -> None:
+        self.set(
+            workers=tuple(
+                attrs.evolve(worker, **facts) if worker.generation == generation else worker  # type: ignore[arg-type]  # facts are this class's own fields
+                for worker in self.proxy.workers
+            )
+        )
+
+    def add(self, worker: Worker) -> None:
+        workers = sorted((*self.proxy.workers, worker), key=lambda one: one.generation)
+        self.set(workers=tuple(workers), generation=max(self.proxy.generation, worker.generation))
+
+    def remove(self, worker: Worker) -> None:
+        self.set(
+            workers=tuple(one for one in self.proxy.workers if one is not worker),
+            last_pid=worker.pid or self.proxy.last_pid,
+        )
+
+    def order(self, action: Action) -> None:
+        self.actions.append(action)
+
+    def tell(self, kind: str, text: str) -> None:
+        self.order(Tell(kind, text))
+
+    def phase(self, worker: Worker, phase: Phase, **facts: object) -> None:
+        self.amend(worker.generation, phase=phase, since=self.now, start_by=None, silent_by=None, **facts)
+
+    def drain(self, worker: Worker, grace_s: float) -> None:
+        """Ask a worker to leave; asking again may only shorten its time."""
+        kill_by = self.now + grace_s + policy.DRAIN_TO_KILL_S
+        if worker.phase is Phase.DRAINING:
+            if worker.kill_by is not None and worker.kill_by <= kill_by:
+                return
+            self.amend(worker.generation, kill_by=kill_by)
+        else:
+            self.phase(worker, Phase.DRAINING, kill_by=kill_by)
+        self.order(Drain(worker.generation, grace_s))
+
+    def drain_all(self, grace_s: float) -> None:
+        for worker in self.proxy.workers:
+            # What never answered has nothing to finish.
+            self.drain(worker, 0.0 if worker.phase is Phase.STARTING else grace_s)
+
+    def forgive(self) -> None:
+        """A person said to try again: forget what went wrong."""
+        self.set(failures=0, never_ready=0, spawn_failures=0, retry_at=None, given_up=None, trouble=None)
+
+
+def step(proxy: Proxy, event: Event, now: float, jitter: float = 1.0) -> tuple[Proxy, list[Action]]:
+    """The proxy after `event`, and what is to be done about it."""
+    turn = _Turn(proxy, now, jitter)
+    _HANDLERS[type(event)](turn, event)
+    if turn.proxy.is_up:
+        _settle(turn)
+    return turn.proxy, turn.actions
+
+
+def _settle(turn: _Turn) -> None:
+    """Order whatever is missing between the facts and the wish to be up."""
+    proxy = turn.proxy
+    current, successor = proxy.current, proxy.successor
+    if any(worker.phase is Phase.ABSENT for worker in proxy.workers):
+        return  # an earlier worker may still dial; starting another now would make two
+    if successor is not None:
+        return
+    if current is None:
+        if proxy.given_up is None and proxy.retry_at is None:
+            _start(turn)
+    elif current.order < proxy.order:
+        _start(turn)
+
+
+def _start(turn: _Turn) -> None:
+    generation = turn.proxy.generation + 1
+    turn.add(
+        Worker(
+            generation,
+            turn.proxy.order,
+            Phase.STARTING,
+            turn.now,
+            start_by=turn.now + policy.START_LIMIT_S,
+        )
+    )
+    turn.order(Spawn(generation))
+
+
+def _on_up(turn: _Turn, event: Up) -> None:
+    proxy = turn.proxy
+    changed = event.spec != proxy.spec
+    if proxy.is_up and not changed and proxy.given_up is None:
+        return
+    turn.forgive()
+    turn.set(wanted=True, spec=event.spec)
+    if changed:
+        turn.set(order=proxy.order + 1, worked=False)
+        turn.tell("changed" if proxy.wanted else "up", f"wanted on port {event.spec.port}")
+    elif not proxy.wanted:
+        turn.tell("up", f"wanted on port {event.spec.port}")
+
+
+def _on_down(turn: _Turn, event: Down) -> None:
+    if turn.proxy.wanted:
+        turn.tell("down", "not wanted any more")
+    turn.forgive()
+    turn.set(wanted=False, settled_at=None)
+    turn.drain_all(event.grace_s)
+
+
+def _on_restart(turn: _Turn, event: Restart) -> None:
+    if not turn.proxy.is_up:
+        return
+    turn.forgive()
+    turn.set(deaths=(), roll_grace_s=event.grace_s)
+    if turn.proxy.current is not None or turn.proxy.successor is not None:
+        turn.set(order=turn.proxy.order + 1)
+    turn.tell("restart", "asked for")
+
+
+def _on_halt(turn: _Turn, event: Halt) -> None:
+    turn.set(halted=True, retry_at=None, settled_at=None)
+    turn.drain_all(event.grace_s)
+
+
+def _on_recall(turn: _Turn, event: Recall) -> None:
+    turn.add(
+        Worker(
+            event.generation,
+            turn.proxy.order,
+            Phase.ABSENT,
+            turn.now,
+            pid=event.pid,
+            kill_by=turn.now + policy.ADOPT_WINDOW_S,
+        )
+    )
+
+
+def _on_dialled(turn: _Turn, event: Dialled) -> None:
+    known = turn.proxy.worker(event.generation)
+    if known is not None and known.phase is not Phase.ABSENT:
+        return  # it only lost its connection for a moment
+    if known is not None:
+        turn.remove(known)
+    phase = Phase.READY if event.serving else Phase.STARTING
+    turn.add(
+        Worker(
+            event.generation,
+            turn.proxy.order,
+            phase,
+            turn.now - event.ready_for_s,
+            pid=event.pid,
+            heard_at=turn.now,
+            start_by=None if event.serving else turn.now + policy.START_LIMIT_S,
+            silent_by=turn.now + policy.SILENCE_LIMIT_S if event.serving else None,
+        )
+    )
+    worker = turn.proxy.worker(event.generation)
+    assert worker is not None  # added above
+    turn.tell("adopted", f"pid {event.pid}, generation {event.generation}")
+    if event.serving:
+        turn.set(worked=True)
+    if event.draining:
+        turn.phase(worker, Phase.DRAINING, kill_by=None)
+    elif not turn.proxy.is_up:
+        turn.drain(worker, turn.proxy.spec.grace_s)
+    else:
+        _retire_elders(turn)
+
+
+def _on_begin(turn: _Turn, event: Begin) -> None:
+    if not turn.proxy.is_up:
+        turn.drain_all(turn.proxy.spec.grace_s)
+
+
+def _on_spawned(turn: _Turn, event: Spawned) -> None:
+    worker = turn.proxy.worker(event.generation)
+    if worker is None:
+        return
+    turn.amend(event.generation, pid=event.pid)
+    if worker.phase is Phase.STARTING:
+        # The limit counts from here: the order may have waited for its turn behind other starts.
+        turn.amend(event.generation, start_by=turn.now + policy.START_LIMIT_S)
+    elif worker.phase is Phase.DRAINING:
+        turn.order(Drain(event.generation, 0.0))  # unwanted before it was born
+
+
+def _on_spawn_failed(turn: _Turn, event: SpawnFailed) -> None:
+    worker = turn.proxy.worker(event.generation)
+    if worker is None:
+        return
+    turn.remove(worker)
+    turn.set(trouble=event.reason)
+    turn.tell("spawn-failed", event.reason)
+    if not turn.proxy.is_up:
+        return
+    if turn.proxy.current is not None:
+        _fail_roll(turn, event.reason)
+    elif event.permanent:
+        turn.set(given_up=event.reason)
+    else:
+        count = turn.proxy.spawn_failures + 1
+        turn.set(spawn_failures=count, retry_at=turn.now + policy.spawn_retry_delay(count, turn.jitter))
+
+
+def _on_ready(turn: _Turn, event: BecameReady) -> None:
+    worker = turn.proxy.worker(event.generation)
+    if worker is None or worker.phase is not Phase.STARTING:
+        return
+    turn.phase(worker, Phase.READY, heard_at=turn.now)
+    turn.amend(event.generation, silent_by=turn.now + policy.SILENCE_LIMIT_S)
+    turn.set(
+        worked=True,
+        never_ready=0,
+        spawn_failures=0,
+        trouble=None,
+        settled_at=turn.now + policy.RESET_AFTER_S if turn.proxy.failures else None,
+    )
+    turn.tell("ready", f"pid {worker.pid}, generation {event.generation}")
+    _retire_elders(turn)
+
+
+def _retire_elders(turn: _Turn) -> None:
+    """The newest ready worker stays; older ones finish their streams, the oldest of too many at once."""
+    current = turn.proxy.current
+    if current is None:
+        return
+    for worker in turn.proxy.workers:
+        if worker.phase is Phase.READY and worker is not current:
+            turn.drain(worker, turn.proxy.roll_grace_s)
+    crowd = turn.proxy.draining
+    for worker in crowd[: max(0, len(crowd) - policy.MAX_DRAINING)]:
+        turn.drain(worker, 0.0)
+
+
+def _on_beaten(turn: _Turn, event: Beaten) -> None:
+    worker = turn.proxy.worker(event.generation)
+    if worker is None:
+        return
+    if worker.hung:
+        turn.tell("recovered", f"generation {event.generation} beats again")
+    turn.amend(event.generation, heard_at=turn.now, hung=None)
+    if worker.phase is Phase.READY:
+        turn.amend(event.generation, silent_by=turn.now + policy.SILENCE_LIMIT_S, kill_by=None)
+
+
+def _on_well(turn: _Turn, event: FeltWell) -> None:
+    turn.amend(event.generation, ill=None)
+
+
+def _on_ill(turn: _Turn, event: FellIll) -> None:
+    turn.amend(event.generation, ill=event.detail)
+
+
+def _on_bye(turn: _Turn, event: SaidBye) -> None:
+    """A worker leaves by somebody's hand: its proxy is not wanted any more, unless another one answers."""
+    worker = turn.proxy.worker(event.generation)
+    if worker is None:
+        return
+    turn.amend(event.generation, leaving=event.reason)
+    if worker.phase is Phase.DRAINING or not turn.proxy.is_up:
+        return
+    turn.tell("bye", f"pid {worker.pid}: {event.reason}")
+    was_current = turn.proxy.current is not None and turn.proxy.current.generation == event.generation
+    turn.phase(worker, Phase.DRAINING, kill_by=None)
+    if was_current or turn.proxy.current is None:
+        turn.forgive()
+        turn.set(wanted=False, settled_at=None)
+        turn.drain_all(turn.proxy.spec.grace_s)
+
+
+def _on_exited(turn: _Turn, event: Exited) -> None:
+    worker = turn.proxy.worker(event.generation)
+    if worker is None:
+        return
+    was_current = turn.proxy.current is worker
+    turn.remove(worker)
+    if worker.phase is Phase.DRAINING or not turn.proxy.is_up:
+        _gone(turn, worker)
+        return
+    cause = _cause(worker, event)
+    turn.set(
+        deaths=(*turn.proxy.deaths, Death(turn.now, cause, event.generation))[-policy.KEPT_DEATHS :],
+        trouble=cause,
+    )
+    if not was_current and turn.proxy.current is not None:
+        _fail_roll(turn, cause)
+        return
+    _count_death(turn, worker, event, cause)
+
+
+def _gone(turn: _Turn, worker: Worker) -> None:
+    if not turn.proxy.workers and not turn.proxy.is_up:
+        turn.tell("stopped", f"pid {worker.pid} has left")
+
+
+def _cause(worker: Worker, event: Exited) -> str:
+    if worker.hung:
+        return f"hung ({worker.hung}); {event.cause}"
+    if worker.phase is Phase.STARTING and worker.kill_by is not None:
+        return f"not ready within {policy.START_LIMIT_S:.0f} s; {event.cause}"
+    return event.cause
+
+
+def _count_death(turn: _Turn, worker: Worker, event: Exited, cause: str) -> None:
+    proxy = turn.proxy
+    ready_for = turn.now - worker.since if worker.phase is Phase.READY else 0.0
+    never_ready = proxy.never_ready + (worker.phase is Phase.STARTING)
+    turn.set(failures=proxy.failures + 1, never_ready=never_ready, settled_at=None)
+    if event.code == EXIT_CONFIG:
+        turn.set(given_up=f"{cause}: the configuration cannot work")
+    elif never_ready >= policy.MAX_NEVER_READY and not proxy.worked:
+        turn.set(given_up=f"{never_ready} starts were never ready; last: {cause}")
+    if turn.proxy.given_up is not None:
+        turn.tell("failed", turn.proxy.given_up)
+        return
+    turn.set(restarts=proxy.restarts + 1)
+    if proxy.successor is not None:
+        turn.tell("died", f"{cause}; its successor is already starting")
+        return
+    delay = policy.restart_delay(turn.proxy.failures, ready_for, turn.jitter)
+    turn.set(retry_at=turn.now + delay if delay else None)
+    turn.tell("died", f"{cause}; starting again in {delay:.2f} s")
+
+
+def _fail_roll(turn: _Turn, reason: str) -> None:
+    """The newcomer is lost, the old one still answers: keep it and do not try again by ourselves."""
+    current = turn.proxy.current
+    assert current is not None  # the callers checked
+    turn.amend(current.generation, order=turn.proxy.order)
+    turn.set(trouble=f"the roll failed, generation {current.generation} goes on: {reason}")
+    turn.tell("roll-failed", reason)
+
+
+def _on_examined(turn: _Turn, event: Examined) -> None:
+    worker = turn.proxy.worker(event.generation)
+    if worker is None or worker.phase is not Phase.READY or worker.silent_by is not None:
+        return
+    silent_for = turn.now - (worker.heard_at if worker.heard_at is not None else worker.since)
+    if event.traced:
+        turn.amend(event.generation, silent_by=turn.now + policy.SILENCE_LIMIT_S)
+    elif event.busy and silent_for < policy.BUSY_SILENCE_LIMIT_S:
+        turn.amend(event.generation, silent_by=turn.now + 2.0)
+    else:
+        turn.amend(event.generation, hung=event.detail, kill_by=turn.now + policy.ABORT_TO_KILL_S)
+        turn.tell("hung", f"generation {event.generation} silent for {silent_for:.0f} s, {event.detail}")
+        turn.order(Abort(event.generation))
+
+
+def _on_clock(turn: _Turn, event: Clock) -> None:
+    proxy, now = turn.proxy, turn.now
+    if _is_due(proxy.retry_at, now):
+        turn.set(retry_at=None)
+    if _is_due(proxy.settled_at, now):
+        turn.set(settled_at=None, failures=0, trouble=None)
+    for worker in proxy.workers:
+        if _is_due(worker.start_by, now):
+            turn.amend(worker.generation, start_by=None, kill_by=now + 1.0)
+            turn.tell(
+                "slow-start", f"generation {worker.generation} was not ready in {policy.START_LIMIT_S:.0f} s"
+            )
+            turn.order(Kill(worker.generation))
+        elif _is_due(worker.kill_by, now):
+            _kill(turn, worker)
+        if _is_due(worker.silent_by, now):
+            turn.amend(worker.generation, silent_by=None)
+            turn.order(Examine(worker.generation))
+
+
+def _kill(turn: _Turn, worker: Worker) -> None:
+    if worker.phase is Phase.ABSENT and worker.pid is None:
+        turn.remove(worker)  # it was never born
+        return
+    if worker.phase is Phase.ABSENT and worker.hung is None:
+        # It lives but does not dial: stopped or stuck. First its stacks, then its end.
+        turn.amend(worker.generation, hung="did not dial", kill_by=turn.now + policy.DRAIN_TO_KILL_S / 10)
+        turn.order(Abort(worker.generation))
+        return
+    turn.amend(worker.generation, kill_by=turn.now + 1.0)  # asked again should the first not reach it
+    turn.order(Kill(worker.generation))
+
+
+def _on_overslept(turn: _Turn, event: Overslept) -> None:
+    for worker in turn.proxy.workers:
+        if worker.phase is Phase.DRAINING:
+            continue
+        turn.amend(
+            worker.generation,
+            start_by=_later(worker.start_by, event.by_s),
+            silent_by=_later(worker.silent_by, event.by_s),
+            kill_by=_later(worker.kill_by, event.by_s),
+            heard_at=_later(worker.heard_at, event.by_s),
+        )
+
+
+def _on_broke(turn: _Turn, event: Broke) -> None:
+    """Ours to answer for: every worker of this proxy is replaced after a pause, the others never notice."""
+    turn.tell("internal", event.reason)
+    turn.set(trouble=f"internal error: {event.reason}")
+    if not turn.proxy.is_up or turn.proxy.workers:
+        return  # what serves goes on serving; a missing exit or readiness has its own deadline
+    count = turn.proxy.spawn_failures + 1
+    turn.set(spawn_failures=count, retry_at=turn.now + policy.spawn_retry_delay(count, turn.jitter))
+
+
+def _later(deadline: float | None, by_s: float) -> float | None:
+    return None if deadline is None else deadline + by_s
+
+
+def _is_due(deadline: float | None, now: float) -> bool:
+    return deadline is not None and deadline <= now
+
+
+_HANDLERS: dict[type, Callable[[_Turn, Any], None]] = {
+    Up: _on_up,
+    Down: _on_down,
+    Restart: _on_restart,
+    Halt: _on_halt,
+    Recall: _on_recall,
+    Dialled: _on_dialled,
+    Begin: _on_begin,
+    Spawned: _on_spawned,
+    SpawnFailed: _on_spawn_failed,
+    BecameReady: _on_ready,
+    Beaten: _on_beaten,
+    FeltWell: _on_well,
+    FellIll: _on_ill,
+    SaidBye: _on_bye,
+    Exited: _on_exited,
+    Examined: _on_examined,
+    Clock: _on_clock,
+    Overslept: _on_overslept,
+    Broke: _on_broke,
+}
+
+
+def next_deadline(proxy: Proxy) -> float | None:
+    """When `Clock` is due; None when nothing is awaited."""
+    deadlines = [proxy.retry_at, proxy.settled_at]
+    for worker in proxy.workers:
+        deadlines += [worker.start_by, worker.silent_by, worker.kill_by]
+    return min((deadline for deadline in deadlines if deadline is not None), default=None)

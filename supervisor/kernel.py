@@ -1,0 +1,266 @@
+"""The operating system's own questions and answers, with a fallback for each where Linux is alone.
+
+Everything here is a fact about a process or a socket; nothing decides. An answer that this system cannot
+give is None, and the callers' rule for None is always the harmless one.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+from pathlib import Path
+
+import attrs
+import trio
+
+_LINUX = sys.platform == "linux"
+_PIDFD_GET_INFO = 0xC040FF0B
+_PIDFD_INFO_EXIT = 1 << 3
+_TCP_INFO_SIZE = 104
+
+
+@attrs.frozen
+class Exit:
+    """How a process ended. `code` and `signal` are both None when nobody could see it."""
+
+    code: int | None = None
+    signal: int | None = None
+
+    def __str__(self) -> str:
+        if self.signal is not None:
+            known = self.signal in set(signal.Signals)
+            return signal.Signals(self.signal).name if known else f"signal {self.signal}"
+        return "exit unobserved" if self.code is None else f"exit {self.code}"
+
+
+def exit_from_status(status: int) -> Exit:
+    """From the word that wait(2) gives."""
+    if os.WIFSIGNALED(status):
+        return Exit(signal=os.WTERMSIG(status))
+    return Exit(code=os.waitstatus_to_exitcode(status))
+
+
+def wall_clock() -> float:
+    """Seconds since the epoch: for people and records only, never for a deadline."""
+    return time.time()  # noqa: TID251  # see above
+
+
+# --- processes ------------------------------------------------------------------------------------
+
+
+def open_pidfd(pid: int) -> int | None:
+    """A handle that no later process with the same number can inherit; None where there is none.
+
+    ProcessLookupError means that the process is gone.
+    """
+    if not hasattr(os, "pidfd_open"):
+        os.kill(pid, 0)
+        return None
+    try:
+        return os.pidfd_open(pid)
+    except OSError as error:
+        if error.errno in (errno.ESRCH, errno.EINVAL):
+            raise ProcessLookupError(errno.ESRCH, "no such process") from None
+        raise
+
+
+def start_time(pid: int) -> int | None:
+    """When the process started, in clock ticks since boot: with the boot id, its identity."""
+    fields = _stat_fields(pid)
+    return int(fields[19]) if fields else None
+
+
+def run_state(pid: int) -> str | None:
+    """One letter: R, S, D, T (stopped), Z …"""
+    fields = _stat_fields(pid)
+    return fields[0] if fields else None
+
+
+def cpu_ticks(pid: int) -> int | None:
+    """CPU time used so far, in clock ticks."""
+    fields = _stat_fields(pid)
+    return int(fields[11]) + int(fields[12]) if fields else None
+
+
+def _stat_fields(pid: int) -> list[str] | None:
+    """/proc/PID/stat from its third field on; the second may hold spaces and brackets."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    return text[text.rindex(")") + 2 :].split()
+
+
+def boot_id() -> str:
+    """Which boot this is; a process record of another one is void."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def is_traced(pid: int) -> bool:
+    """Whether a debugger holds the process."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+    return any(line.startswith("TracerPid:") and line.split()[1] != "0" for line in status.splitlines())
+
+
+def send_signal(pid: int, pidfd: int | None, signum: int) -> None:
+    """Signal exactly this process; one that is gone is no error."""
+    try:
+        if pidfd is not None:
+            signal.pidfd_send_signal(pidfd, signum)
+        else:
+            os.kill(pid, signum)
+    except ProcessLookupError:
+        pass
+
+
+async def wait_exit(pid: int, pidfd: int | None) -> Exit:
+    """Wait until the process has ended; a child of ours is reaped."""
+    if pidfd is not None:
+        await trio.lowlevel.wait_readable(pidfd)
+        return await _exit_behind(pidfd)
+    try:
+        _, status = await trio.to_thread.run_sync(os.waitpid, pid, 0, abandon_on_cancel=True)
+    except ChildProcessError:
+        await _wait_exit_without_pidfd(pid)
+        return Exit()
+    return exit_from_status(status)
+
+
+async def _exit_behind(pidfd: int) -> Exit:
+    try:
+        found = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+    except ChildProcessError:  # an adopted one: its parent was the supervisor before us
+        return await _exit_of_stranger(pidfd)
+    if found is None:
+        return Exit()
+    if found.si_code == os.CLD_EXITED:
+        return Exit(code=found.si_status)
+    return Exit(signal=found.si_status)
+
+
+async def _exit_of_stranger(pidfd: int) -> Exit:
+    """Linux 6.15 tells the exit status through any pidfd, as soon as the real parent has reaped."""
+    for _ in range(10):
+        request = bytearray(struct.pack("=Q", _PIDFD_INFO_EXIT) + bytes(56))
+        try:
+            fcntl.ioctl(pidfd, _PIDFD_GET_INFO, request)
+        except OSError:
+            return Exit()
+        (mask,) = struct.unpack_from("=Q", request, 0)
+        if mask & _PIDFD_INFO_EXIT:
+            (status,) = struct.unpack_from("=i", request, 60)
+            return exit_from_status(status)
+        await trio.sleep(0.02)
+    return Exit()
+
+
+async def _wait_exit_without_pidfd(pid: int) -> None:
+    if sys.platform == "darwin":
+        try:
+            await trio.lowlevel.wait_kevent(pid, select.KQ_FILTER_PROC, _never_abort)
+        except OSError:
+            return
+        return
+    while True:
+        try:
+            os.kill(pid, 0)
+        except OSError:
+            return
+        await trio.sleep(0.5)
+
+
+def _never_abort(_: object) -> trio.lowlevel.Abort:
+    return trio.lowlevel.Abort.SUCCEEDED
+
+
+# --- sockets --------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Peer:
+    pid: int | None
+    uid: int | None
+
+
+def peer_of(connection: socket.socket) -> Peer:
+    """Who is at the other end of a Unix socket, by the kernel's word."""
+    if hasattr(socket, "SO_PEERCRED"):
+        pid, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        return Peer(pid, uid)
+    # macOS: struct xucred { u_int version; uid_t uid; short ngroups; … }, option LOCAL_PEERCRED at level 0.
+    _, uid = struct.unpack_from("=Ii", connection.getsockopt(0, 1, 76))
+    pid = struct.unpack("=i", connection.getsockopt(0, 2, 4))[0]  # LOCAL_PEERPID
+    return Peer(pid, uid)
+
+
+def accept_queue(listener: socket.socket) -> int | None:
+    """Connections that wait to be accepted, seen from any copy of the listening socket."""
+    if not _LINUX:
+        return None
+    try:
+        info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_SIZE)
+    except OSError:
+        return None
+    return int(struct.unpack("8B24I", info)[8 + 4])
+
+
+@attrs.frozen
+class Holder:
+    """The process behind a listening port, as far as this user may see it."""
+
+    pid: int
+    command: str
+
+
+def port_holder(port: int) -> Holder | None:
+    """Who listens on `port` of a loopback or wildcard address."""
+    inodes = _listening_inodes(port)
+    if not inodes:
+        return None
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit() and _holds(process, inodes):
+            return Holder(int(process.name), _command(process))
+    return None
+
+
+def _listening_inodes(port: int) -> set[str]:
+    found = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        try:
+            rows = Path(table).read_text().splitlines()[1:]
+        except OSError:
+            continue
+        for row in rows:
+            fields = row.split()
+            if fields[3] == "0A" and int(fields[1].rsplit(":", 1)[1], 16) == port:
+                found.add(f"socket:[{fields[9]}]")
+    return found
+
+
+def _holds(process: Path, inodes: set[str]) -> bool:
+    try:
+        return any(os.readlink(entry.path) in inodes for entry in os.scandir(process / "fd"))
+    except OSError:  # another user's, or gone in the meantime
+        return False
+
+
+def _command(process: Path) -> str:
+    try:
+        words = (process / "cmdline").read_bytes().split(b"\0")
+        text = " ".join(word.decode(errors="replace") for word in words if word)
+        return text[:80] or (process / "comm").read_text().strip()
+    except OSError:
+        return "?"
