@@ -1,0 +1,264 @@
+"""Which endpoint a request is for, and whether it may come in at all.
+
+Theory of operation
+-------------------
+A port on localhost is open to every web page that the user's browser shows, and a worker holds keys.
+Three facts keep pages out: a page that was rebound by DNS sends its own name as Host; every cross-origin
+request that can change anything, and every CORS request, carries Origin; and what a page may send
+without asking (a "simple" request) cannot have the content type of JSON. None of the agents that a
+proxy is for runs inside a page, so every Origin is refused, loopback ones too: another local port may
+belong to anybody's development server.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import re
+import urllib.parse
+from typing import Any, Protocol
+
+import attrs
+
+from . import __version__
+from .contract import WorkerSpec
+from .failures import Failure, Kind
+
+
+class Head(Protocol):
+    """The part of a request that is read here."""
+
+    @property
+    def method(self) -> str: ...
+    @property
+    def path(self) -> str: ...
+    def header(self, name: bytes) -> bytes | None: ...
+    def header_all(self, name: bytes) -> list[bytes]: ...
+
+
+class Endpoint(enum.Enum):
+    """What a worker can be asked."""
+
+    MESSAGES = "messages"
+    COUNT_TOKENS = "count_tokens"
+    MODELS = "models"
+    MODEL = "model"
+    HEALTH = "health"
+    ALIVE = "alive"
+    ROOT = "root"
+    HELLO = "hello"
+
+
+@attrs.frozen
+class Route:
+    """A request that may come in."""
+
+    endpoint: Endpoint
+    model: str = ""
+    """For MODEL: the id that was asked for."""
+
+
+_READ = "GET, HEAD"
+_PATHS = {
+    "/v1/messages": (Endpoint.MESSAGES, "POST"),
+    "/v1/messages/count_tokens": (Endpoint.COUNT_TOKENS, "POST"),
+    "/v1/models": (Endpoint.MODELS, _READ),
+    "/health": (Endpoint.HEALTH, _READ),
+    "/livez": (Endpoint.ALIVE, _READ),
+    "/": (Endpoint.ROOT, _READ),
+    "/api/hello": (Endpoint.HELLO, _READ),
+}
+_MODEL = "/v1/models/"
+
+
+def route(head: Head) -> Route | Failure:
+    """Where a request goes, or why it goes nowhere."""
+    return _guard(head) or _find(head) or _not_found(head)
+
+
+def _find(head: Head) -> Route | Failure | None:
+    if head.path.startswith(_MODEL) and len(head.path) > len(_MODEL):
+        endpoint, allowed = Endpoint.MODEL, _READ
+    elif head.path in _PATHS:
+        endpoint, allowed = _PATHS[head.path]
+    else:
+        return None
+    if head.method not in allowed.split(", "):
+        return Failure(
+            Kind.METHOD, f"{head.path} does not take {head.method}; allowed: {allowed}", allow=allowed
+        )
+    if head.method == "POST" and not _says_json(head):
+        return Failure(Kind.INVALID, "content-type: must be application/json, and the body JSON")
+    model = urllib.parse.unquote(head.path.removeprefix(_MODEL)) if endpoint is Endpoint.MODEL else ""
+    return Route(endpoint, model)
+
+
+def _not_found(head: Head) -> Failure:
+    path = head.path[:200]
+    if path.startswith("/v1/v1/"):
+        return Failure(Kind.NOT_FOUND, f"no such endpoint: {path}; the base URL must not end in /v1")
+    return Failure(Kind.NOT_FOUND, f"no such endpoint: {path}")
+
+
+# --- who may come in ------------------------------------------------------------------------------
+
+
+def _guard(head: Head) -> Failure | None:
+    hosts = head.header_all(b"host")
+    if len(hosts) != 1 or not is_loopback(hosts[0]):
+        return Failure(
+            Kind.FORBIDDEN,
+            "host: this proxy answers only to localhost, 127.0.0.1 and [::1]; use one of these in the base URL",
+        )
+    if head.header(b"origin") is not None:
+        return Failure(Kind.FORBIDDEN, "origin: requests from web pages are refused")
+    if head.header(b"sec-fetch-site") in (b"cross-site", b"same-site"):
+        return Failure(Kind.FORBIDDEN, "sec-fetch-site: requests from web pages are refused")
+    # Only this mode: the fetch of Node.js says `cors` of itself.
+    if head.header(b"sec-fetch-mode") == b"no-cors":
+        return Failure(Kind.FORBIDDEN, "sec-fetch-mode: requests from web pages are refused")
+    return None
+
+
+_HOST = re.compile(
+    rb"(?: (?: [a-z0-9-]+\. )* localhost \.? | 127 (?: \. (?: 25[0-5] | 2[0-4]\d | 1\d\d | [1-9]?\d ) ){3} | \[::1\] )"
+    rb"(?: : \d{1,5} )?",
+    re.VERBOSE | re.IGNORECASE,
+)
+
+
+@functools.lru_cache(maxsize=64)
+def is_loopback(host: bytes) -> bool:
+    """Does a Host header name this very machine? Any port is fine: proxies are reached by forwards too."""
+    return _HOST.fullmatch(host.strip()) is not None
+
+
+def _says_json(head: Head) -> bool:
+    said = head.header(b"content-type") or b""
+    return said.partition(b";")[0].strip().lower() == b"application/json"
+
+
+# --- small answers --------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Vital:
+    """What `/health` shows of the running process."""
+
+    pid: int
+    uptime_s: float
+    in_flight: int
+    draining: bool
+    upstream_ok: bool = True
+    latency_ms: float | None = None
+    checked_at: float | None = None
+    detail: str = ""
+    generation: int | None = None
+
+
+def health(spec: WorkerSpec, vital: Vital) -> dict[str, Any]:
+    """The body of `/health`. A provider that is down makes it unhealthy; the worker still answers."""
+    status = "draining" if vital.draining else "ok" if vital.upstream_ok else "degraded"
+    body: dict[str, Any] = {
+        "healthy": vital.upstream_ok,
+        "status": status,
+        "provider": spec.provider,
+        "model": spec.model,
+        "model_id": spec.model_id,
+        "upstream": {
+            "ok": vital.upstream_ok,
+            "latency_ms": vital.latency_ms,
+            "checked_at": vital.checked_at,
+            "detail": vital.detail,
+        },
+        "pid": vital.pid,
+        "port": spec.port,
+        "version": __version__,
+        "uptime_s": round(vital.uptime_s, 3),
+        "in_flight": vital.in_flight,
+    }
+    if vital.generation is not None:
+        body["generation"] = vital.generation
+    return body
+
+
+def root(spec: WorkerSpec) -> dict[str, Any]:
+    """What a person sees who opens the base URL."""
+    return {
+        "name": "modelproxy",
+        "version": __version__,
+        "model_id": spec.model_id,
+        "endpoint": "/v1/messages",
+    }
+
+
+# --- the models list ------------------------------------------------------------------------------
+
+MOST_MODELS = 1000
+
+
+def alias(spec: WorkerSpec) -> str:
+    """A name for the same model that Claude Code's picker shows: it keeps only ids that begin `claude`."""
+    if spec.model.startswith(("claude", "anthropic")):
+        return spec.model
+    return "claude-" + re.sub(r"[^A-Za-z0-9._-]+", "-", spec.model_id)
+
+
+def models(spec: WorkerSpec, head: Head, query: str) -> dict[str, Any] | Failure:
+    """The body of `GET /v1/models`."""
+    page = _page([spec.model_id, alias(spec)], query)
+    if isinstance(page, Failure):
+        return page
+    ids, more = page
+    body: dict[str, Any] = {
+        "data": [_entry(spec, one, head) for one in ids],
+        "has_more": more,
+        "first_id": ids[0] if ids else None,
+        "last_id": ids[-1] if ids else None,
+    }
+    return body if _is_anthropic(head) else {"object": "list", **body}
+
+
+def model(spec: WorkerSpec, head: Head, wanted: str) -> dict[str, Any] | Failure:
+    """The body of `GET /v1/models/{id}`."""
+    if wanted not in (spec.model_id, alias(spec), spec.model):
+        names = f"{spec.model_id}, {alias(spec)}"
+        return Failure(Kind.NOT_FOUND, f"model: {wanted[:200]!r} is not served here; this proxy has {names}")
+    return _entry(spec, wanted, head)
+
+
+def _is_anthropic(head: Head) -> bool:
+    return head.header(b"anthropic-version") is not None or head.header(b"x-api-key") is not None
+
+
+def _entry(spec: WorkerSpec, model_id: str, head: Head) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "type": "model",
+        "id": model_id,
+        "display_name": spec.model_id,
+        "created_at": "1970-01-01T00:00:00Z",  # the documented way to say that it is unknown
+        "max_input_tokens": None,
+        "max_tokens": None,
+        "lifecycle": "active",
+        "capabilities": None,
+    }
+    if _is_anthropic(head):
+        return entry
+    # A client that does not say who it is gets both shapes in one: neither minds the other's fields.
+    return {**entry, "object": "model", "created": 0, "owned_by": spec.provider}
+
+
+def _page(ids: list[str], query: str) -> tuple[list[str], bool] | Failure:
+    asked = dict(urllib.parse.parse_qsl(query))
+    limit = asked.get("limit", "20")
+    if not re.fullmatch(r"\d{1,4}", limit, re.ASCII) or not 1 <= int(limit) <= MOST_MODELS:
+        return Failure(Kind.INVALID, f"limit: must be a number from 1 to {MOST_MODELS}")
+    # dict.fromkeys: a model may be its own alias.
+    ids = list(dict.fromkeys(ids))
+    after, before = asked.get("after_id"), asked.get("before_id")
+    if after is not None:
+        ids = ids[ids.index(after) + 1 :] if after in ids else []
+    if before is not None:
+        ids = ids[: ids.index(before)] if before in ids else []
+        return ids[-int(limit) :], len(ids) > int(limit)
+    return ids[: int(limit)], len(ids) > int(limit)

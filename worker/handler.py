@@ -1,0 +1,467 @@
+"""One request to its end.
+
+Theory of operation
+-------------------
+`Handler` is called once per request, in the task of its connection. Each call has a `_Call`: the only
+thing that writes to the client, and the memory of what has been said, because every way of ending needs
+to know: a failure before the status line is a real status, after it an `error` event.
+
+A streamed answer has a second task for as long as it lasts. It opens the stream when the provider has shown
+nothing until the hold's end, and then says `ping` whenever nothing else was said for a while. Both tasks
+write under one lock, which is free nearly always.
+
+Three things end a request from outside. A client that leaves: the server cancels us, we just let go. The
+drain's deadline: `cut` cancels the call's own scope, and the client is told. An exception in our code: the
+client gets its request's id, the log the traceback.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import traceback
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+import trio
+
+from . import app, failures
+from .app import Endpoint, Route
+from .contract import WorkerSpec
+from .failures import Failure, Headers, Kind, Refused
+from .httpd import ClientGone
+from .httpd_parse import BodyIncomplete, BodyTooLarge
+from .httpd_parse import Headers as AnyHeaders
+from .provider import Source, provider
+from .stats import Stats
+from .wire import asks, codec, sse
+from .wire.anthropic import Head, Stream, Whole
+from .wire.asks import Ask
+from .wire.items import Finish
+
+HOLD_S = 10.0
+"""How long a 200 may be held back: until then a failure can still be a status that clients repeat."""
+
+LAST_WORDS_S = 1.0
+"""How long a client may take for the error that ends its request at the drain's deadline."""
+
+_JSON = (b"content-type", b"application/json")
+_SSE: Headers = [
+    (b"content-type", b"text/event-stream"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class Request(app.Head, Protocol):
+    """The head of a request, as `httpd` read it."""
+
+    @property
+    def query(self) -> str: ...
+
+
+class Exchange(Protocol):
+    """One request and its answer: `httpd.Exchange`, as far as it is used here."""
+
+    started: bool
+    finished: bool
+
+    @property
+    def request(self) -> Request: ...
+    async def read_body(self) -> bytes: ...
+    async def respond(self, status: int, headers: AnyHeaders, body: bytes = b"") -> None: ...
+    async def start(self, status: int, headers: AnyHeaders) -> None: ...
+    async def send(self, data: bytes) -> None: ...
+    async def finish(self) -> None: ...
+
+
+Log = Callable[..., None]
+"""`log(level, event, **fields)`."""
+
+
+def new_id(prefix: str) -> str:
+    """A fresh id. Clients merge turns and drop calls whose ids repeat, so it is long and random."""
+    return prefix + secrets.token_urlsafe(18)
+
+
+def refuse(status: int, message: str) -> tuple[Headers, bytes]:
+    """What the server answers in our name to what is not HTTP."""
+    request_id = new_id("req_")
+    kind = _REFUSALS.get(status, Kind.INVALID)
+    failure = Failure(kind, message)
+    return [*failures.headers(failure), (b"request-id", request_id.encode())], failures.envelope(
+        failure, request_id
+    )
+
+
+_REFUSALS = {
+    404: Kind.NOT_FOUND,
+    408: Kind.TIMEOUT,
+    429: Kind.RATE_LIMITED,
+    500: Kind.BUG,
+    503: Kind.OVERLOADED,
+    529: Kind.OVERLOADED,
+}
+
+
+class Handler:
+    """Answers every request of one worker.
+
+    `started_at` is read from the same clock as `now`. `draining` is set by the worker and only shown.
+    """
+
+    def __init__(
+        self,
+        spec: WorkerSpec,
+        *,
+        stats: Stats,
+        log: Log,
+        now: Callable[[], float] = trio.current_time,
+        started_at: float,
+        generation: int | None = None,
+        hold_s: float = HOLD_S,
+    ) -> None:
+        self.draining = False
+        self._spec = spec
+        self._stats = stats
+        self._log = log
+        self._now = now
+        self._started_at = started_at
+        self._generation = generation
+        self._hold_s = hold_s
+        self._provider = provider(spec, new_id)
+        self._calls: set[_Call] = set()
+        self._closing: str | None = None
+        self._truth = (b"x-proxy-model", _header_safe(spec.model_id))
+
+    def cut(self, message: str = "proxy is shutting down") -> None:
+        """End every request in progress now and tell its client; later ones are refused likewise."""
+        self._closing = message
+        for call in self._calls:
+            call.cut()
+
+    async def __call__(self, exchange: Exchange) -> None:
+        """Serve one request. Only what the server understands leaves: cancellation and a client that is gone."""
+        call = _Call(exchange, self._now())
+        self._calls.add(call)
+        try:
+            await self._to_its_end(call)
+        except BaseException:
+            call.gone = True
+            raise
+        finally:
+            self._calls.discard(call)
+            self._account(call)
+
+    async def _to_its_end(self, call: _Call) -> None:
+        with call.scope:
+            await self._caught(call)
+        if call.scope.cancelled_caught:
+            with trio.move_on_after(LAST_WORDS_S):
+                await call.fail(self._closing_failure())
+
+    def _closing_failure(self) -> Failure:
+        return Failure(Kind.OVERLOADED, self._closing or "proxy is shutting down")
+
+    async def _caught(self, call: _Call) -> None:
+        try:
+            await self._serve(call)
+        except Refused as refused:
+            await call.fail(refused.failure)
+        except Exception as error:
+            if _is_departure(error):
+                raise
+            self._log("error", "crash", id=call.id, traceback="".join(traceback.format_exception(error)))
+            await call.fail(Failure(Kind.BUG, f"internal error; the proxy's log has more under {call.id}"))
+
+    async def _serve(self, call: _Call) -> None:
+        if self._closing is not None:
+            raise Refused(self._closing_failure())
+        found = app.route(call.exchange.request)
+        if isinstance(found, Failure):
+            raise Refused(found)
+        await self._ENDPOINTS[found.endpoint](self, call, found)
+
+    # --- small endpoints ---
+
+    async def _small(self, call: _Call, body: dict[str, Any] | Failure) -> None:
+        if isinstance(body, Failure):
+            raise Refused(body)
+        await call.respond(200, [_JSON], codec.dumps(body))
+
+    async def _health(self, call: _Call, _: Route) -> None:
+        seen = self._provider.condition()
+        vital = app.Vital(
+            pid=os.getpid(),
+            uptime_s=self._now() - self._started_at,
+            in_flight=self._stats.in_flight,
+            draining=self.draining,
+            upstream_ok=seen.ok,
+            latency_ms=seen.latency_ms,
+            checked_at=seen.checked_at,
+            detail=seen.detail,
+            generation=self._generation,
+        )
+        await self._small(call, app.health(self._spec, vital))
+
+    async def _alive(self, call: _Call, _: Route) -> None:
+        await self._small(call, {"status": "alive"})
+
+    async def _root(self, call: _Call, _: Route) -> None:
+        await self._small(call, app.root(self._spec))
+
+    async def _models(self, call: _Call, _: Route) -> None:
+        request = call.exchange.request
+        await self._small(call, app.models(self._spec, request, request.query))
+
+    async def _model(self, call: _Call, route: Route) -> None:
+        await self._small(call, app.model(self._spec, call.exchange.request, route.model))
+
+    # --- model requests ---
+
+    async def _count_tokens(self, call: _Call, _: Route) -> None:
+        self._begin(call)
+        call.model, call.input_tokens = asks.count(await _body(call))
+        await call.respond(200, [_JSON, self._truth], codec.dumps({"input_tokens": call.input_tokens}))
+
+    async def _messages(self, call: _Call, _: Route) -> None:
+        self._begin(call)
+        ask = asks.ask(await _body(call))
+        call.model, call.stream = ask.model, ask.stream
+        head = Head.of(ask, message_id=new_id("msg_"), request_id=call.id)
+        source = self._source(ask)
+        try:
+            if ask.stream:
+                await self._streamed(call, head, source)
+            else:
+                await self._plain(call, head, source)
+        finally:
+            await source.aclose()
+
+    def _begin(self, call: _Call) -> None:
+        call.counted = True
+        self._stats.requests += 1
+        self._stats.in_flight += 1
+
+    def _source(self, ask: Ask) -> Source:
+        return _Nothing() if ask.max_tokens == 0 else self._provider.answer(ask)
+
+    async def _plain(self, call: _Call, head: Head, source: Source) -> None:
+        whole = Whole(head)
+        call.usage = whole.usage
+        while whole.failure is None and (items := await source.receive()) is not None:
+            whole.feed(items)
+        body = whole.end()
+        if body is None:
+            await call.fail(whole.failure or Failure(Kind.BUG, "no answer"))
+        else:
+            await call.respond(200, [_JSON, self._truth], body)
+
+    async def _streamed(self, call: _Call, head: Head, source: Source) -> None:
+        stream = Stream(head)
+        call.usage = stream.usage
+        call.open_stream(stream, [*_SSE, self._truth])
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._keep_alive, call)
+            failure = await _pump(call, stream, source)
+            nursery.cancel_scope.cancel()
+        if failure is not None:
+            await call.fail(failure)
+
+    async def _keep_alive(self, call: _Call) -> None:
+        """Open the stream at the end of the hold; from then on break every long silence."""
+        await trio.sleep(self._hold_s)
+        while True:
+            silence = trio.current_time() - call.last_said
+            if call.talking or silence < self._spec.ping_s:
+                await trio.sleep(self._spec.ping_s - (0.0 if call.talking else silence))
+            else:
+                await call.say(sse.PING)
+
+    # --- the books ---
+
+    def _account(self, call: _Call) -> None:
+        if call.counted:
+            self._stats.in_flight -= 1
+            if call.failure is not None:
+                self._stats.failures += 1
+                self._stats.last_error = call.failure.message[:300]
+        request = call.exchange.request
+        fields: dict[str, Any] = {
+            "id": call.id,
+            "method": request.method,
+            "path": request.path[:200],
+            "status": call.status,
+            "ms": round((self._now() - call.began) * 1000, 1),
+        }
+        if call.counted:
+            usage = call.usage()
+            fields["model"] = call.model[:200]
+            fields["stream"] = call.stream
+            fields["input_tokens"] = usage.get("input_tokens", call.input_tokens)
+            fields["output_tokens"] = usage.get("output_tokens", 0)
+        if call.failure is not None:
+            fields["error"] = call.failure.message[:300]
+        elif call.gone:
+            fields["error"] = "client left"
+        # Probes come every second from some watchers; they are not worth a line at the usual level.
+        level = "warning" if call.failure is not None else "info" if call.counted else "debug"
+        self._log(level, "request", **fields)
+
+    _ENDPOINTS: dict[Endpoint, Callable[[Handler, _Call, Route], Awaitable[None]]] = {  # noqa: RUF012  # never changed
+        Endpoint.MESSAGES: _messages,
+        Endpoint.COUNT_TOKENS: _count_tokens,
+        Endpoint.MODELS: _models,
+        Endpoint.MODEL: _model,
+        Endpoint.HEALTH: _health,
+        Endpoint.ALIVE: _alive,
+        Endpoint.ROOT: _root,
+        Endpoint.HELLO: _root,
+    }
+
+
+class _Call:
+    """One request in progress: all that is said to its client is said here."""
+
+    def __init__(self, exchange: Exchange, began: float) -> None:
+        self.exchange = exchange
+        self.id = new_id("req_")
+        self.began = began
+        self.scope = trio.CancelScope()
+        self.counted = False
+        self.model = ""
+        self.stream = False
+        self.input_tokens = 0
+        self.usage: Callable[[], dict[str, int]] = dict
+        self.status: int | None = None
+        self.failure: Failure | None = None
+        self.gone = False
+        self.last_said = -float("inf")
+        self._answering = False
+        self._events: Stream | None = None
+        self._headers: Headers = []
+        self._said_start = False
+        self._lock = trio.Lock()
+
+    def cut(self) -> None:
+        """End it now, unless a whole answer is on its way: then there is nothing better to say."""
+        if not self._answering:
+            self.scope.cancel()
+
+    @property
+    def talking(self) -> bool:
+        """Somebody writes at this very moment."""
+        return self._lock.locked()
+
+    async def respond(self, status: int, headers: Headers, body: bytes) -> None:
+        """A whole answer."""
+        # Where `respond` would notice a cancellation, it would count as begun without a byte sent.
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self._answering = True
+        self.status = status
+        await self.exchange.respond(status, [*headers, (b"request-id", self.id.encode())], body)
+
+    def open_stream(self, events: Stream, headers: Headers) -> None:
+        """From now on `say` may begin a streamed answer; nothing is sent yet."""
+        self._events = events
+        self._headers = [*headers, (b"request-id", self.id.encode())]
+
+    async def say(self, data: bytes) -> None:
+        """Some bytes of a streamed answer; the first ones bring the status line with them."""
+        await self._take_lock()
+        try:
+            await self._say(data)
+        finally:
+            self._lock.release()
+
+    async def end(self, data: bytes) -> None:
+        """The last bytes of a streamed answer."""
+        await self._take_lock()
+        try:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            self._answering = True
+            await self._say(data)
+            await self.exchange.finish()
+        finally:
+            self._lock.release()
+
+    async def fail(self, failure: Failure) -> None:
+        """End with a failure, in the way that is still possible."""
+        self.failure = failure
+        if not self.exchange.started:
+            rule = failures.RULES[failure.kind]
+            body = failures.envelope(failure, self.id)
+            await self.respond(rule.status, failures.headers(failure), body)
+        elif self._events is not None and not self.exchange.finished:
+            await self.end(self._events.fail(failure))
+        # Else a whole answer broke off: its length tells the client.
+
+    async def _take_lock(self) -> None:
+        try:
+            self._lock.acquire_nowait()  # a third of the price of `async with`, and nearly always enough
+        except trio.WouldBlock:
+            await self._lock.acquire()
+
+    async def _say(self, data: bytes) -> None:
+        assert self._events is not None
+        if not self.exchange.started:
+            await trio.lowlevel.checkpoint_if_cancelled()  # as in `respond`
+            self.status = 200
+            await self.exchange.start(200, self._headers)
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if not self._said_start:
+            self._said_start = True
+            data = self._events.start() + data
+        await self.exchange.send(data)
+        self.last_said = trio.current_time()
+
+
+async def _pump(call: _Call, stream: Stream, source: Source) -> Failure | None:
+    """From the provider to the client, until either has had enough. Returns what is left to say."""
+    while (items := await source.receive()) is not None:
+        shown = stream.feed(items)
+        if stream.failure is not None:
+            return stream.failure
+        if shown:
+            await call.say(shown)
+    last = stream.end()
+    if stream.failure is None:
+        await call.end(last)
+    return stream.failure
+
+
+class _Nothing:
+    """Answers `max_tokens: 0`, which asks for no output: no provider is troubled."""
+
+    def __init__(self) -> None:
+        self._items: list[Finish] | None = [Finish("max_tokens")]
+
+    async def receive(self) -> list[Finish] | None:
+        await trio.lowlevel.checkpoint()
+        items, self._items = self._items, None
+        return items
+
+    async def aclose(self) -> None:
+        pass
+
+
+async def _body(call: _Call) -> bytes:
+    try:
+        return await call.exchange.read_body()
+    except BodyTooLarge as error:
+        raise Refused(failures.too_large(error.declared or error.received, error.limit)) from None
+    except OSError:
+        raise ClientGone from None
+    except BodyIncomplete:
+        raise Refused(Failure(Kind.INVALID, "the request's body did not arrive whole")) from None
+
+
+def _is_departure(error: BaseException) -> bool:
+    """Did the client's connection break under us? The server deals with that."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(_is_departure(inner) for inner in error.exceptions)
+    return isinstance(error, ClientGone)
+
+
+def _header_safe(text: str) -> bytes:
+    return "".join(char if " " <= char <= "~" else "?" for char in text).encode("ascii")

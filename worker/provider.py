@@ -1,0 +1,123 @@
+"""The seam to the far side: where the items of an answer come from.
+
+A `Provider` belongs to the worker, a `Source` to one request. Everything that can go wrong over there
+arrives as a `Failure` item; foreign exceptions end here. A source is read by one task. Its `receive` is
+always a checkpoint, and it is cancelled when the client leaves: `aclose` then lets go of the far side at
+once, without waiting for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+import attrs
+import trio
+
+from .contract import WorkerSpec
+from .dialects import echo
+from .failures import Failure
+from .wire.asks import Ask
+from .wire.items import Item
+
+NewId = Callable[[str], str]
+"""Prefix in, unique id out."""
+
+
+@attrs.frozen
+class Condition:
+    """How the far side was when it was last looked at."""
+
+    ok: bool
+    detail: str = ""
+    latency_ms: float | None = None
+    checked_at: float | None = None
+
+
+class Source(Protocol):
+    """One answer, arriving."""
+
+    async def receive(self) -> Sequence[Item] | None:
+        """What came in together, at least one item; None: nothing more will come."""
+
+    async def aclose(self) -> None:
+        """Let go, also in the middle of the answer."""
+
+
+class Provider(Protocol):
+    """The far side of one worker."""
+
+    def answer(self, ask: Ask) -> Source:
+        """Begin an answer. Raises Refused for what can be refused without asking."""
+
+    def condition(self) -> Condition:
+        """For `/health`; from memory, never by asking."""
+
+
+class Echo:
+    """The built-in provider: needs nothing, so nothing about it can be down."""
+
+    def __init__(self, spec: WorkerSpec, new_id: NewId) -> None:
+        self._spec = spec
+        self._new_id = new_id
+
+    def answer(self, ask: Ask) -> Source:
+        """See `docs/echo.md`."""
+        return Paced(echo.answer(ask, self._spec.model, self._new_id))
+
+    def condition(self) -> Condition:
+        """Always well."""
+        return Condition(ok=True, detail="built in", latency_ms=0.0)
+
+
+class Paced:
+    """Plays a script of items and pauses, in batches as a socket would bring them."""
+
+    MOST = 64
+    """Items of a batch: with pieces of a kilobyte some 64 KiB of memory."""
+
+    def __init__(self, script: Iterator[Item | echo.Pause]) -> None:
+        self._script = script
+        self._pause = 0.0
+        self._failure: Failure | None = None
+
+    async def receive(self) -> list[Item] | None:
+        """Wait as the script says, then return what comes before its next pause."""
+        while True:
+            await trio.sleep(self._pause)  # a checkpoint even when there is no pause
+            self._pause = 0.0
+            if self._failure is not None:
+                failure, self._failure = self._failure, None
+                return [failure]
+            batch = self._batch()
+            if batch or not self._pause:
+                return batch or None
+
+    def _batch(self) -> list[Item]:
+        batch: list[Item] = []
+        for item in self._script:
+            if isinstance(item, echo.Pause):
+                self._pause = item.seconds
+                break
+            if isinstance(item, Failure) and batch:
+                # By itself, so that what came before has been sent when the failure is known.
+                self._failure = item
+                break
+            batch.append(item)
+            if len(batch) == self.MOST:
+                break
+        return batch
+
+    async def aclose(self) -> None:
+        """Nothing to let go of."""
+
+
+KINDS: dict[str, Callable[[WorkerSpec, NewId], Provider]] = {"echo": Echo}
+
+
+def provider(spec: WorkerSpec, new_id: NewId) -> Provider:
+    """The provider that a spec names. Raises ValueError for a kind that nobody speaks."""
+    make = KINDS.get(spec.kind)
+    if make is None:
+        raise ValueError(f"provider {spec.provider}: unknown kind {spec.kind!r}, known: {', '.join(KINDS)}")
+    return make(spec, new_id)

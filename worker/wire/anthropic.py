@@ -1,0 +1,357 @@
+"""The client's side: an answer in Anthropic's format, streamed or whole.
+
+Theory of operation
+-------------------
+`Turn` is the one state machine. It takes items in any order and tells a sink what happens, always in
+the grammar `start, (open, delta*, close)*, end` with blocks numbered from 0 and never interleaved, or
+up to any point of it followed by `fail`. Two sinks exist: `_Events` writes the events of a stream,
+`_Whole` collects the body of a plain answer; so both always say the same.
+
+Nothing is written for an item that shows nothing, so the caller can hold the status line back until the
+first bytes appear. A source that ends without `Finish` becomes a failure, never an `end_turn`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+import attrs
+
+from modelproxy.worker import tokens
+from modelproxy.worker.failures import Failure, Kind, envelope
+
+from . import codec, sse
+from .asks import Ask
+from .items import Block, Finish, Item, Text, Thinking, ToolCall, Usage
+
+
+@attrs.frozen
+class Head:
+    """What is known of an answer before the provider says anything."""
+
+    id: str
+    request_id: str
+    model: str
+    input_tokens: int
+    thinking: str = "none"
+    """See `Ask.thinking`."""
+    may_be_empty: bool = False
+    """True for a request that wanted no output at all."""
+
+    @classmethod
+    def of(cls, ask: Ask, *, message_id: str, request_id: str) -> Head:
+        """The head of the answer to `ask`."""
+        return cls(
+            id=message_id,
+            request_id=request_id,
+            model=ask.model,
+            input_tokens=ask.input_tokens,
+            thinking=ask.thinking,
+            may_be_empty=ask.max_tokens == 0,
+        )
+
+
+class _Sink(Protocol):
+    def open(self, shell: dict[str, Any]) -> None: ...
+    def text(self, text: str) -> None: ...
+    def thinking(self, text: str) -> None: ...
+    def signature(self, signature: str) -> None: ...
+    def arguments(self, arguments: bytes) -> None: ...
+    def close(self) -> None: ...
+    def end(self, finish: Finish, usage: dict[str, int]) -> None: ...
+
+
+class Turn:
+    """Items in, grammar out."""
+
+    def __init__(self, head: Head, sink: _Sink) -> None:
+        self._head = head
+        self._sink = sink
+        self._open: type[Text | Thinking] | None = None
+        self._blocks = 0
+        self._calls = 0
+        self._output_bytes = 0
+        self._usage = Usage()
+        self._finish: Finish | None = None
+        self._ended = False
+        self.failure: Failure | None = None
+        """Set once: nothing but the failure is said after it."""
+
+    def add(self, item: Item) -> None:
+        """Take the next item. After a failure or the end there is nothing to add."""
+        if self.failure is not None or self._ended:
+            return
+        if isinstance(item, Usage):
+            self._usage = item
+        elif isinstance(item, Failure):
+            # With the whole answer here, only its bill is missing: that is no reason to lose it.
+            self.failure = item if self._finish is None else None
+        elif self._finish is None:
+            self._ADD[type(item)](self, item)
+
+    def end(self) -> None:
+        """The source has nothing more."""
+        if self.failure is not None or self._ended:
+            return
+        if self._finish is None:
+            self.failure = Failure(Kind.CUT, "upstream closed the stream early")
+            return
+        self._ended = True
+        if not self._blocks and not self._head.may_be_empty:
+            self._switch(Text, {"type": "text", "text": ""})
+        self._close()
+        self._sink.end(self._true_finish(self._finish), self.usage())
+
+    def usage(self) -> dict[str, int]:
+        """The provider's own numbers, estimates where it said nothing."""
+        said = self._usage
+        output = tokens.of_bytes(self._output_bytes) if said.output_tokens is None else said.output_tokens
+        return {
+            "input_tokens": self._head.input_tokens if said.input_tokens is None else said.input_tokens,
+            "output_tokens": output,
+            "cache_creation_input_tokens": said.cache_creation_input_tokens,
+            "cache_read_input_tokens": said.cache_read_input_tokens,
+        }
+
+    def _true_finish(self, finish: Finish) -> Finish:
+        """Providers say `stop` beside calls, and call a turn a tool turn that has no call."""
+        if self._calls and finish.stop_reason == "end_turn":
+            return Finish("tool_use")
+        if not self._calls and finish.stop_reason == "tool_use":
+            return Finish("end_turn")
+        return finish
+
+    def _text(self, item: Text) -> None:
+        if not item.text:
+            return
+        if self._open is not Text:
+            self._switch(Text, {"type": "text", "text": ""})
+        self._output_bytes += tokens.utf8_length(item.text)
+        self._sink.text(item.text)
+
+    def _thinking(self, item: Thinking) -> None:
+        self._output_bytes += tokens.utf8_length(item.text)
+        if self._head.thinking == "none" or not (item.text or item.signature):
+            return
+        if self._open is not Thinking:
+            self._switch(Thinking, {"type": "thinking", "thinking": "", "signature": ""})
+        if item.text and self._head.thinking == "shown":
+            self._sink.thinking(item.text)
+        if item.signature:
+            self._sink.signature(item.signature)
+            self._close()
+
+    def _call(self, item: ToolCall) -> None:
+        self._switch(None, {"type": "tool_use", "id": item.id, "name": item.name, "input": {}})
+        self._calls += 1
+        self._output_bytes += len(item.name) + len(item.arguments)
+        self._sink.arguments(item.arguments)
+        self._sink.close()
+
+    def _block(self, item: Block) -> None:
+        self._switch(None, item.content)
+        self._sink.close()
+
+    def _finished(self, item: Finish) -> None:
+        self._finish = item
+
+    # A table, because a chain of isinstance would be walked for every word of every answer.
+    _ADD: dict[type, Callable[[Turn, Any], None]] = {  # noqa: RUF012  # never changed
+        Text: _text,
+        Thinking: _thinking,
+        ToolCall: _call,
+        Block: _block,
+        Finish: _finished,
+    }
+
+    def _switch(self, kind: type[Text | Thinking] | None, shell: dict[str, Any]) -> None:
+        self._close()
+        self._open = kind
+        self._blocks += 1
+        self._sink.open(shell)
+
+    def _close(self) -> None:
+        if self._open is not None:
+            self._open = None
+            self._sink.close()
+
+
+class Stream:
+    """The events of one answer. Each method returns the bytes to send, empty when there are none."""
+
+    def __init__(self, head: Head) -> None:
+        self._head = head
+        self._sink = _Events()
+        self._turn = Turn(head, self._sink)
+
+    @property
+    def failure(self) -> Failure | None:
+        """What ended the answer early; the caller says it, as a status or by `fail`."""
+        return self._turn.failure
+
+    def usage(self) -> dict[str, int]:
+        """Token counts as far as they are known."""
+        return self._turn.usage()
+
+    def start(self) -> bytes:
+        """The first event. To be sent before any other bytes, once."""
+        usage = {
+            "input_tokens": self._head.input_tokens,
+            "output_tokens": 0,
+            "cache_creation_input_tokens": 0,
+            "cache_read_input_tokens": 0,
+        }
+        message = _message(self._head, [], None, usage)
+        return sse.event(b"message_start", codec.dumps({"type": "message_start", "message": message}))
+
+    def feed(self, items: Iterable[Item]) -> bytes:
+        """All that a batch of items shows."""
+        for item in items:
+            self._turn.add(item)
+        return self._sink.take()
+
+    def end(self) -> bytes:
+        """The source ended: the last events, or `failure` is set."""
+        self._turn.end()
+        return self._sink.take()
+
+    def fail(self, failure: Failure) -> bytes:
+        """The last event of an answer that failed after it began."""
+        return sse.event(b"error", envelope(failure, self._head.request_id))
+
+
+class Whole:
+    """The body of a plain answer."""
+
+    def __init__(self, head: Head) -> None:
+        self._head = head
+        self._sink = _Blocks()
+        self._turn = Turn(head, self._sink)
+
+    @property
+    def failure(self) -> Failure | None:
+        """What ended the answer early."""
+        return self._turn.failure
+
+    def usage(self) -> dict[str, int]:
+        """Token counts as far as they are known."""
+        return self._turn.usage()
+
+    def feed(self, items: Iterable[Item]) -> None:
+        """Take a batch of items."""
+        for item in items:
+            self._turn.add(item)
+
+    def end(self) -> bytes | None:
+        """The source ended: the body, or None and `failure` is set."""
+        self._turn.end()
+        if self._turn.failure is not None:
+            return None
+        return codec.dumps(_message(self._head, self._sink.content, self._sink.finish, self._turn.usage()))
+
+
+def _message(
+    head: Head, content: list[dict[str, Any]], finish: Finish | None, usage: dict[str, int]
+) -> dict[str, Any]:
+    return {
+        "id": head.id,
+        "type": "message",
+        "role": "assistant",
+        "model": head.model,
+        "content": content,
+        "stop_reason": None if finish is None else finish.stop_reason,
+        "stop_sequence": None if finish is None else finish.stop_sequence,
+        "usage": usage,
+    }
+
+
+_BLOCK_START = (
+    b'event: content_block_start\ndata: {"type":"content_block_start","index":%d,"content_block":%b}\n\n'
+)
+_BLOCK_DELTA = (
+    b"event: content_block_delta\n"
+    b'data: {"type":"content_block_delta","index":%d,"delta":{"type":"%b","%b":%b}}\n\n'
+)
+_BLOCK_STOP = b'event: content_block_stop\ndata: {"type":"content_block_stop","index":%d}\n\n'
+_END = (
+    b"event: message_delta\n"
+    b'data: {"type":"message_delta","delta":{"stop_reason":%b,"stop_sequence":%b},"usage":%b}\n\n'
+    b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
+)
+
+LONGEST_ARGUMENTS = 8192
+"""Longer tool arguments travel in several deltas, so that no client meets a line of megabytes."""
+
+
+class _Events:
+    """Fixed bytes around one encoded string: a third of what encoding whole events would cost."""
+
+    def __init__(self) -> None:
+        self._index = -1
+        self._out: list[bytes] = []
+
+    def take(self) -> bytes:
+        data = b"".join(self._out)
+        self._out.clear()
+        return data
+
+    def open(self, shell: dict[str, Any]) -> None:
+        self._index += 1
+        self._out.append(_BLOCK_START % (self._index, codec.dumps(shell)))
+
+    def _delta(self, kind: bytes, field: bytes, value: str) -> None:
+        self._out.append(_BLOCK_DELTA % (self._index, kind, field, codec.dumps(value)))
+
+    def text(self, text: str) -> None:
+        self._delta(b"text_delta", b"text", text)
+
+    def thinking(self, text: str) -> None:
+        self._delta(b"thinking_delta", b"thinking", text)
+
+    def signature(self, signature: str) -> None:
+        self._delta(b"signature_delta", b"signature", signature)
+
+    def arguments(self, arguments: bytes) -> None:
+        text = arguments.decode("utf-8")
+        for start in range(0, len(text), LONGEST_ARGUMENTS):
+            self._delta(b"input_json_delta", b"partial_json", text[start : start + LONGEST_ARGUMENTS])
+
+    def close(self) -> None:
+        self._out.append(_BLOCK_STOP % self._index)
+
+    def end(self, finish: Finish, usage: dict[str, int]) -> None:
+        reason, sequence = codec.dumps(finish.stop_reason), codec.dumps(finish.stop_sequence)
+        self._out.append(_END % (reason, sequence, codec.dumps(usage)))
+
+
+class _Blocks:
+    """Keeps pieces until a block closes: adding to a string per piece would take quadratic time."""
+
+    def __init__(self) -> None:
+        self.content: list[dict[str, Any]] = []
+        self.finish: Finish | None = None
+        self._pieces: list[str] = []
+
+    def open(self, shell: dict[str, Any]) -> None:
+        self.content.append(dict(shell))
+
+    def text(self, text: str) -> None:
+        self._pieces.append(text)
+
+    thinking = text
+
+    def signature(self, signature: str) -> None:
+        self.content[-1]["signature"] = signature
+
+    def arguments(self, arguments: bytes) -> None:
+        self.content[-1]["input"] = codec.loads(arguments)
+
+    def close(self) -> None:
+        if self._pieces:
+            block = self.content[-1]
+            block[block["type"]] = "".join(self._pieces)
+            self._pieces.clear()
+
+    def end(self, finish: Finish, usage: dict[str, int]) -> None:
+        self.finish = finish
