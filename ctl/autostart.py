@@ -1,0 +1,106 @@
+"""Starting the supervisor in the background.
+
+Nothing here decides whether one runs already: the lock decides that in the supervisor, and the loser of
+ten started at once leaves quietly. Here is only waited until somebody answers.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from typing import Any
+
+from modelproxy.supervisor.paths import Paths, UnsafeDirectoryError, prepare
+
+from .client import Client
+from .faults import Fault
+from .follow import tail
+
+START_S = 10.0
+POLL_S = 0.01
+COMMAND = (sys.executable, "-P", "-m", "modelproxy.supervisor")
+"""`-P`: nothing in the user's present folder may shadow our modules."""
+
+
+def ensure(paths: Paths) -> tuple[dict[str, Any], bool]:
+    """A supervisor's version, and whether it had to be started."""
+    try:
+        return dict(Client(paths).get("/v1/version")), False
+    except Fault as fault:
+        if fault.code != "daemon_not_running":
+            raise
+    return start(paths), True
+
+
+def start(paths: Paths) -> dict[str, Any]:
+    """Start a supervisor that outlives this command, and wait until it (or another one) answers."""
+    _prepare(paths)
+    child = _spawn(paths)
+    deadline = time.monotonic() + START_S
+    while True:
+        answer = _version(paths)
+        if answer is not None:
+            _let_go(child)
+            return answer
+        # 0: another one holds the lock, and it will answer.
+        if child.poll():
+            raise _failed(paths, f"it ended with {_ending(child.returncode)}")
+        if time.monotonic() > deadline:
+            _let_go(child)
+            raise _failed(paths, f"it does not answer after {START_S:g}s")
+        time.sleep(POLL_S)
+
+
+def _prepare(paths: Paths) -> None:
+    try:
+        prepare(paths)
+    except UnsafeDirectoryError as error:
+        raise Fault("unsafe_directory", str(error)) from None
+    except OSError as error:
+        raise Fault("unsafe_directory", f"cannot make {error.filename}: {error.strerror}") from None
+
+
+def _spawn(paths: Paths) -> subprocess.Popen[bytes]:
+    """The log is opened for appending and stays the daemon's stdout: a traceback at start lands there too."""
+    log = os.open(paths.daemon_log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        return subprocess.Popen(
+            COMMAND,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd="/",  # a daemon in the user's folder would keep it from being unmounted
+            start_new_session=True,
+        )
+    finally:
+        os.close(log)
+
+
+def _version(paths: Paths) -> dict[str, Any] | None:
+    try:
+        return dict(Client(paths).get("/v1/version"))
+    except Fault as fault:
+        if fault.code not in ("daemon_not_running", "daemon_gone"):
+            raise
+        return None
+
+
+def _let_go(child: subprocess.Popen[bytes]) -> None:
+    """It is to outlive us: say so, or Popen would warn of a child that nobody waited for."""
+    if child.poll() is None:
+        child.returncode = 0
+
+
+def _failed(paths: Paths, why: str) -> Fault:
+    last = next((line for line in reversed(tail(paths.daemon_log, 5)) if line.strip()), "")
+    return Fault(
+        "daemon_start_failed",
+        f"the supervisor did not start: {why}" + (f"; its last words: {last}" if last else ""),
+        f"see {paths.daemon_log}",
+    )
+
+
+def _ending(code: int) -> str:
+    return f"signal {-code}" if code < 0 else f"exit code {code}"

@@ -1,0 +1,90 @@
+"""`proxyctl logs` (from files, so that it works without a supervisor) and `proxyctl events`."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from modelproxy.supervisor.paths import Paths
+
+from . import offline, render
+from .client import Client, not_running
+from .faults import EXIT_OK, Fault, say, say_json, talk
+from .follow import follow, tail
+
+RETURN_S = 10.0
+"""How long a follower of events waits for the next supervisor."""
+
+
+def logs(paths: Paths, target: str, lines: int, *, following: bool, as_json: bool) -> int:
+    """Print the end of a proxy's log; with `following` go on until interrupted."""
+    name, daemon_answers = _name(paths, target)
+    if not daemon_answers:
+        talk("supervisor not running; reading the log file")
+    path = paths.log_file(name)
+    for line in follow(path, lines) if following else tail(path, lines):
+        if as_json:
+            say_json({"line": line})
+        else:
+            say(line)
+    return EXIT_OK
+
+
+def _name(paths: Paths, target: str) -> tuple[str, bool]:
+    """The name of the proxy that is meant, and whether a supervisor said so."""
+    try:
+        views = Client(paths).get("/v1/proxies?all=1")
+    except Fault as fault:
+        if fault.code not in ("daemon_not_running", "daemon_timeout"):
+            raise
+        return _name_from_files(paths, target), False
+    for key in ("name", "model", "port", "pid"):
+        for view in views:
+            if str(view.get(key)) == target:
+                return str(view["name"]), True
+    return _with_a_log(paths, target), True
+
+
+def _name_from_files(paths: Paths, target: str) -> str:
+    return offline.name_of(paths, target) or _with_a_log(paths, target)
+
+
+def _with_a_log(paths: Paths, target: str) -> str:
+    """A proxy that nobody knows any more may have left its log."""
+    if paths.log_file(target).exists():
+        return target
+    raise Fault("unknown_proxy", f'There is no proxy "{target}"', "proxyctl ps -a lists what there is")
+
+
+def events(paths: Paths, since: int, *, following: bool, as_json: bool) -> int:
+    """Print what happened; with `following` go on, over restarts of the supervisor too."""
+    client = Client(paths)
+    version = client.get("/v1/version")
+    while True:
+        for event in client.stream(f"/v1/events?since={since}" + ("&follow=1" if following else "")):
+            since = max(since, int(event.get("seq", 0)))
+            _show(event, as_json=as_json)
+        if not following:
+            return EXIT_OK
+        before, version = version, _next_version(client)
+        if version["started_at"] != before["started_at"]:
+            since = 0  # the next one counts anew
+
+
+def _next_version(client: Client) -> dict[str, Any]:
+    deadline = time.monotonic() + RETURN_S
+    while time.monotonic() < deadline:
+        try:
+            return dict(client.get("/v1/version"))
+        except Fault as fault:
+            if fault.code not in ("daemon_not_running", "daemon_gone"):
+                raise
+        time.sleep(0.05)
+    raise not_running()
+
+
+def _show(event: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        say_json(event)
+    else:
+        say(render.event(event, time.strftime("%H:%M:%S", time.localtime(event.get("at")))))

@@ -1,0 +1,468 @@
+"""The commands of `proxyctl`. Typer parses and explains; what is done stands in the other modules.
+
+Those are imported inside the commands: a command pays for what it uses.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from . import render, typed
+from .faults import EXIT_FAILED, EXIT_OK, EXIT_USAGE, Fault, say, say_json, show, talk
+
+app = typer.Typer(
+    help="""Run local proxies that let Anthropic-format agents use any model
+
+\b
+Examples:
+  proxyctl up ollama/codellama --port 3457
+  proxyctl ps
+  proxyctl logs ollama/codellama -f
+  proxyctl down all
+
+\b
+Exit codes:
+  0  done
+  1  what was asked for failed
+  2  bad usage, or something did not validate
+  3  the supervisor cannot be reached
+  130  interrupted""",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+daemon_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(daemon_app, name="daemon")
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run one command; the exit code."""
+    command = typer.main.get_command(app)
+    if "_PROXYCTL_COMPLETE" in os.environ:
+        command(list(argv), prog_name="proxyctl")  # prints completions and exits
+    return parsed(command, "proxyctl", argv)
+
+
+def parsed(command: Any, name: str, argv: Sequence[str]) -> int:
+    """Parse `argv` and run what it says, without the library's own ideas about errors and exit codes."""
+    try:
+        with command.make_context(name, list(argv)) as context:
+            code = command.invoke(context)
+    except typer.Exit as done:  # --help, --version
+        return done.exit_code
+    except Exception as error:
+        # The base class of usage errors has moved between the versions that we allow; its method has not.
+        if not hasattr(error, "format_message"):
+            raise
+        return _misused(error, as_json="--json" in argv)
+    return code if isinstance(code, int) else EXIT_OK
+
+
+def _misused(error: Any, *, as_json: bool) -> int:
+    context = error.ctx
+    if type(error).__name__ == "NoArgsIsHelpError":
+        sys.stderr.write(context.get_help() + "\n")
+        return EXIT_USAGE
+    path = context.command_path if context is not None else "proxyctl"
+    if not as_json and context is not None:
+        talk(context.get_usage())
+    return show(Fault("usage", error.format_message(), f"{path} --help"), as_json=as_json)
+
+
+def _complete_target(incomplete: str) -> list[str]:
+    """Names for the shell: at once, and silent whatever is wrong."""
+    from .complete import targets
+
+    return targets(incomplete)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        say(f"proxyctl {version('modelproxy')}")
+        raise typer.Exit
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON; errors too.")]
+Grace = Annotated[
+    str | None,
+    typer.Option("--grace", metavar="DURATION", help="How long requests in flight may go on: 30, 30s, 2m."),
+]
+Wait = Annotated[
+    str | None, typer.Option("--wait", metavar="DURATION", help="How long to wait until it is ready (15s).")
+]
+Target = Annotated[
+    str,
+    typer.Argument(
+        metavar="TARGET", help="A name, a model id, a port or a pid.", autocompletion=_complete_target
+    ),
+]
+
+
+@app.callback()
+def proxyctl(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def up(
+    model: Annotated[
+        str,
+        typer.Argument(help="provider/model-name", autocompletion=_complete_target),
+    ],
+    port: Annotated[
+        str | None,
+        typer.Option(
+            "--port",
+            "-p",
+            metavar="PORT",
+            help="Port on 127.0.0.1; 0: any free one. Default: 3456 or the next.",
+        ),
+    ] = None,
+    base_url: Annotated[
+        str | None, typer.Option("--base-url", metavar="URL", help="Where the provider is.")
+    ] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option("--api-key", metavar="KEY", help="The provider's key; -: read it from standard input."),
+    ] = None,
+    api_key_env: Annotated[
+        str | None,
+        typer.Option("--api-key-env", metavar="VAR", help="Take the key from this environment variable."),
+    ] = None,
+    api_key_file: Annotated[
+        str | None, typer.Option("--api-key-file", metavar="FILE", help="Read the key from this file.")
+    ] = None,
+    grace: Grace = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Roll a running proxy whose options differ.")
+    ] = False,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Return before it is ready.")] = False,
+    wait: Wait = None,
+    pid_file: Annotated[
+        str | None, typer.Option("--pid-file", metavar="PATH", help="Write the worker's pid here as well.")
+    ] = None,
+    json: Json = False,
+) -> int:
+    """Bring a proxy up and wait until it is ready
+
+    Starts the supervisor if none runs. A proxy that is up already is left as it is.
+
+    \b
+    Examples:
+      proxyctl up ollama/codellama
+      proxyctl up ollama/codellama --port 3457
+      proxyctl up openrouter/qwen/qwen3-coder --api-key-env OPENROUTER_API_KEY
+      eval "$(proxyctl up ollama/codellama | tail -1)" && claude
+    """
+    from modelproxy.supervisor.paths import find
+
+    from .up import bring_up, request
+
+    began = time.monotonic()
+    wanted = request(
+        model=typed.model_id(model),
+        port=None if port is None else typed.port(port),
+        base_url=base_url,
+        grace_s=_seconds(grace),
+        wait_s=_seconds(wait),
+        replace=replace,
+        wait=not no_wait,
+        pid_file=pid_file,
+        api_key=typed.api_key(api_key, api_key_env, api_key_file),
+    )
+    view = bring_up(find(), wanted)
+    if json:
+        say_json(view)
+        return EXIT_OK
+    _remark(view)
+    say(render.up(view, time.monotonic() - began))
+    say(render.export(view))
+    return EXIT_OK
+
+
+def _remark(view: dict[str, Any]) -> None:
+    for note in view.get("notes") or ():
+        talk(f"note: {note}")
+    warning = render.unwell(view)
+    if warning:
+        talk(warning)
+
+
+@app.command()
+def down(
+    targets: Annotated[
+        list[str],
+        typer.Argument(
+            help="Names, model ids, ports or pids, or: all.",
+            autocompletion=_complete_target,
+        ),
+    ],
+    grace: Grace = None,
+    json: Json = False,
+) -> int:
+    """Take proxies down and wait until their requests are finished
+
+    \b
+    Examples:
+      proxyctl down ollama/codellama
+      proxyctl down 3457 3458
+      proxyctl down all --grace 5s
+    """
+    from modelproxy.supervisor.paths import find
+
+    from .up import take_down
+
+    answers = take_down(find(), targets, _seconds(grace))
+    faults = [answer for answer in answers if "error" in answer]
+    code = max((answer.pop("exit_code") for answer in faults), default=EXIT_OK)
+    if json:
+        alone = len(targets) == 1 and targets != ["all"] and len(answers) == 1
+        if alone and faults:
+            del answers[0]["target"]
+        say_json(answers[0] if alone else answers)
+        return code
+    for answer in answers:
+        if "error" in answer:
+            error = answer["error"]
+            show(Fault(error["code"], error["message"], error["hint"]), as_json=False)
+        else:
+            say(render.stopped(answer))
+    return code
+
+
+@app.command()
+def ps(
+    everything: Annotated[bool, typer.Option("--all", "-a", help="Stopped proxies too.")] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option("--verbose", "-v", help="Causes, last deaths, draining workers and last log lines."),
+    ] = False,
+    json: Json = False,
+) -> int:
+    """List the proxies
+
+    Without a supervisor the list is read from its files: the exit code is then 3.
+
+    \b
+    Examples:
+      proxyctl ps
+      proxyctl ps -a -v
+      proxyctl ps --json
+    """
+    from .ps import ps as list_proxies
+
+    return list_proxies(everything=everything, verbose=verbose, as_json=json)
+
+
+@app.command()
+def restart(
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="TARGET",
+            help="A name, a model id, a port, a pid, or: all.",
+            autocompletion=_complete_target,
+        ),
+    ],
+    grace: Grace = None,
+    wait: Wait = None,
+    json: Json = False,
+) -> int:
+    """Replace a proxy's worker by a new one without refusing a request
+
+    The old worker finishes its requests while the new one serves.
+
+    \b
+    Examples:
+      proxyctl restart ollama/codellama
+      proxyctl restart all --grace 1m
+    """
+    from modelproxy.supervisor.paths import find
+
+    from .client import Client, quote
+    from .faults import DEFAULT_WAIT_S
+
+    began = time.monotonic()
+    said = {"grace_s": _seconds(grace), "wait_s": _seconds(wait)}
+    body = {key: value for key, value in said.items() if value is not None}
+    limit = body.get("wait_s", DEFAULT_WAIT_S)
+    views = Client(find()).ask("POST", f"/v1/proxies/{quote(target)}/restart", body, limit_s=limit)
+    if json:
+        say_json(views[0] if target != "all" and len(views) == 1 else views)
+        return EXIT_OK
+    for view in views:
+        _remark(view)
+        say(render.up(view, time.monotonic() - began))
+    return EXIT_OK
+
+
+@app.command()
+def logs(
+    target: Target,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=0, metavar="N", help="How many lines.")] = 50,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as the log grows.")] = False,
+    json: Json = False,
+) -> int:
+    """Print the end of a proxy's log
+
+    Reads the file itself, so it works when the supervisor is dead. Ctrl-C ends it (exit code 130).
+
+    \b
+    Examples:
+      proxyctl logs ollama/codellama
+      proxyctl logs 3457 -n 200 -f
+    """
+    from modelproxy.supervisor.paths import find
+
+    from .logs import logs as print_logs
+
+    return print_logs(find(), target, lines, following=follow, as_json=json)
+
+
+@app.command()
+def events(
+    since: Annotated[int, typer.Option("--since", min=0, metavar="SEQ", help="Only later ones.")] = 0,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as things happen.")] = False,
+    json: Json = False,
+) -> int:
+    """Print what happened to the proxies
+
+    \b
+    Examples:
+      proxyctl events
+      proxyctl events -f --json
+    """
+    from modelproxy.supervisor.paths import find
+
+    from .logs import events as print_events
+
+    return print_events(find(), since, following=follow, as_json=json)
+
+
+@daemon_app.callback()
+def daemon() -> None:
+    """Start, stop and inspect the supervisor
+
+    \b
+    Examples:
+      proxyctl daemon status
+      proxyctl daemon restart
+    """
+
+
+@daemon_app.command("run")
+def daemon_run() -> int:
+    """Run the supervisor in the foreground
+
+    For systemd and other process managers; its log goes to stderr.
+
+    \b
+    Examples:
+      proxyctl daemon run
+    """
+    from .daemon import run
+
+    run()
+    return EXIT_FAILED  # not reached: exec does not return
+
+
+@daemon_app.command("start")
+def daemon_start(json: Json = False) -> int:
+    """Start the supervisor in the background
+
+    \b
+    Examples:
+      proxyctl daemon start
+    """
+    from modelproxy.supervisor.paths import find
+
+    from .autostart import ensure
+
+    version, started = ensure(find())
+    if json:
+        say_json({**version, "already": not started})
+    else:
+        say(f"{'started' if started else 'already running'}  pid {version['pid']}")
+    return EXIT_OK
+
+
+@daemon_app.command("stop")
+def daemon_stop(grace: Grace = None, json: Json = False) -> int:
+    """Stop the supervisor and every proxy, when their requests are finished
+
+    \b
+    Examples:
+      proxyctl daemon stop
+      proxyctl daemon stop --grace 5s
+    """
+    from modelproxy.supervisor.paths import find
+
+    from .daemon import stop
+
+    version = stop(find(), _seconds(grace))
+    if json:
+        say_json({**version, "state": "stopped"})
+    else:
+        say(f"stopped  pid {version['pid']}")
+    return EXIT_OK
+
+
+@daemon_app.command("restart")
+def daemon_restart(json: Json = False) -> int:
+    """Replace the supervisor by a new one while the proxies serve on
+
+    \b
+    Examples:
+      proxyctl daemon restart
+    """
+    from modelproxy.supervisor.paths import find
+
+    from .daemon import restart as restart_it
+
+    version = restart_it(find(), None)
+    if json:
+        say_json(version)
+    else:
+        say(f"restarted  pid {version['pid']}")
+    return EXIT_OK
+
+
+@daemon_app.command("status")
+def daemon_status(json: Json = False) -> int:
+    """Tell whether the supervisor runs
+
+    \b
+    Examples:
+      proxyctl daemon status
+      proxyctl daemon status --json
+    """
+    from modelproxy.supervisor.paths import find
+
+    from .daemon import status
+
+    version = status(find())
+    for warning in version.get("warnings") or ():
+        talk(f"warning: {warning}")
+    if json:
+        say_json(version)
+    else:
+        say(render.daemon(version, version["proxies"], time.time()))
+    return EXIT_OK
+
+
+def _seconds(text: str | None) -> float | None:
+    return None if text is None else typed.duration(text)

@@ -1,0 +1,108 @@
+"""What the user typed, checked before anybody is asked. Mostly pure; keys are read here too.
+
+Checked on this side as well as in the supervisor, so that a typing error costs no daemon.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from .faults import MAX_GRACE_S, Fault, usage
+
+MODEL_FORM = "Expected: provider/model-name"
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def model_id(text: str) -> str:
+    """`provider/model-name`; the first slash parts them."""
+    provider, _, model = text.partition("/")
+    if not provider or not model or not all(char.isprintable() and not char.isspace() for char in text):
+        raise Fault("bad_model_id", f'Invalid model "{text}". {MODEL_FORM}', "for example ollama/codellama")
+    return text
+
+
+def port(text: str) -> int:
+    """A TCP port; 0 lets the system choose a free one."""
+    if not (text.isascii() and text.isdigit()) or len(text) > 5 or int(text) > 65535:
+        raise Fault("bad_port", f'Invalid port "{text}": expected a number from 0 to 65535')
+    return int(text)
+
+
+def duration(text: str, most: float = MAX_GRACE_S) -> float:
+    """Seconds: `30`, `30s`, `2m`, `500ms`, `1.5h`."""
+    number = text.strip().rstrip("abcdefghijklmnopqrstuvwxyz")
+    unit = text.strip()[len(number) :]
+    try:
+        seconds = _digits(number.strip()) * (_UNITS[unit] if unit else 1.0)
+    except (ValueError, KeyError):
+        raise usage(f'Invalid duration "{text}"', "for example 30, 30s, 2m or 500ms") from None
+    if seconds > most:
+        raise usage(f'The duration "{text}" is too long: at most {most / 3600:g}h')
+    return seconds
+
+
+def _digits(text: str) -> float:
+    # float() also takes `nan`, `1e9` and `١`.
+    if not text.isascii() or not text.replace(".", "", 1).isdigit():
+        raise ValueError
+    return float(text)
+
+
+def api_key(key: str | None, variable: str | None, file: str | None) -> str | None:
+    """The provider's key from wherever the user says it is; None when nothing was said."""
+    if sum(source is not None for source in (key, variable, file)) > 1:
+        raise usage("Give only one of --api-key, --api-key-env and --api-key-file")
+    if key is not None:
+        return _key(_from_stdin() if key == "-" else key, "--api-key")
+    if variable is not None:
+        if variable not in os.environ:
+            raise usage(f"The environment variable {variable} is not set")
+        return _key(os.environ[variable], variable)
+    return None if file is None else _key(_from_file(file), file)
+
+
+def _key(text: str, source: str) -> str:
+    key = text.strip()
+    if not key:
+        raise usage(f"The API key from {source} is empty")
+    if not key.isascii() or not key.isprintable():
+        # It travels in an HTTP header. The key itself is never repeated.
+        raise usage(f"The API key from {source} holds characters that no key has")
+    return key
+
+
+def _from_stdin() -> str:
+    if sys.stdin is None:
+        raise usage("There is no standard input to read the API key from")
+    if not sys.stdin.isatty():
+        return sys.stdin.readline()
+    import getpass
+
+    return getpass.getpass("API key: ")
+
+
+def _from_file(name: str) -> str:
+    try:
+        with open(os.path.expanduser(name), encoding="utf-8") as file:
+            return file.read(64 * 1024)
+    except OSError as error:
+        raise usage(f"Cannot read the API key from {name}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise usage(f"Cannot read the API key from {name}: it is not text") from None
+
+
+def without_key(argv: list[str]) -> tuple[list[str], str] | None:
+    """`argv` with `--api-key -` instead of a key that stands in it, and that key; None without one."""
+    for index, word in enumerate(argv):
+        if word == "--":
+            break
+        flag, equals, value = word.partition("=")
+        if flag != "--api-key" or value == "-":
+            continue
+        if equals:
+            return [*argv[:index], "--api-key=-", *argv[index + 1 :]], value
+        if index + 1 < len(argv) and argv[index + 1] != "-":
+            return [*argv[:index], "--api-key", "-", *argv[index + 2 :]], argv[index + 1]
+    return None

@@ -1,0 +1,119 @@
+"""Bringing a proxy up and down for `proxyctl` and `start-proxy`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from typing import Any
+
+from modelproxy.supervisor.paths import Paths
+
+from . import autostart, render
+from .client import Client, quote
+from .faults import DEFAULT_WAIT_S, Fault, talk
+from .processes import daemon_pid, is_alive
+
+
+def bring_up(paths: Paths, request: dict[str, Any]) -> dict[str, Any]:
+    """The proxy's view once it is as `request` (an UpRequest) wants it; starts the supervisor if none runs."""
+    limit = float(request.get("wait_s", DEFAULT_WAIT_S))
+    deadline = time.monotonic() + limit
+    while True:
+        autostart.ensure(paths)
+        try:
+            answer = Client(paths).ask(
+                "PUT", f"/v1/proxies/{quote(request['model'])}", request, limit_s=limit
+            )
+        except Fault as fault:
+            if fault.code not in ("stopping", "daemon_not_running") or time.monotonic() > deadline:
+                raise
+            _wait_until_left(paths, deadline)
+        else:
+            return dict(answer)
+
+
+def request(
+    *,
+    model: str,
+    port: int | None = None,
+    base_url: str | None = None,
+    api_key: str | None = None,
+    grace_s: float | None = None,
+    pid_file: str | None = None,
+    replace: bool = False,
+    wait: bool = True,
+    wait_s: float | None = None,
+) -> dict[str, Any]:
+    """An UpRequest that holds only what the user said; the rest is the supervisor's to choose."""
+    body: dict[str, Any] = {
+        "model": model,
+        "port": port,
+        "base_url": base_url,
+        "api_key": api_key,
+        "grace_s": grace_s,
+        "wait_s": wait_s,
+        # The supervisor's folder is another one.
+        "pid_file": None if pid_file is None else os.path.abspath(os.path.expanduser(pid_file)),
+        "replace": replace or None,
+        "wait": None if wait else False,
+    }
+    return {key: value for key, value in body.items() if value is not None}
+
+
+def _wait_until_left(paths: Paths, deadline: float) -> None:
+    """A supervisor that is being stopped takes no orders; the next one will."""
+    while is_alive(daemon_pid(paths)) and time.monotonic() < deadline:
+        time.sleep(autostart.POLL_S)
+
+
+def take_down(paths: Paths, targets: list[str], grace_s: float | None) -> list[dict[str, Any]]:
+    """The answers for all targets, drained at the same time; a refused one is an error's document."""
+    answers: list[list[dict[str, Any]]] = [[] for _ in targets]
+
+    def down(index: int) -> None:
+        try:
+            answers[index] = _down(paths, targets[index], grace_s)
+        except Fault as fault:
+            answers[index] = [fault.document() | {"target": targets[index], "exit_code": fault.exit_code}]
+
+    threads = [threading.Thread(target=down, args=(index,), daemon=True) for index in range(len(targets))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return [document for answer in answers for document in answer]
+
+
+def _down(paths: Paths, target: str, grace_s: float | None) -> list[dict[str, Any]]:
+    client = Client(paths)
+    body = {} if grace_s is None else {"grace_s": grace_s}
+    answer = client.ask("DELETE", f"/v1/proxies/{quote(target)}", body, waiting=_Waiting(client, target))
+    return [dict(stopped) for stopped in answer]
+
+
+class _Waiting:
+    """Says on a terminal whom a drain waits for, whenever that changed."""
+
+    def __init__(self, client: Client, target: str) -> None:
+        self._client = client
+        self._target = target
+        self._said = ""
+
+    def __call__(self, _: float) -> None:
+        if sys.stderr is None or not sys.stderr.isatty():
+            return
+        text = render.waiting([view for view in self._views() if self._is_meant(view)])
+        if text != self._said:
+            talk(text + " …")
+            self._said = text
+
+    def _views(self) -> list[dict[str, Any]]:
+        views = self._client.get("/v1/proxies?all=1")
+        return views if isinstance(views, list) else []
+
+    def _is_meant(self, view: dict[str, Any]) -> bool:
+        return self._target == "all" or self._target in {
+            str(view.get(key)) for key in ("name", "model", "port", "pid")
+        }

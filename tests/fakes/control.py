@@ -1,0 +1,245 @@
+"""A supervisor's control socket without a supervisor: for tests of the command line.
+
+It speaks HTTP as the real one does (Content-Length, chunked streams, `Connection: close`), keeps proxies in
+a dict, and can be told to misbehave. It runs in a thread; `with Control(paths) as control:` ends it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+from typing import Any, Self
+from urllib.parse import unquote, urlsplit
+
+from modelproxy.supervisor.paths import Paths, SocketAddress, prepare
+
+Reply = tuple[int, Any]
+
+
+def view(name: str = "echo/demo", **changes: Any) -> dict[str, Any]:
+    """A ProxyView as JSON."""
+    return {
+        "name": name,
+        "model": name,
+        "provider": name.partition("/")[0],
+        "port": 3457,
+        "pid": os.getpid(),
+        "url": "http://127.0.0.1:3457",
+        "state": "ready",
+        "reused": False,
+        "health": "ok",
+        "uptime_s": 42.0,
+        "requests": 3,
+        "in_flight": 0,
+        "restarts": 0,
+        "fallbacks": 0,
+        "last_error": None,
+        "base_url": None,
+        "started_at": 1000.0,
+        "generation": 1,
+        "wanted": True,
+        "detail": "",
+        "draining": [],
+        "deaths": [],
+        "queue": None,
+        "log": "/nowhere/echo~demo.log",
+        "notes": [],
+    } | changes
+
+
+def fault(status: int, code: str, message: str, hint: str = "") -> Reply:
+    """An error as the supervisor words it."""
+    return status, {"error": {"code": code, "message": message, "hint": hint}}
+
+
+class Control:
+    """Answers on the control socket below `paths`."""
+
+    def __init__(self, paths: Paths) -> None:
+        self.paths = paths
+        self.proxies: dict[str, dict[str, Any]] = {}
+        self.stopped: set[str] = set()
+        self.events: list[dict[str, Any]] = []
+        self.started_at = 1000.0
+        self.pid = os.getpid()
+        self.asked: list[tuple[str, str, Any]] = []
+        """Method, path and body of each request, in order."""
+        self.replies: dict[str, Reply] = {}
+        """`"PUT"` or `"GET /v1/version"` -> what to answer instead."""
+        self.hang: set[str] = set()
+        """Methods (or `"METHOD /path"`) that never get an answer, until the end of the test."""
+        self.hold: dict[str, threading.Event] = {}
+        """Methods that get their answer once the event is set."""
+        self.drop = 0
+        """How many of the next requests to hang up on."""
+        self.raw: bytes | None = None
+        """Sent instead of any answer."""
+        self.chunk_size = 7
+        """Streams are cut here, so that no reader can lean on whole lines."""
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._over = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    def __enter__(self) -> Self:
+        prepare(self.paths)
+        with SocketAddress(self.paths.control_socket) as address:
+            self._socket.bind(address)
+        self._socket.listen(64)
+        self.paths.lock.write_text(f"{self.pid}\n")
+        self._start(self._accept)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._socket.shutdown(socket.SHUT_RDWR)  # wakes accept
+        self._socket.close()
+        for thread in self._threads:
+            thread.join(5)
+        self.paths.control_socket.unlink(missing_ok=True)
+
+    @property
+    def paths_asked(self) -> list[str]:
+        """`METHOD /path` of each request."""
+        return [f"{method} {path}" for method, path, _ in self.asked]
+
+    def _start(self, target: Any, *args: Any) -> None:
+        thread = threading.Thread(target=target, args=args, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        while not self._over.is_set():
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                return
+            self._start(self._serve, connection)
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection, connection.makefile("rb") as reader:
+            try:
+                method, path, body = _read(reader)
+                self.asked.append((method, path, body))
+                self._answer(connection, method, path, body)
+            except (OSError, ValueError):
+                return  # the client left
+
+    def _answer(self, connection: socket.socket, method: str, path: str, body: Any) -> None:
+        keys = {method, f"{method} {urlsplit(path).path}"}
+        if self.drop:
+            self.drop -= 1
+            return
+        if keys & self.hang:
+            self._over.wait()
+            return
+        for key in keys & self.hold.keys():
+            self.hold[key].wait(10)
+        if self.raw is not None:
+            connection.sendall(self.raw)
+            return
+        if path.startswith("/v1/events"):
+            self._stream(connection, path)
+            return
+        status, document = self._reply(keys, method, urlsplit(path).path, body)
+        data = json.dumps(document).encode()
+        head = f"HTTP/1.1 {status} Whatever\r\ncontent-type: application/json\r\ncontent-length: {len(data)}"
+        connection.sendall(f"{head}\r\nconnection: close\r\n\r\n".encode() + data)
+
+    def _reply(self, keys: set[str], method: str, path: str, body: Any) -> Reply:
+        for key in keys & self.replies.keys():
+            return self.replies[key]
+        words = [unquote(word) for word in path.split("/")[2:]]
+        match method, words:
+            case "GET", ["version"]:
+                return 200, self.version()
+            case "GET", ["proxies"]:
+                return 200, list(self.proxies.values())
+            case "GET", ["proxies", name]:
+                return (200, self.proxies[name]) if name in self.proxies else self._unknown(name)
+            case "PUT", ["proxies", name]:
+                return 200, self._up(name, body)
+            case "DELETE", ["proxies", target]:
+                return self._down(target)
+            case "POST", ["proxies", target, "restart"]:
+                return self._restart(target)
+            case "POST", ["daemon", "restart"]:
+                version = self.version()
+                self.started_at += 1
+                return 202, version
+            case "POST", ["daemon", "stop"]:
+                return 202, self.version()
+        return fault(404, "unknown_route", f"no such route: {method} {path}")
+
+    def version(self) -> dict[str, Any]:
+        return {
+            "pid": self.pid,
+            "version": "0.1.0",
+            "started_at": self.started_at,
+            "socket": str(self.paths.control_socket),
+            "state_dir": str(self.paths.state),
+            "api": 1,
+            "warnings": [],
+        }
+
+    def _up(self, name: str, body: dict[str, Any]) -> dict[str, Any]:
+        known = name in self.proxies
+        port = body.get("port") or 3456
+        if not known:
+            self.proxies[name] = view(name, port=port, url=f"http://127.0.0.1:{port}")
+        return self.proxies[name] | {"reused": known}
+
+    def _meant(self, target: str) -> list[str]:
+        return [
+            name
+            for name, known in self.proxies.items()
+            if target in ("all", name, known["model"], str(known["port"]), str(known["pid"]))
+        ]
+
+    def _unknown(self, target: str) -> Reply:
+        return fault(404, "unknown_proxy", f'there is no proxy "{target}"', "proxyctl ps -a")
+
+    def _down(self, target: str) -> Reply:
+        names = self._meant(target)
+        if not names and target in self.stopped:
+            return 200, [{"name": target, "port": 3457, "state": "stopped", "already": "stopped"}]
+        if not names and target != "all":
+            return self._unknown(target)
+        self.stopped.update(names)
+        return 200, [
+            {"name": name, "port": self.proxies.pop(name)["port"], "state": "stopped"} for name in names
+        ]
+
+    def _restart(self, target: str) -> Reply:
+        names = self._meant(target)
+        if not names and target != "all":
+            return self._unknown(target)
+        for name in names:
+            self.proxies[name]["generation"] += 1
+        return 200, [self.proxies[name] for name in names]
+
+    def _stream(self, connection: socket.socket, path: str) -> None:
+        query = dict(part.split("=") for part in urlsplit(path).query.split("&"))
+        since = int(query.get("since", "0"))
+        connection.sendall(
+            b"HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\ntransfer-encoding: chunked\r\n\r\n"
+        )
+        lines = "".join(json.dumps(event) + "\n" for event in self.events if event["seq"] > since).encode()
+        for start in range(0, len(lines), self.chunk_size):
+            piece = lines[start : start + self.chunk_size]
+            connection.sendall(b"%x\r\n%b\r\n" % (len(piece), piece))
+        if query.get("follow"):
+            self._over.wait()
+        connection.sendall(b"0\r\n\r\n")
+
+
+def _read(reader: Any) -> tuple[str, str, Any]:
+    method, path, _ = reader.readline().decode().split()
+    length = 0
+    while line := reader.readline().strip():
+        name, _, value = line.partition(b":")
+        if name.lower() == b"content-length":
+            length = int(value)
+    body = reader.read(length)
+    return method, path, json.loads(body) if body else None
