@@ -451,6 +451,7 @@ class _Connection:
                 while not decoder.done:
                     idle.deadline = trio.current_time() + self._server.limits.body_idle_timeout_s
                     if not (data := await self._recv_body()):
+                        self.hung_up = True  # this task may notice before the watcher does
                         raise BodyIncomplete("the client left before the end of its body")
                     self._buffer += data
                     decoder.feed(self._buffer)

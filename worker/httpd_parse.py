@@ -146,7 +146,8 @@ def parse_head(raw: bytes) -> Head:
     headers = _parse_fields(raw)
     if method == "CONNECT":
         raise Refused(501, "CONNECT is not supported")
-    path, _, query = _ORIGIN.sub("", target, count=1).partition("?")
+    origin = _ORIGIN.match(target)
+    path, _, query = (target[origin.end() :] if origin else target).partition("?")
     request = Request(method, target, path or "/", query, tuple(headers))
     return _frame(request, http_1_0=line[4] == b"0")
 
