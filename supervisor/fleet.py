@@ -22,7 +22,6 @@ This module is pure: `now` is a monotonic reading, `jitter` a random factor, bot
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import StrEnum
 from typing import Any
 
 import attrs
@@ -30,162 +29,7 @@ import attrs
 from modelproxy.worker.contract import EXIT_CONFIG, WorkerSpec
 
 from . import policy
-
-
-class State(StrEnum):
-    """What `ps` shows; see `Proxy.state` for how each follows from the facts."""
-
-    STARTING = "starting"
-    READY = "ready"
-    DEGRADED = "degraded"
-    ROLLING = "rolling"
-    DRAINING = "draining"
-    HUNG = "hung"
-    BACKOFF = "backoff"
-    FAILED = "failed"
-    ADOPTING = "adopting"
-    STOPPED = "stopped"
-
-
-class Phase(StrEnum):
-    """How far one worker process has come."""
-
-    ABSENT = "absent"
-    """On record from before this supervisor; it has not dialled yet."""
-    STARTING = "starting"
-    READY = "ready"
-    DRAINING = "draining"
-
-
-@attrs.frozen
-class Worker:
-    generation: int
-    order: int
-    phase: Phase
-    since: float
-    """When this phase began."""
-    pid: int | None = None
-    start_by: float | None = None
-    silent_by: float | None = None
-    kill_by: float | None = None
-    heard_at: float | None = None
-    hung: str | None = None
-    """Why it is taken for hung; None while its heart beats."""
-    ill: str | None = None
-    """What its provider's trouble is, in the worker's words."""
-    leaving: str | None = None
-    """It said goodbye, and why."""
-
-    def __repr__(self) -> str:
-        return f"<g{self.generation} {self.phase} pid={self.pid or '-'}>"
-
-
-@attrs.frozen
-class Death:
-    """An exit nobody asked for."""
-
-    at: float
-    cause: str
-    generation: int
-
-
-@attrs.frozen(repr=False)
-class Proxy:
-    name: str
-    spec: WorkerSpec
-    wanted: bool = False
-    halted: bool = False
-    """The supervisor is going down: the wish stays, but nothing is started any more."""
-    order: int = 1
-    generation: int = 0
-    """The highest given out so far."""
-    workers: tuple[Worker, ...] = ()
-    """Oldest first."""
-    failures: int = 0
-    never_ready: int = 0
-    spawn_failures: int = 0
-    worked: bool = False
-    """Some worker of this very spec has been ready."""
-    restarts: int = 0
-    deaths: tuple[Death, ...] = ()
-    retry_at: float | None = None
-    settled_at: float | None = None
-    """When the failures will be forgotten."""
-    given_up: str | None = None
-    trouble: str | None = None
-    """The last thing that went wrong, in words."""
-    last_pid: int | None = None
-    roll_grace_s: float = policy.ROLL_GRACE_S
-    """How long the old generation may finish its streams in a roll."""
-
-    @property
-    def state(self) -> State:
-        if self.is_up:
-            return self._state_up()
-        return State.DRAINING if self.workers else State.STOPPED
-
-    def _state_up(self) -> State:
-        current = self.current
-        if current is not None:
-            if self.successor is not None:
-                return State.ROLLING
-            if current.hung:
-                return State.HUNG
-            return State.DEGRADED if current.ill else State.READY
-        if any(worker.phase is Phase.ABSENT for worker in self.workers):
-            return State.ADOPTING
-        if self.successor is not None:
-            return State.STARTING
-        if self.given_up is not None:
-            return State.FAILED
-        return State.BACKOFF
-
-    @property
-    def is_up(self) -> bool:
-        """Wanted, and not held back by the supervisor's own end."""
-        return self.wanted and not self.halted
-
-    @property
-    def current(self) -> Worker | None:
-        """The worker that answers."""
-        return next((worker for worker in reversed(self.workers) if worker.phase is Phase.READY), None)
-
-    @property
-    def successor(self) -> Worker | None:
-        """The worker that is being started, whether or not another one still answers."""
-        return next((worker for worker in self.workers if worker.phase is Phase.STARTING), None)
-
-    @property
-    def draining(self) -> tuple[Worker, ...]:
-        return tuple(worker for worker in self.workers if worker.phase is Phase.DRAINING)
-
-    @property
-    def pid(self) -> int | None:
-        """Of the worker that a person would mean."""
-        worker = self.current or self.successor or (self.workers[-1] if self.workers else None)
-        return worker.pid if worker else None
-
-    def worker(self, generation: int) -> Worker | None:
-        return next((worker for worker in self.workers if worker.generation == generation), None)
-
-    def answers_down(self, now: float) -> bool:
-        """Whether the supervisor itself is to answer 503 on this proxy's socket."""
-        if not self.is_up or self.workers:
-            return False
-        return self.given_up is not None or (
-            self.retry_at is not None and self.retry_at - now > policy.QUEUE_THROUGH_S
-        )
-
-    def is_crash_loop(self, now: float) -> bool:
-        return policy.is_crash_loop([death.at for death in self.deaths], now)
-
-    def __repr__(self) -> str:
-        wish = "wanted" if self.wanted else "unwanted"
-        return (
-            f"<Proxy {self.name} {self.state} pid={self.pid or '-'} port={self.spec.port} "
-            f"{wish} deaths={len(self.deaths)}>"
-        )
-
+from .facts import Death, Phase, Proxy, Worker
 
 # --- events ---------------------------------------------------------------------------------------
 
@@ -236,6 +80,10 @@ class Dialled:
     serving: bool
     draining: bool
     ready_for_s: float = 0.0
+    spec: WorkerSpec | None = None
+    """What it runs with, key included; None: it has not been told yet."""
+    stale: bool = False
+    """It speaks an older protocol than ours: it is kept, and rolled."""
 
 
 @attrs.frozen
@@ -409,13 +257,13 @@ class _Turn:
     jitter: float
     actions: list[Action] = attrs.Factory(list)
 
-    def set(self, **facts: object) -> None:
+    def set(self, **facts: Any) -> None:
         self.proxy = attrs.evolve(self.proxy, **facts)
 
-    def amend(self, generation: int, **facts: object) -> None:
+    def amend(self, generation: int, **facts: Any) -> None:
         self.set(
             workers=tuple(
-                attrs.evolve(worker, **facts) if worker.generation == generation else worker  # type: ignore[arg-type]  # facts are this class's own fields
+                attrs.evolve(worker, **facts) if worker.generation == generation else worker
                 for worker in self.proxy.workers
             )
         )
@@ -436,7 +284,7 @@ class _Turn:
     def tell(self, kind: str, text: str) -> None:
         self.order(Tell(kind, text))
 
-    def phase(self, worker: Worker, phase: Phase, **facts: object) -> None:
+    def phase(self, worker: Worker, phase: Phase, **facts: Any) -> None:
         self.amend(worker.generation, phase=phase, since=self.now, start_by=None, silent_by=None, **facts)
 
     def drain(self, worker: Worker, grace_s: float) -> None:
@@ -485,6 +333,12 @@ def _settle(turn: _Turn) -> None:
 
 
 def _start(turn: _Turn) -> None:
+    if turn.proxy.key_lost:
+        model = turn.proxy.spec.model_id
+        reason = f"its key was given by flag and died with it; repeat proxyctl up {model} --api-key …"
+        turn.set(given_up=reason, order=turn.proxy.order)
+        turn.tell("failed", reason)
+        return
     generation = turn.proxy.generation + 1
     turn.add(
         Worker(
@@ -504,7 +358,7 @@ def _on_up(turn: _Turn, event: Up) -> None:
     if proxy.is_up and not changed and proxy.given_up is None:
         return
     turn.forgive()
-    turn.set(wanted=True, spec=event.spec)
+    turn.set(wanted=True, spec=event.spec, key_lost=False)
     if changed:
         turn.set(order=proxy.order + 1, worked=False)
         turn.tell("changed" if proxy.wanted else "up", f"wanted on port {event.spec.port}")
@@ -567,6 +421,7 @@ def _on_dialled(turn: _Turn, event: Dialled) -> None:
             silent_by=turn.now + policy.SILENCE_LIMIT_S if event.serving else None,
         )
     )
+    _take_spec(turn, event)
     worker = turn.proxy.worker(event.generation)
     assert worker is not None  # added above
     turn.tell("adopted", f"pid {event.pid}, generation {event.generation}")
@@ -578,6 +433,18 @@ def _on_dialled(turn: _Turn, event: Dialled) -> None:
         turn.drain(worker, turn.proxy.spec.grace_s)
     else:
         _retire_elders(turn)
+
+
+def _take_spec(turn: _Turn, event: Dialled) -> None:
+    """The key that lived only in the worker comes home; a worker with another spec is to be rolled."""
+    ours, theirs = turn.proxy.spec, event.spec
+    if theirs is None:
+        return
+    same = theirs.without_secrets() == ours.without_secrets()
+    if same and ours.api_key is None:
+        turn.set(spec=theirs, key_lost=False)
+    if not same or event.stale:
+        turn.amend(event.generation, order=turn.proxy.order - 1)
 
 
 def _on_begin(turn: _Turn, event: Begin) -> None:

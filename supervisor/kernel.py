@@ -141,7 +141,7 @@ async def wait_exit(pid: int, pidfd: int | None) -> Exit:
 
 async def _exit_behind(pidfd: int) -> Exit:
     try:
-        found = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+        found = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)  # noqa: ASYNC222  # WNOHANG
     except ChildProcessError:  # an adopted one: its parent was the supervisor before us
         return await _exit_of_stranger(pidfd)
     if found is None:

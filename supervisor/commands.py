@@ -1,0 +1,394 @@
+"""What a person may ask of the fleet: up, down, restart. Each is a wish; the loop makes it true."""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+import attrs
+import trio
+
+from modelproxy.worker.contract import WorkerSpec
+
+from . import fleet, kernel, logs, policy, routes, sockets, views
+from .facts import Phase, Proxy, State
+from .keeper import Keeper, Unit, port_trouble
+from .paths import Paths
+from .protocol import (
+    DEFAULT_GRACE_S,
+    DEFAULT_PORT,
+    MAX_GRACE_S,
+    DownRequest,
+    Fault,
+    ProxyView,
+    RestartRequest,
+    Stopped,
+    UpRequest,
+)
+
+_PORT_HANDOVER_S = 5.0
+"""How long a new proxy waits for a port that one of our own leaving workers still holds."""
+_NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
+
+
+@attrs.frozen
+class _Wished:
+    """What `up` has found or made."""
+
+    unit: Unit
+    reused: bool
+    order: int
+    notes: list[str]
+
+
+class Commands:
+    def __init__(self, keeper: Keeper, paths: Paths) -> None:
+        self._keeper = keeper
+        self._paths = paths
+        self.closing = False
+        """The supervisor is going down: nothing new is taken."""
+
+    # --- reading ---------------------------------------------------------------------------------
+
+    def rows(self, *, stopped: bool = False) -> list[ProxyView]:
+        return [
+            self.row(unit)
+            for unit in self._keeper.units.values()
+            if stopped or unit.proxy.state is not State.STOPPED
+        ]
+
+    def row(self, unit: Unit, *, reused: bool = False, notes: list[str] | None = None) -> ProxyView:
+        proxy, now, tallies = unit.proxy, self._keeper.now(), unit.tallies()
+        current = proxy.current
+        started_at = (
+            tallies[current.generation].ready_at if current and current.generation in tallies else None
+        )
+        queues = [waiting for one in unit.listeners if (waiting := kernel.accept_queue(one)) is not None]
+        return ProxyView(
+            name=proxy.name,
+            model=proxy.spec.model_id,
+            provider=proxy.spec.provider,
+            port=proxy.spec.port,
+            pid=proxy.pid,
+            url=f"http://127.0.0.1:{proxy.spec.port}",
+            state=str(proxy.state),
+            reused=reused,
+            health=views.health(proxy),
+            uptime_s=round(now - current.since, 1) if current else None,
+            requests=unit.past_requests + sum(tally.requests for tally in tallies.values()),
+            in_flight=sum(tally.in_flight for tally in tallies.values()),
+            restarts=proxy.restarts,
+            fallbacks=0,
+            last_error=proxy.trouble or next((t.last_error for t in tallies.values() if t.last_error), None),
+            base_url=proxy.spec.base_url,
+            started_at=started_at,
+            generation=current.generation if current else proxy.generation,
+            wanted=proxy.wanted,
+            detail=views.describe(proxy, now, tallies),
+            draining=[
+                {
+                    "generation": worker.generation,
+                    "pid": worker.pid,
+                    "in_flight": tallies.get(worker.generation, views.Tally()).in_flight,
+                }
+                for worker in proxy.draining
+            ],
+            deaths=[
+                {
+                    "at": kernel.wall_clock() - (now - death.at),
+                    "cause": death.cause,
+                    "generation": death.generation,
+                }
+                for death in proxy.deaths
+            ],
+            queue=sum(queues) if queues else None,
+            log=str(self._paths.log_file(proxy.name)),
+            notes=notes or [],
+        )
+
+    def find(self, target: str, *, stopped: bool) -> list[Unit]:
+        """By name, model id, port or pid; `all` is every one. Empty when there is none."""
+        units = [
+            unit for unit in self._keeper.units.values() if stopped or unit.proxy.state is not State.STOPPED
+        ]
+        if target == "all":
+            return units
+        by_name = [unit for unit in units if unit.proxy.name == target]
+        return by_name or [unit for unit in units if _means(unit.proxy, target)]
+
+    def find_one(self, target: str) -> Unit:
+        found = self.find(target, stopped=False) or self.find(target, stopped=True)
+        if not found:
+            raise self._unknown(target)
+        return found[0]
+
+    def _unknown(self, target: str) -> Fault:
+        names = sorted(unit.proxy.name for unit in self._keeper.units.values() if unit.proxy.wanted)
+        known = f"running: {', '.join(names)}" if names else "no proxy is running; proxyctl up provider/model"
+        return Fault("unknown_proxy", f'there is no proxy "{target}"', known)
+
+    # --- up --------------------------------------------------------------------------------------
+
+    async def up(self, request: UpRequest) -> ProxyView:
+        _check(request)
+        wished = await self._wish(request)
+        unit = wished.unit
+        if not request.wait:
+            return self.row(unit, reused=wished.reused, notes=wished.notes)
+        await self._wait_ready(unit, wished.order, request.wait_s)
+        return self.row(unit, reused=wished.reused, notes=wished.notes)
+
+    async def _wish(self, request: UpRequest) -> _Wished:
+        """Put the wish on record; a port that a leaving worker of ours still holds is waited for."""
+        route = routes.resolve(request.model, request.base_url)
+        deadline = trio.current_time() + _PORT_HANDOVER_S
+        while True:
+            self._refuse_when_closing()
+            try:
+                return await self._keeper.ask(lambda: self._place(request, route))
+            except sockets.PortInUseError as error:
+                leaving = self._leaving_on(error.port)
+                if leaving is None or trio.current_time() > deadline:
+                    raise await self._port_fault(error.port) from None
+                await self._keeper.wait_until(lambda unit=leaving: not unit.proxy.workers, 0.02)  # type: ignore[misc]
+            except OSError as error:
+                if error.errno in _NO_ROOM:
+                    raise _no_room(error) from None
+                raise Fault(
+                    "port_in_use", f"cannot listen on port {request.port}: {error.strerror}"
+                ) from None
+
+    def _place(self, request: UpRequest, route: routes.Route) -> _Wished:
+        """Inside the loop: reuse what runs, change it, or make it."""
+        running = self._running(request)
+        if running is not None:
+            return self._reuse(running, request, route)
+        port, listeners, notes = self._listen(request)
+        name = self._name_for(route.model_id, port)
+        spec = WorkerSpec(
+            name=name,
+            model_id=route.model_id,
+            provider=route.provider,
+            kind=route.kind,
+            model=route.model,
+            port=port,
+            base_url=route.base_url,
+            api_key=request.api_key,
+            grace_s=request.grace_s if request.grace_s is not None else DEFAULT_GRACE_S,
+        )
+        unit = self._keeper.units.get(name) or self._keeper.create(Proxy(name, spec))
+        unit.listeners = listeners
+        unit.pid_file = request.pid_file
+        self._keeper.apply(unit, fleet.Up(spec))
+        return _Wished(unit, False, unit.proxy.order, notes)
+
+    def _running(self, request: UpRequest) -> Unit | None:
+        for unit in self._keeper.units.values():
+            proxy = unit.proxy
+            if not proxy.wanted or proxy.spec.model_id != request.model:
+                continue
+            if request.port in (None, proxy.spec.port):
+                return unit
+        return None
+
+    def _reuse(self, unit: Unit, request: UpRequest, route: routes.Route) -> _Wished:
+        spec = unit.proxy.spec
+        wanted = attrs.evolve(
+            spec,
+            base_url=request.base_url if request.base_url is not None else spec.base_url,
+            api_key=request.api_key if request.api_key is not None else spec.api_key,
+            grace_s=request.grace_s if request.grace_s is not None else spec.grace_s,
+        )
+        if wanted != spec and not request.replace:
+            changed = ", ".join(
+                field.name
+                for field in attrs.fields(WorkerSpec)
+                if getattr(wanted, field.name) != getattr(spec, field.name)
+            )
+            raise Fault(
+                "options_differ",
+                f"{unit.proxy.name} already runs on port {spec.port} with other options ({changed})",
+                f"proxyctl up {spec.model_id} --replace rolls it to the new ones, or choose another --port",
+            )
+        if request.pid_file is not None:
+            unit.pid_file = request.pid_file
+        self._keeper.apply(unit, fleet.Up(wanted))
+        return _Wished(unit, wanted == spec, unit.proxy.order, [])
+
+    def _listen(self, request: UpRequest) -> tuple[int, list[socket.socket], list[str]]:
+        """The port of a new proxy, bound. The usual one gives way to ours, never to a stranger."""
+        if request.port is not None:
+            self._refuse_our_port(request.port)
+            listeners = self._keeper.bind(request.port)
+            return listeners[0].getsockname()[1], listeners, []
+        ours = {
+            unit.proxy.spec.port: unit.proxy.name for unit in self._keeper.units.values() if unit.proxy.wanted
+        }
+        if DEFAULT_PORT not in ours:
+            return DEFAULT_PORT, self._keeper.bind(DEFAULT_PORT), []
+        for port in range(DEFAULT_PORT + 1, DEFAULT_PORT + 1000):
+            if port in ours:
+                continue
+            try:
+                listeners = self._keeper.bind(port)
+            except sockets.PortInUseError:
+                continue
+            return port, listeners, [f"port {DEFAULT_PORT} is used by {ours[DEFAULT_PORT]}; took {port}"]
+        raise Fault(
+            "port_in_use", f"no free port from {DEFAULT_PORT} to {DEFAULT_PORT + 999}", "try --port 0"
+        )
+
+    def _refuse_our_port(self, port: int) -> None:
+        for unit in self._keeper.units.values():
+            proxy = unit.proxy
+            if port and proxy.wanted and proxy.spec.port == port:
+                raise Fault(
+                    "port_in_use",
+                    f"Port {port} is already in use by proxy {proxy.name} "
+                    f"({proxy.state}, pid {proxy.pid or '-'})",
+                    f"proxyctl down {proxy.name}, or choose another --port (0 takes any free one)",
+                )
+
+    def _name_for(self, model_id: str, port: int) -> str:
+        """A model's first proxy is called like the model; a second one carries its port."""
+        unit = self._keeper.units.get(model_id)
+        return model_id if unit is None or not unit.proxy.wanted else f"{model_id}@{port}"
+
+    def _leaving_on(self, port: int) -> Unit | None:
+        return next(
+            (
+                unit
+                for unit in self._keeper.units.values()
+                if not unit.proxy.wanted and unit.proxy.workers and unit.proxy.spec.port == port
+            ),
+            None,
+        )
+
+    async def _port_fault(self, port: int) -> Fault:
+        hint = "stop that program, or choose another --port (0 takes any free one)"
+        return Fault("port_in_use", await port_trouble(port), hint)
+
+    async def _wait_ready(self, unit: Unit, order: int, timeout: float) -> None:
+        """Until a worker of at least this order answers; a Fault says why none will."""
+
+        def decided() -> bool:
+            proxy = unit.proxy
+            current = proxy.current
+            fresh = current is not None and current.order >= order
+            return fresh or proxy.given_up is not None or not proxy.is_up
+
+        in_time = await self._keeper.wait_until(decided, timeout)
+        proxy = unit.proxy
+        if proxy.given_up is not None and proxy.is_up:
+            raise Fault("start_failed", f"{proxy.name} failed: {proxy.given_up}", self._last_words(proxy))
+        if not proxy.is_up:
+            raise Fault("superseded", f"{proxy.name} was taken down before it was ready")
+        if not in_time:
+            detail = views.describe(proxy, self._keeper.now(), unit.tallies())
+            raise Fault(
+                "not_ready_in_time",
+                f"{proxy.name} is not ready after {timeout:g} s ({detail}); it goes on trying",
+                self._last_words(proxy),
+            )
+
+    def _last_words(self, proxy: Proxy) -> str:
+        lines = logs.tail(self._paths.log_file(proxy.name), 3)
+        said = f"its log ends: {' | '.join(line.strip() for line in lines)[:400]}; " if lines else ""
+        return f"{said}see proxyctl logs {proxy.name}"
+
+    # --- down and restart ------------------------------------------------------------------------
+
+    async def down(self, target: str, request: DownRequest) -> list[Stopped]:
+        _check_grace(request.grace_s)
+        stopped = await self._keeper.ask(lambda: self._unwish(target, request))
+        if not stopped and target != "all":
+            raise self._unknown(target)
+        longest = max((unit.proxy.spec.grace_s for unit, _ in stopped), default=0.0)
+        limit = (request.grace_s if request.grace_s is not None else longest) + policy.DRAIN_TO_KILL_S + 10
+        for unit, _ in stopped:
+            await self._keeper.wait_until(lambda unit=unit: _is_over(unit), limit)  # type: ignore[misc]
+        return [
+            Stopped(unit.proxy.name, unit.proxy.spec.port, already="stopped" if already else None)
+            for unit, already in stopped
+        ]
+
+    def _unwish(self, target: str, request: DownRequest) -> list[tuple[Unit, bool]]:
+        found = self.find(target, stopped=False)
+        if not found and target != "all":
+            found = self.find(target, stopped=True)[-1:]
+        answer = []
+        for unit in found:
+            answer.append((unit, unit.proxy.state is State.STOPPED))
+            grace = request.grace_s if request.grace_s is not None else unit.proxy.spec.grace_s
+            self._keeper.apply(unit, fleet.Down(grace))
+        return answer
+
+    async def restart(self, target: str, request: RestartRequest) -> list[ProxyView]:
+        _check_grace(request.grace_s)
+        self._refuse_when_closing()
+        renewed = await self._keeper.ask(lambda: self._renew(target, request))
+        if not renewed and target != "all":
+            raise self._unknown(target)
+        for unit, order, before in renewed:
+            await self._wait_ready(unit, order, request.wait_s)
+            current = unit.proxy.current
+            if current is not None and current.generation <= before:
+                raise Fault(
+                    "start_failed", f"{unit.proxy.name}: {unit.proxy.trouble}", self._last_words(unit.proxy)
+                )
+        return [self.row(unit) for unit, _, _ in renewed]
+
+    def _renew(self, target: str, request: RestartRequest) -> list[tuple[Unit, int, int]]:
+        answer = []
+        for unit in self.find(target, stopped=False):
+            if not unit.proxy.wanted:
+                continue
+            before = unit.proxy.generation
+            if any(worker.phase is Phase.STARTING for worker in unit.proxy.workers):
+                before -= 1  # the one that is being started now is fresh enough if the roll after it fails
+            self._keeper.apply(unit, fleet.Restart(request.grace_s))
+            answer.append((unit, unit.proxy.order, before))
+        return answer
+
+    def _refuse_when_closing(self) -> None:
+        if self.closing:
+            raise Fault("stopping", "the supervisor is stopping", "wait for it, then proxyctl daemon start")
+
+
+def _means(proxy: Proxy, target: str) -> bool:
+    if proxy.spec.model_id == target:
+        return True
+    if not target.isdigit():
+        return False
+    number = int(target)
+    if number == proxy.spec.port:
+        return True
+    return number in {worker.pid for worker in proxy.workers} or (
+        not proxy.workers and number == proxy.last_pid
+    )
+
+
+def _is_over(unit: Unit) -> bool:
+    """Down has done its work, or a later wish has overtaken it."""
+    return not unit.proxy.workers or unit.proxy.wanted
+
+
+def _check(request: UpRequest) -> None:
+    if request.port is not None and not 0 <= request.port <= 65535:
+        raise Fault("bad_port", f"{request.port} is not a port", "1 to 65535, or 0 for any free one")
+    _check_grace(request.grace_s)
+    if not 0 <= request.wait_s <= 3600:
+        raise Fault("bad_request", "wait_s must be between 0 and 3600")
+
+
+def _check_grace(grace_s: float | None) -> None:
+    if grace_s is not None and not 0 <= grace_s <= MAX_GRACE_S:
+        raise Fault("bad_request", f"the grace must be between 0 and {MAX_GRACE_S:.0f} s")
+
+
+def _no_room(error: OSError) -> Fault:
+    return Fault(
+        "no_resources",
+        f"the supervisor cannot open another socket: {error.strerror}",
+        "running proxies are not affected; take one down or raise the limit (ulimit -n)",
+    )

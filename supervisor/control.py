@@ -1,0 +1,282 @@
+"""The control socket: HTTP in, commands to the fleet, JSON out."""
+
+from __future__ import annotations
+
+import json
+import os
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from urllib.parse import parse_qs, unquote
+
+import trio
+
+from modelproxy.worker import __version__, httpd
+
+from . import kernel, logs
+from .commands import Commands
+from .events import Events
+from .paths import Paths
+from .protocol import (
+    DaemonRequest,
+    DownRequest,
+    Fault,
+    RestartRequest,
+    UpRequest,
+    Version,
+    parse,
+    to_json,
+)
+
+LIMITS = httpd.HttpLimits(
+    max_head=16 * 1024,
+    max_body=1024 * 1024,
+    max_connections=64,
+    head_timeout_s=10.0,
+    body_idle_timeout_s=10.0,
+    keep_alive_s=30.0,
+    write_stall_timeout_s=60.0,
+)
+MAX_LOG_LINES = 10_000
+_FOLLOW_PAUSE_S = 0.1
+_JSON = [(b"content-type", b"application/json")]
+_NDJSON = [(b"content-type", b"application/x-ndjson")]
+_MUTATING = {"PUT", "POST", "DELETE"}
+
+
+class Control:
+    """Answers one request at a time per connection; none waits for another's."""
+
+    def __init__(
+        self,
+        commands: Commands,
+        events: Events,
+        paths: Paths,
+        *,
+        started_at: float,
+        warnings: Callable[[], list[str]],
+        leave: Callable[[str, float | None], None],
+        log: Callable[[str], None],
+    ) -> None:
+        self._commands = commands
+        self._events = events
+        self._paths = paths
+        self._started_at = started_at
+        self._warnings = warnings
+        self._leave = leave
+        self._log = log
+
+    def server(self) -> httpd.Server:
+        return httpd.Server(self.handle, refuse=refuse, limits=LIMITS, log=self._log)
+
+    async def handle(self, exchange: httpd.Exchange) -> None:
+        try:
+            self._admit(exchange)
+            await self._route(exchange)
+        except Fault as fault:
+            await _answer(exchange, fault.status, to_json(fault))
+        except httpd.BodyTooLarge as error:
+            await _answer(
+                exchange, 413, to_json(Fault("bad_request", f"the body is over {error.limit} bytes"))
+            )
+        except httpd.BodyIncomplete:
+            pass  # nobody is there to read an answer
+        except Exception:  # the last wall: a bug answers 500 and is in the log, the daemon goes on
+            self._log(
+                f"internal error in {exchange.request.method} {exchange.request.path}\n{traceback.format_exc()}"
+            )
+            if exchange.started:
+                raise
+            bug = Fault("internal", "internal error in the supervisor", "see its log: proxyctl daemon status")
+            await _answer(exchange, 500, to_json(bug))
+
+    def _admit(self, exchange: httpd.Exchange) -> None:
+        """The second wall behind the socket's mode: the kernel's word on who is calling."""
+        peer = kernel.peer_of(exchange.socket)
+        if peer.uid not in (os.getuid(), None):
+            raise Fault("forbidden", f"uid {peer.uid} may not control the proxies of uid {os.getuid()}")
+        request = exchange.request
+        if request.method in _MUTATING:
+            self._log(f"{request.method} {request.target} by pid {peer.pid}")
+
+    async def _route(self, exchange: httpd.Exchange) -> None:
+        request = exchange.request
+        parts = tuple(unquote(part) for part in request.path.strip("/").split("/"))
+        query = {name: values[-1] for name, values in parse_qs(request.query).items()}
+        for pattern, methods in self._routes().items():
+            target = _match(pattern, parts)
+            if target is None:
+                continue
+            handler = methods.get(request.method)
+            if handler is None:
+                allowed = ", ".join(sorted(methods))
+                raise Fault(
+                    "method_not_allowed", f"{request.method} is not for {request.path}", f"allowed: {allowed}"
+                )
+            await handler(exchange, target, query)
+            return
+        raise Fault(
+            "unknown_route", f"there is nothing at {request.path}", "the API is described in docs/design.md"
+        )
+
+    def _routes(self) -> dict[tuple[str, ...], dict[str, Handler]]:
+        return {
+            ("v1", "version"): {"GET": self._version},
+            ("v1", "proxies"): {"GET": self._list},
+            ("v1", "proxies", "*"): {"GET": self._show, "PUT": self._up, "DELETE": self._down},
+            ("v1", "proxies", "*", "restart"): {"POST": self._restart},
+            ("v1", "proxies", "*", "logs"): {"GET": self._logs},
+            ("v1", "events"): {"GET": self._follow_events},
+            ("v1", "metrics"): {"GET": self._metrics},
+            ("v1", "daemon", "*"): {"POST": self._daemon},
+        }
+
+    # --- proxies ---------------------------------------------------------------------------------
+
+    async def _list(self, exchange: httpd.Exchange, target: str, query: dict[str, str]) -> None:
+        rows = self._commands.rows(stopped=query.get("all") in ("1", "true"))
+        await _answer(exchange, 200, to_json(rows))
+
+    async def _show(self, exchange: httpd.Exchange, target: str, query: dict[str, str]) -> None:
+        await _answer(exchange, 200, to_json(self._commands.row(self._commands.find_one(target))))
+
+    async def _up(self, exchange: httpd.Exchange, target: str, query: dict[str, str]) -> None:
+        request = parse(await exchange.read_body(), UpRequest)
+        if target != request.model:
+            raise Fault("bad_request", f'the path says "{target}", the body says "{request.model}"')
+        await _answer(exchange, 200, to_json(await self._commands.up(request)))
+
+    async def _down(self, exchange: httpd.Exchange, target: str, query: dict[str, str]) -> None:
+        request = parse(await exchange.read_body(), DownRequest)
+        await _answer(exchange, 200, to_json(await self._commands.down(target, request)))
+
+    async def _restart(self, exchange: httpd.Exchange, target: str, query: dict[str, str]) -> None:
+        request = parse(await exchange.read_body(), RestartRequest)
+        await _answer(exchange, 200, to_json(await self._commands.restart(target, request)))
+
+    async def _logs(self, exchange: httpd.Exchange, target: str, query: dict[str, str]) -> None:
+        unit = self._commands.find_one(target)
+        path = self._paths.log_file(unit.proxy.name)
+        lines = min(_number(query, "lines", 100), MAX_LOG_LINES)
+        await exchange.start(200, _NDJSON)
+        await exchange.send(b"".join(_line({"line": line}) for line in logs.tail(path, lines)))
+        if query.get("follow") in ("1", "true"):
+            async for line in _follow(path):
+                await exchange.send(_line({"line": line}))
+        await exchange.finish()
+
+    # --- the daemon itself -----------------------------------------------------------------------
+
+    async def _version(self, exchange: httpd.Exchange, target: str, query: dict[str, str]) -> None:
+        await _answer(exchange, 200, to_json(self._about()))
+
+    def _about(self) -> Version:
+        return Version(
+            pid=os.getpid(),
+            version=__version__,
+            started_at=self._started_at,
+            socket=str(self._paths.control_socket),
+            state_dir=str(self._paths.state),
+            warnings=self._warnings(),
+        )
+
+    async def _daemon(self, exchange: httpd.Exchange, target: str, query: dict[str, str]) -> None:
+        if target not in ("stop", "restart"):
+            raise Fault("unknown_route", f"the daemon cannot {target}", "it can stop and restart")
+        request = parse(await exchange.read_body(), DaemonRequest)
+        await _answer(exchange, 200, to_json(self._about()))
+        self._leave(target, request.grace_s)
+
+    async def _follow_events(self, exchange: httpd.Exchange, target: str, query: dict[str, str]) -> None:
+        since = _number(query, "since", 0)
+        await exchange.start(200, _NDJSON)
+        if query.get("follow") in ("1", "true"):
+            async for batch in self._events.follow(since):
+                await exchange.send(b"".join(to_json(event) + b"\n" for event in batch))
+        else:
+            await exchange.send(b"".join(to_json(event) + b"\n" for event in self._events.since(since)))
+        await exchange.finish()
+
+    async def _metrics(self, exchange: httpd.Exchange, target: str, query: dict[str, str]) -> None:
+        lines = []
+        for row in self._commands.rows():
+            label = '{proxy="' + row.name.replace("\\", "\\\\").replace('"', '\\"') + '"}'
+            lines += [
+                f"modelproxy_up{label} {int(row.state in ('ready', 'degraded', 'rolling'))}",
+                f"modelproxy_requests_total{label} {row.requests}",
+                f"modelproxy_in_flight{label} {row.in_flight}",
+                f"modelproxy_restarts_total{label} {row.restarts}",
+            ]
+            if row.queue is not None:
+                lines.append(f"modelproxy_accept_queue{label} {row.queue}")
+        headers = [(b"content-type", b"text/plain; version=0.0.4")]
+        await exchange.respond(200, headers, "".join(f"{line}\n" for line in lines).encode())
+
+
+Handler = Callable[[httpd.Exchange, str, dict[str, str]], Awaitable[None]]
+
+
+def refuse(status: int, message: str) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """The HTTP layer's own refusals, in the control API's words."""
+    error = {
+        "error": {"code": "bad_request" if status < 500 else "no_resources", "message": message, "hint": ""}
+    }
+    return _JSON, json.dumps(error).encode()
+
+
+def _match(pattern: tuple[str, ...], parts: tuple[str, ...]) -> str | None:
+    """What stands at the `*`, or "" when there is none; None when the path does not fit."""
+    if len(pattern) != len(parts):
+        return None
+    found = ""
+    for expected, part in zip(pattern, parts, strict=True):
+        if expected == "*":
+            found = part
+        elif expected != part:
+            return None
+    return found
+
+
+def _number(query: dict[str, str], name: str, default: int) -> int:
+    text = query.get(name, "")
+    if not text:
+        return default
+    if not text.isdigit():
+        raise Fault("bad_request", f'{name} must be a number, not "{text}"')
+    return int(text)
+
+
+async def _answer(exchange: httpd.Exchange, status: int, body: bytes) -> None:
+    await exchange.respond(status, _JSON, body + b"\n")
+
+
+def _line(document: dict[str, str]) -> bytes:
+    return json.dumps(document).encode() + b"\n"
+
+
+async def _follow(path: Path) -> AsyncIterator[str]:
+    """New lines of a file, over its rotations. The command line follows files itself; this is for others."""
+    file = path.open("rb")
+    try:
+        file.seek(0, os.SEEK_END)
+        rest = b""
+        while True:
+            data = rest + file.read(65536)
+            *lines, rest = data.split(b"\n")
+            for line in lines:
+                yield line.decode(errors="replace")
+            if lines:
+                continue
+            if _is_rotated(file.fileno(), path):
+                file.close()
+                file = path.open("rb")
+            await trio.sleep(_FOLLOW_PAUSE_S)
+    finally:
+        file.close()
+
+
+def _is_rotated(fd: int, path: Path) -> bool:
+    try:
+        return path.stat().st_ino != os.fstat(fd).st_ino
+    except OSError:
+        return False

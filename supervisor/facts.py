@@ -1,0 +1,173 @@
+"""What is known of one proxy: facts, and the state that follows from them.
+
+A `Proxy` holds facts only: what is wanted, which worker processes exist and how far each has come, and
+what went wrong lately. Its `state` is *derived* from those facts, so it cannot disagree with them.
+Only `fleet.step` makes new ones. This module is pure.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import attrs
+
+from modelproxy.worker.contract import WorkerSpec
+
+from . import policy
+
+
+class State(StrEnum):
+    """What `ps` shows; see `Proxy.state` for how each follows from the facts."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DEGRADED = "degraded"
+    ROLLING = "rolling"
+    DRAINING = "draining"
+    HUNG = "hung"
+    BACKOFF = "backoff"
+    FAILED = "failed"
+    ADOPTING = "adopting"
+    STOPPED = "stopped"
+
+
+class Phase(StrEnum):
+    """How far one worker process has come."""
+
+    ABSENT = "absent"
+    """On record from before this supervisor; it has not dialled yet."""
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+
+
+@attrs.frozen
+class Worker:
+    generation: int
+    order: int
+    phase: Phase
+    since: float
+    """When this phase began."""
+    pid: int | None = None
+    start_by: float | None = None
+    silent_by: float | None = None
+    kill_by: float | None = None
+    heard_at: float | None = None
+    hung: str | None = None
+    """Why it is taken for hung; None while its heart beats."""
+    ill: str | None = None
+    """What its provider's trouble is, in the worker's words."""
+    leaving: str | None = None
+    """It said goodbye, and why."""
+
+    def __repr__(self) -> str:
+        return f"<g{self.generation} {self.phase} pid={self.pid or '-'}>"
+
+
+@attrs.frozen
+class Death:
+    """An exit nobody asked for."""
+
+    at: float
+    cause: str
+    generation: int
+
+
+@attrs.frozen(repr=False)
+class Proxy:
+    name: str
+    spec: WorkerSpec
+    wanted: bool = False
+    halted: bool = False
+    """The supervisor is going down: the wish stays, but nothing is started any more."""
+    order: int = 1
+    generation: int = 0
+    """The highest given out so far."""
+    workers: tuple[Worker, ...] = ()
+    """Oldest first."""
+    failures: int = 0
+    never_ready: int = 0
+    spawn_failures: int = 0
+    worked: bool = False
+    """Some worker of this very spec has been ready."""
+    restarts: int = 0
+    deaths: tuple[Death, ...] = ()
+    retry_at: float | None = None
+    settled_at: float | None = None
+    """When the failures will be forgotten."""
+    given_up: str | None = None
+    trouble: str | None = None
+    """The last thing that went wrong, in words."""
+    last_pid: int | None = None
+    key_lost: bool = False
+    """Its key lived in memory only and nobody who knew it is left."""
+    roll_grace_s: float = policy.ROLL_GRACE_S
+    """How long the old generation may finish its streams in a roll."""
+
+    @property
+    def state(self) -> State:
+        if self.is_up:
+            return self._state_up()
+        return State.DRAINING if self.workers else State.STOPPED
+
+    def _state_up(self) -> State:
+        current = self.current
+        if current is not None:
+            if self.successor is not None:
+                return State.ROLLING
+            if current.hung:
+                return State.HUNG
+            return State.DEGRADED if current.ill else State.READY
+        if any(worker.phase is Phase.ABSENT for worker in self.workers):
+            return State.ADOPTING
+        if self.successor is not None:
+            return State.STARTING
+        if self.given_up is not None:
+            return State.FAILED
+        return State.BACKOFF
+
+    @property
+    def is_up(self) -> bool:
+        """Wanted, and not held back by the supervisor's own end."""
+        return self.wanted and not self.halted
+
+    @property
+    def current(self) -> Worker | None:
+        """The worker that answers."""
+        return next((worker for worker in reversed(self.workers) if worker.phase is Phase.READY), None)
+
+    @property
+    def successor(self) -> Worker | None:
+        """The worker that is being started, whether or not another one still answers."""
+        return next((worker for worker in self.workers if worker.phase is Phase.STARTING), None)
+
+    @property
+    def draining(self) -> tuple[Worker, ...]:
+        return tuple(worker for worker in self.workers if worker.phase is Phase.DRAINING)
+
+    @property
+    def pid(self) -> int | None:
+        """Of the worker that a person would mean."""
+        worker = self.current or self.successor or (self.workers[-1] if self.workers else None)
+        return worker.pid if worker else None
+
+    def worker(self, generation: int) -> Worker | None:
+        return next((worker for worker in self.workers if worker.generation == generation), None)
+
+    def answers_down(self, now: float) -> bool:
+        """Whether the supervisor itself is to answer 503 on this proxy's socket."""
+        if not self.is_up or self.workers:
+            return False
+        return self.given_up is not None or (
+            self.retry_at is not None and self.retry_at - now > policy.QUEUE_THROUGH_S
+        )
+
+    def is_crash_loop(self, now: float) -> bool:
+        return policy.is_crash_loop([death.at for death in self.deaths], now)
+
+    def __repr__(self) -> str:
+        wish = "wanted" if self.wanted else "unwanted"
+        return (
+            f"<Proxy {self.name} {self.state} pid={self.pid or '-'} port={self.spec.port} "
+            f"{wish} deaths={len(self.deaths)}>"
+        )

@@ -1,0 +1,692 @@
+"""The fleet in the real world: one loop that steps proxies, and the hands that carry out its orders.
+
+Theory of operation
+-------------------
+Everything that happens becomes an event in one queue; one loop takes them in turn, asks `fleet.step`,
+saves what must survive, and only then acts. Nobody else changes a proxy, so nobody looks at a state and
+acts on what it was. A command (`up`, `down` …) is a function that runs inside the same loop; it is undone
+as a whole when the state file cannot be written.
+
+What the loop orders takes time (a start, a drain), so each order runs in a task of its own and reports
+back with another event. Such a task that fails by a bug of ours is that proxy's trouble alone.
+
+Some things in the world follow from the facts rather than from events, and are put right after every
+step: open listeners, the pid file, the stand-in that answers 503.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import socket
+import traceback
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import attrs
+import trio
+
+from modelproxy.worker.contract import (
+    PROTOCOL,
+    Beat,
+    Bye,
+    Drain,
+    FromSupervisor,
+    FromWorker,
+    Health,
+    Ready,
+    Reopen,
+    Welcome,
+)
+
+from . import channel, fleet, kernel, logs, policy, runner, sockets, stand_in, state, views
+from .events import Events
+from .facts import Phase, Proxy
+from .paths import Paths
+from .protocol import Fault
+
+KEPT_STOPPED = 100
+_LATE_S = 5.0
+"""A clock that rings this much too late means that this process itself was standing still."""
+
+_T = TypeVar("_T")
+Monotonic = Callable[[], float]
+
+
+@attrs.define(eq=False)
+class Unit:
+    """One proxy and what belongs to it in the world."""
+
+    proxy: Proxy
+    listeners: list[socket.socket] = attrs.Factory(list)
+    handles: dict[int, runner.Handle] = attrs.Factory(dict)
+    waiting: dict[int, trio.CancelScope] = attrs.Factory(dict)
+    """Starts that wait for their turn."""
+    tokens: dict[int, str] = attrs.Factory(dict)
+    past_requests: int = 0
+    stand_in: trio.CancelScope | None = None
+    pid_file: str | None = None
+    """One more place for the pid, by the user's wish."""
+    written: tuple[int, int, str | None] | None = None
+    """Port, pid and extra place of the pid files that exist now."""
+
+    def tallies(self) -> dict[int, views.Tally]:
+        return {
+            generation: views.Tally(handle.requests, handle.in_flight, handle.last_error, handle.ready_at)
+            for generation, handle in self.handles.items()
+        }
+
+
+@attrs.frozen
+class _Happened:
+    name: str
+    event: fleet.Event
+
+
+@attrs.define(eq=False)
+class _Question:
+    command: Callable[[], Any]
+    done: trio.Event = attrs.Factory(trio.Event)
+    reply: Any = None
+    error: Exception | None = None
+
+
+@attrs.define
+class _Draft:
+    """What the command in progress has changed, so that it can be undone."""
+
+    before: dict[str, Proxy | None] = attrs.Factory(dict)
+    opened: list[socket.socket] = attrs.Factory(list)
+    orders: list[tuple[Unit, list[fleet.Action]]] = attrs.Factory(list)
+
+
+class Keeper:
+    def __init__(
+        self,
+        paths: Paths,
+        *,
+        spawner: runner.Runner,
+        events: Events,
+        log: Callable[[str], None],
+        started_at: float,
+        now: Monotonic,
+        jitter: Callable[[], float],
+    ) -> None:
+        self._paths = paths
+        self._spawner = spawner
+        self._events = events
+        self._log = log
+        self._started_at = started_at
+        self._now = now
+        self._jitter = jitter
+        self._units: dict[str, Unit] = {}
+        self._inbox_in, self._inbox = trio.open_memory_channel[_Happened | _Question](float("inf"))
+        self._slots = trio.Semaphore(max(2, os.cpu_count() or 2))
+        self._changed = trio.Event()
+        self._alarm = trio.Event()
+        self._saved: dict[str, state.ProxyRecord] = {}
+        self._draft: _Draft | None = None
+        self._amnesia = False
+        self._nursery: trio.Nursery | None = None
+        self.warnings: list[str] = []
+
+    # --- what others may ask ----------------------------------------------------------------------
+
+    @property
+    def units(self) -> dict[str, Unit]:
+        """For reading only."""
+        return self._units
+
+    def now(self) -> float:
+        return self._now()
+
+    def post(self, name: str, event: fleet.Event) -> None:
+        """Something happened."""
+        self._inbox_in.send_nowait(_Happened(name, event))
+
+    async def ask(self, command: Callable[[], _T]) -> _T:
+        """Run `command` inside the loop, where it may call `apply`; its changes are all kept or none."""
+        question = _Question(command)
+        self._inbox_in.send_nowait(question)
+        await question.done.wait()
+        if question.error is not None:
+            raise question.error
+        reply: _T = question.reply
+        return reply
+
+    async def wait_until(self, condition: Callable[[], bool], timeout: float) -> bool:
+        """Until `condition` holds, looked at after each change; False when the time is over."""
+        with trio.move_on_after(timeout):
+            while not condition():
+                await self._changed.wait()
+            return True
+        return condition()
+
+    # --- what commands may do, inside the loop only ------------------------------------------------
+
+    def apply(self, unit: Unit, event: fleet.Event) -> None:
+        """Step a proxy on behalf of the command in progress."""
+        draft = self._the_draft()
+        draft.before.setdefault(unit.proxy.name, unit.proxy)
+        draft.orders.append((unit, self._step(unit, event)))
+
+    def create(self, proxy: Proxy) -> Unit:
+        unit = Unit(proxy)
+        self._the_draft().before.setdefault(proxy.name, None)
+        self._units[proxy.name] = unit
+        return unit
+
+    def bind(self, port: int) -> list[socket.socket]:
+        """Listening sockets that are closed again when the command is undone."""
+        opened = sockets.bind_loopback(port)
+        self._the_draft().opened += opened
+        return opened
+
+    def _the_draft(self) -> _Draft:
+        if self._draft is None:
+            raise RuntimeError("only a command inside the loop may change the fleet")
+        return self._draft
+
+    # --- life ------------------------------------------------------------------------------------
+
+    async def run(
+        self,
+        workers_socket: socket.socket,
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Keep the fleet until cancelled. Started once everything on record has been recalled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            nursery.start_soon(channel.serve, workers_socket, self._on_link, self._on_message, self._log)
+            nursery.start_soon(self._loop)
+            nursery.start_soon(self._clock)
+            await self._recall()
+            task_status.started()
+
+    async def _loop(self) -> None:
+        async for item in self._inbox:
+            if isinstance(item, _Question):
+                await self._answer(item)
+            else:
+                await self._take(item)
+
+    async def _take(self, happened: _Happened) -> None:
+        unit = self._units.get(happened.name)
+        if unit is None:
+            return
+        try:
+            actions = self._step(unit, happened.event)
+        except Exception:  # a bug in one proxy's step must not end the loop that serves all of them
+            self._log(f"internal error on {happened}:\n{traceback.format_exc()}")
+            return
+        try:
+            await self._save()
+        except OSError as error:
+            # A fact is a fact; only commands can be refused. The next save tries again.
+            self._log(f"cannot write {self._paths.state_file}: {error.strerror}")
+        self._perform(unit, actions)
+        self._wake()
+
+    async def _answer(self, question: _Question) -> None:
+        self._draft = draft = _Draft()
+        try:
+            question.reply = question.command()
+            await self._save()
+        except OSError as error:
+            self._undo(draft)
+            question.error = Fault(
+                "disk_full",
+                f"cannot write {self._paths.state_file}: {error.strerror}",
+                "nothing was changed; make room and say it again",
+            )
+        except Exception as error:  # goes to the one who asked
+            self._undo(draft)
+            question.error = error
+        else:
+            for unit, actions in draft.orders:
+                self._perform(unit, actions)
+            self._wake()
+        finally:
+            self._draft = None
+            question.done.set()
+
+    def _undo(self, draft: _Draft) -> None:
+        for name, proxy in draft.before.items():
+            if proxy is None:
+                del self._units[name]
+            else:
+                self._units[name].proxy = proxy
+        for one in draft.opened:
+            for unit in self._units.values():
+                if one in unit.listeners:
+                    unit.listeners.remove(one)
+            one.close()
+
+    def _step(self, unit: Unit, event: fleet.Event) -> list[fleet.Action]:
+        unit.proxy, actions = fleet.step(unit.proxy, event, self._now(), self._jitter())
+        for action in actions:
+            if isinstance(action, fleet.Spawn):
+                # Made here and not at the start, so that it is on disk before the process exists.
+                unit.tokens[action.generation] = secrets.token_hex(16)
+        return actions
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+        self._alarm.set()
+
+    # --- saving ----------------------------------------------------------------------------------
+
+    async def _save(self) -> None:
+        """Write the wanted set when it differs from what is on disk."""
+        records = {name: self._record(unit) for name, unit in self._units.items()}
+        if records == self._saved:
+            return
+        saved = state.Saved(
+            state.DaemonRecord(os.getpid(), self._started_at), list(records.values()), kernel.wall_clock()
+        )
+        await trio.to_thread.run_sync(state.save, self._paths.state_file, saved)
+        self._saved = records
+
+    def _record(self, unit: Unit) -> state.ProxyRecord:
+        proxy = unit.proxy
+        return state.ProxyRecord(
+            name=proxy.name,
+            wanted=proxy.wanted,
+            state=str(proxy.state),
+            port=proxy.spec.port,
+            spec=proxy.spec.without_secrets(),
+            generation=proxy.generation,
+            restarts=proxy.restarts,
+            needs_key=proxy.spec.api_key is not None or proxy.key_lost,
+            workers=[self._worker_record(unit, worker.generation, worker.pid) for worker in proxy.workers],
+            pid_file=unit.pid_file,
+            last_pid=proxy.last_pid,
+        )
+
+    def _worker_record(self, unit: Unit, generation: int, pid: int | None) -> state.WorkerRecord:
+        handle = unit.handles.get(generation)
+        return state.WorkerRecord(
+            generation=generation,
+            pid=pid,
+            start_time=handle.start_time if handle else None,
+            boot_id=kernel.boot_id(),
+            token=unit.tokens.get(generation, ""),
+            started_at=handle.ready_at if handle else None,
+        )
+
+    # --- recalling -------------------------------------------------------------------------------
+
+    async def _recall(self) -> None:
+        """Take up what an earlier supervisor left: its wishes, and those of its workers that live."""
+        records, warning = state.load(self._paths.state_file)
+        if warning:
+            self._amnesia = True
+            self.warnings.append(warning)
+            self._log(warning)
+        for stale in self._paths.pid_files.glob("*.pid"):
+            stale.unlink(missing_ok=True)
+        await self.ask(lambda: self._recall_all(records))
+
+    def _recall_all(self, records: list[state.ProxyRecord]) -> None:
+        for record in records:
+            self._recall_one(record)
+
+    def _recall_one(self, record: state.ProxyRecord) -> None:
+        unit = self.create(
+            Proxy(
+                name=record.name,
+                spec=record.spec,
+                wanted=record.wanted,
+                generation=record.generation,
+                restarts=record.restarts,
+                key_lost=record.needs_key,
+                last_pid=record.last_pid,
+            )
+        )
+        unit.pid_file = record.pid_file
+        for worker in record.workers:
+            self._recall_worker(unit, worker)
+        self.apply(unit, fleet.Begin())
+
+    def _recall_worker(self, unit: Unit, worker: state.WorkerRecord) -> None:
+        unit.tokens[worker.generation] = worker.token
+        if worker.pid is None:
+            # Ordered, perhaps born, never noted: if it lives it will dial.
+            if worker.boot_id == kernel.boot_id():
+                self.apply(unit, fleet.Recall(worker.generation, None))
+            return
+        handle = runner.recognise(
+            worker.generation, worker.pid, worker.start_time, worker.boot_id, worker.token
+        )
+        if handle is None:
+            return
+        handle.ready_at = worker.started_at
+        unit.handles[worker.generation] = handle
+        self._start(unit, self._watch, unit, handle)
+        self.apply(unit, fleet.Recall(worker.generation, worker.pid))
+
+    # --- the channel -----------------------------------------------------------------------------
+
+    async def _on_link(self, link: channel.Link) -> None:
+        answers = await self.ask(lambda: self._meet(link))
+        for answer in answers:
+            await link.send(answer)
+
+    def _meet(self, link: channel.Link) -> list[FromSupervisor]:
+        """A worker has dialled: ours, an earlier supervisor's, or nobody's."""
+        hello = link.hello
+        unit = self._units.get(hello.name)
+        if unit is None and self._amnesia and hello.spec is not None:
+            unit = self.create(Proxy(hello.name, hello.spec, wanted=not hello.draining))
+            unit.tokens[hello.generation] = hello.token
+        if unit is None or not self._believes(unit, link):
+            self._log(f"{link} is not on record: it is sent away")
+            return [Welcome(), Drain(policy.ROLL_GRACE_S, "not on record")]
+        handle = unit.handles.get(hello.generation)
+        if handle is None:
+            handle = runner.adopt(link)
+            unit.handles[hello.generation] = handle
+            self._start(unit, self._watch, unit, handle)
+        handle.link = link
+        handle.requests, handle.in_flight = hello.requests, hello.in_flight
+        known = unit.proxy.worker(hello.generation)
+        if known is None or known.phase is Phase.ABSENT:
+            self._adopt(unit, link)
+        elif hello.serving and known.phase is Phase.STARTING:
+            self.apply(unit, fleet.BecameReady(hello.generation))  # said while the line was down
+            handle.settled.set()
+        return self._greeting(unit, link)
+
+    def _believes(self, unit: Unit, link: channel.Link) -> bool:
+        token = unit.tokens.get(link.hello.generation)
+        handle = unit.handles.get(link.hello.generation)
+        if token is None or not secrets.compare_digest(token, link.hello.token):
+            return False
+        return handle is None or handle.pid == link.hello.pid
+
+    def _adopt(self, unit: Unit, link: channel.Link) -> None:
+        hello = link.hello
+        if unit.proxy.is_up and not hello.draining and not unit.listeners:
+            unit.listeners, link.listeners = link.listeners, []
+        ready_for = max(0.0, kernel.wall_clock() - hello.started_at) if hello.started_at else 0.0
+        event = fleet.Dialled(
+            hello.generation,
+            hello.pid,
+            serving=hello.serving,
+            draining=hello.draining,
+            ready_for_s=ready_for,
+            spec=hello.spec,
+            stale=hello.protocol != PROTOCOL,
+        )
+        self.apply(unit, event)
+
+    def _greeting(self, unit: Unit, link: channel.Link) -> list[FromSupervisor]:
+        newborn = link.hello.spec is None
+        answers: list[FromSupervisor] = [Welcome(unit.proxy.spec if newborn else None)]
+        worker = unit.proxy.worker(link.hello.generation)
+        if worker is not None and worker.phase is Phase.DRAINING and not link.hello.draining:
+            left = (worker.kill_by or self._now()) - self._now() - policy.DRAIN_TO_KILL_S
+            answers.append(Drain(max(0.0, left)))
+        return answers
+
+    def _on_message(self, link: channel.Link, message: FromWorker) -> None:
+        name, generation = link.hello.name, link.hello.generation
+        unit = self._units.get(name)
+        handle = unit.handles.get(generation) if unit else None
+        if unit is None or handle is None or handle.link is not link:
+            return
+        if isinstance(message, Ready):
+            handle.ready_at = kernel.wall_clock()
+            handle.settled.set()
+            self.post(name, fleet.BecameReady(generation))
+        elif isinstance(message, Beat):
+            self._on_beat(unit, handle, message)
+        elif isinstance(message, Health):
+            self.post(
+                name, fleet.FeltWell(generation) if message.ok else fleet.FellIll(generation, message.detail)
+            )
+        elif isinstance(message, Bye):
+            self.post(name, fleet.SaidBye(generation, message.reason))
+
+    def _on_beat(self, unit: Unit, handle: runner.Handle, beat: Beat) -> None:
+        handle.requests, handle.in_flight = beat.requests, beat.in_flight
+        handle.last_error, handle.log_drops = beat.last_error, beat.log_drops
+        self.post(unit.proxy.name, fleet.Beaten(handle.generation))
+        log_file = self._paths.log_file(unit.proxy.name)
+        if logs.is_full(log_file):
+            self._rotate(unit)
+
+    def _rotate(self, unit: Unit) -> None:
+        try:
+            logs.rotate(self._paths.log_file(unit.proxy.name))
+        except OSError as error:
+            self._log(f"cannot rotate the log of {unit.proxy.name}: {error.strerror}")
+            return
+        for handle in unit.handles.values():
+            if handle.link is not None:
+                self._start(unit, _send, handle.link, Reopen())
+
+    # --- orders ----------------------------------------------------------------------------------
+
+    def _perform(self, unit: Unit, actions: list[fleet.Action]) -> None:
+        for action in actions:
+            if isinstance(action, fleet.Tell):
+                self._events.add(kernel.wall_clock(), action.kind, unit.proxy.name, action.text)
+                self._log(f"{unit.proxy.name}: {action.kind}: {action.text}")
+            elif isinstance(action, fleet.Spawn):
+                self._start(unit, self._give_birth, unit, action.generation)
+            elif isinstance(action, fleet.Drain):
+                self._start(unit, self._drain, unit, action)
+            elif isinstance(action, fleet.Examine):
+                self._start(unit, self._examine, unit, action.generation)
+            else:
+                self._strike(unit, action)
+        self._put_right(unit)
+
+    def _strike(self, unit: Unit, action: fleet.Abort | fleet.Kill) -> None:
+        if (scope := unit.waiting.get(action.generation)) is not None:
+            scope.cancel()
+        if (handle := unit.handles.get(action.generation)) is not None:
+            runner.abort(handle) if isinstance(action, fleet.Abort) else runner.kill(handle)
+
+    def _start(self, unit: Unit, work: Callable[..., Awaitable[None]], *args: Any) -> None:
+        assert self._nursery is not None  # nothing is ordered before run()
+        self._nursery.start_soon(self._contain, unit, work, args)
+
+    async def _contain(self, unit: Unit, work: Callable[..., Awaitable[None]], args: tuple[Any, ...]) -> None:
+        try:
+            await work(*args)
+        except Exception as error:  # our bug, kept to the proxy it belongs to
+            self._log(f"{unit.proxy.name}: internal error\n{traceback.format_exc()}")
+            self.post(unit.proxy.name, fleet.Broke(f"{type(error).__name__}: {error}"))
+
+    async def _give_birth(self, unit: Unit, generation: int) -> None:
+        """Start a process when its turn has come, and hold the turn until it is ready or lost."""
+        name = unit.proxy.name
+        with trio.CancelScope() as scope:
+            unit.waiting[generation] = scope
+            try:
+                await self._slots.acquire()
+            finally:
+                del unit.waiting[generation]
+        if scope.cancelled_caught:
+            self.post(name, fleet.Exited(generation, "taken back before it started"))
+            return
+        try:
+            handle = self._spawn(unit, generation)
+        except (runner.SpawnError, sockets.PortInUseError) as error:
+            self._slots.release()
+            permanent = isinstance(error, runner.SpawnError) and error.permanent
+            reason = (
+                await port_trouble(error.port) if isinstance(error, sockets.PortInUseError) else str(error)
+            )
+            self.post(name, fleet.SpawnFailed(generation, reason, permanent))
+            return
+        except BaseException:
+            self._slots.release()
+            self.post(name, fleet.SpawnFailed(generation, "internal error"))
+            raise
+        unit.handles[generation] = handle
+        self.post(name, fleet.Spawned(generation, handle.pid))
+        self._start(unit, self._watch, unit, handle)
+        try:
+            await handle.settled.wait()
+        finally:
+            self._slots.release()
+
+    def _spawn(self, unit: Unit, generation: int) -> runner.Handle:
+        if not unit.listeners:
+            try:
+                unit.listeners = sockets.bind_loopback(unit.proxy.spec.port)
+            except OSError as error:
+                raise runner.SpawnError(
+                    f"cannot listen on port {unit.proxy.spec.port}: {error.strerror}", permanent=False
+                ) from None
+        return self._spawner.spawn(
+            runner.Birth(
+                name=unit.proxy.name,
+                generation=generation,
+                token=unit.tokens[generation],
+                socket_path=str(self._paths.workers_socket),
+                listeners=unit.listeners,
+                log_file=self._paths.log_file(unit.proxy.name),
+            )
+        )
+
+    async def _watch(self, unit: Unit, handle: runner.Handle) -> None:
+        ended = await runner.wait_exit(handle)
+        handle.settled.set()
+        handle.close()
+        unit.past_requests += handle.requests
+        unit.handles.pop(handle.generation, None)
+        unit.tokens.pop(handle.generation, None)
+        self.post(unit.proxy.name, fleet.Exited(handle.generation, str(ended), ended.code))
+
+    async def _drain(self, unit: Unit, order: fleet.Drain) -> None:
+        if (scope := unit.waiting.get(order.generation)) is not None:
+            scope.cancel()
+            return
+        handle = unit.handles.get(order.generation)
+        if handle is None:
+            return
+        handle.settled.set()  # it is not going to be ready any more
+        link = handle.link
+        if link is None or link.closed.is_set() or not await link.send(Drain(order.grace_s)):
+            handle.signal(signal.SIGTERM)
+
+    async def _examine(self, unit: Unit, generation: int) -> None:
+        handle = unit.handles.get(generation)
+        if handle is None:
+            return
+        before = kernel.cpu_ticks(handle.pid)
+        await trio.sleep(0.5)
+        after = kernel.cpu_ticks(handle.pid)
+        letter = kernel.run_state(handle.pid)
+        busy = before is not None and after is not None and after > before
+        detail = f"state {letter}, {'busy' if busy else 'idle'}" if letter else "silent"
+        self.post(unit.proxy.name, fleet.Examined(generation, kernel.is_traced(handle.pid), busy, detail))
+
+    # --- what follows from the facts --------------------------------------------------------------
+
+    def _put_right(self, unit: Unit) -> None:
+        proxy = unit.proxy
+        if not proxy.is_up:
+            for one in unit.listeners:
+                one.close()
+            unit.listeners = []
+        self._put_right_stand_in(unit)
+        self._put_right_pid_files(unit)
+        if not proxy.wanted and not proxy.workers:
+            self._forget_the_oldest()
+
+    def _put_right_stand_in(self, unit: Unit) -> None:
+        needed = bool(unit.listeners) and unit.proxy.answers_down(self._now())
+        if needed and unit.stand_in is None:
+            unit.stand_in = trio.CancelScope()
+            self._start(unit, self._stand_in, unit, unit.stand_in)
+        elif not needed and unit.stand_in is not None:
+            unit.stand_in.cancel()
+            unit.stand_in = None
+
+    async def _stand_in(self, unit: Unit, scope: trio.CancelScope) -> None:
+        copies = [one.dup() for one in unit.listeners]
+        with scope:
+            await stand_in.serve(copies, lambda: stand_in.answer(unit.proxy, self._now()), self._log)
+
+    def _put_right_pid_files(self, unit: Unit) -> None:
+        proxy = unit.proxy
+        pid = proxy.pid
+        due = (proxy.spec.port, pid, unit.pid_file) if pid is not None else None
+        if due == unit.written:
+            return
+        try:
+            if unit.written is not None:
+                for path in self._pid_paths(unit.written[0], unit.written[2]):
+                    _remove(path)
+            if due is not None:
+                for path in self._pid_paths(due[0], due[2]):
+                    _write(path, f"{due[1]}\n")
+        except OSError as error:
+            self._log(f"{proxy.name}: cannot keep the pid file: {error.strerror}")
+        unit.written = due
+
+    def _pid_paths(self, port: int, extra: str | None) -> list[str]:
+        return [str(self._paths.pid_file(port)), *([extra] if extra else [])]
+
+    def _forget_the_oldest(self) -> None:
+        stopped = [
+            name for name, unit in self._units.items() if not unit.proxy.wanted and not unit.proxy.workers
+        ]
+        for name in stopped[: max(0, len(stopped) - KEPT_STOPPED)]:
+            del self._units[name]
+
+    # --- time ------------------------------------------------------------------------------------
+
+    async def _clock(self) -> None:
+        while True:
+            alarm = self._alarm = trio.Event()
+            deadlines = {name: fleet.next_deadline(unit.proxy) for name, unit in self._units.items()}
+            due_at = min((at for at in deadlines.values() if at is not None), default=None)
+            if due_at is None:
+                await alarm.wait()
+                continue
+            with trio.move_on_after(max(0.0, due_at - self._now())) as scope:
+                await alarm.wait()
+            late = self._now() - due_at
+            if late > _LATE_S:
+                self._log(f"this process stood still for {late:.0f} s; nobody is blamed for that silence")
+                for name in self._units:
+                    self.post(name, fleet.Overslept(late))
+            if scope.cancelled_caught or late >= 0:
+                for name, at in deadlines.items():
+                    if at is not None and at <= self._now():
+                        self.post(name, fleet.Clock())
+                await self.ask(lambda: None)  # behind the events just posted: their deadlines are served
+
+
+async def _send(link: channel.Link, message: FromSupervisor) -> None:
+    await link.send(message)
+
+
+async def port_trouble(port: int) -> str:
+    """Who is in the way on `port`, in words."""
+    holder = await trio.to_thread.run_sync(kernel.port_holder, port)
+    by = f" by {holder.command} (pid {holder.pid})" if holder else ""
+    return f"Port {port} is already in use{by}"
+
+
+def _write(path: str, text: str) -> None:
+    fresh = f"{path}.new"
+    with open(fresh, "w", encoding="ascii") as file:
+        file.write(text)
+    os.rename(fresh, path)
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass

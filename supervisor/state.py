@@ -1,0 +1,110 @@
+"""The saved wanted set: written before acting, never holding a key.
+
+A file that cannot be read is moved to `state.json.bad` and the supervisor goes on with nothing: workers
+that still serve dial in and bring their own spec, so nobody is killed for a broken file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from modelproxy.worker.contract import WorkerSpec, problems, strict_converter
+
+VERSION = 1
+
+
+@attrs.frozen
+class WorkerRecord:
+    """Enough to recognise a process: pid, start time and boot; enough for it to be believed: the token."""
+
+    generation: int
+    pid: int | None
+    start_time: int | None
+    boot_id: str
+    token: str = attrs.field(repr=False)
+    started_at: float | None = None
+
+
+@attrs.frozen
+class ProxyRecord:
+    name: str
+    wanted: bool
+    state: str
+    port: int
+    spec: WorkerSpec
+    """Without its key."""
+    generation: int
+    restarts: int
+    needs_key: bool
+    """It ran with a key that was given by flag and lives in memory only."""
+    workers: list[WorkerRecord]
+    pid_file: str | None = None
+    last_pid: int | None = None
+
+
+@attrs.frozen
+class DaemonRecord:
+    pid: int
+    started_at: float
+
+
+@attrs.frozen
+class Saved:
+    daemon: DaemonRecord
+    proxies: list[ProxyRecord]
+    written_at: float = 0.0
+    version: int = VERSION
+
+
+_converter = strict_converter()
+
+
+def save(path: Path, saved: Saved) -> None:
+    """Replace the file as a whole: a crash leaves the old one or the new one."""
+    fresh = path.with_name(path.name + ".new")
+    data = json.dumps(_converter.unstructure(saved), indent=1).encode()
+    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    fresh.rename(path)
+
+
+def load(path: Path) -> tuple[list[ProxyRecord], str | None]:
+    """What was saved, and a warning when it could not be used."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return [], None
+    except OSError as error:
+        return [], f"{path} cannot be read ({error.strerror}): starting with no proxies"
+    try:
+        return _parse(data).proxies, None
+    except ValueError as error:
+        spoilt = path.with_name(path.name + ".bad")
+        path.rename(spoilt)
+        return (
+            [],
+            f"{path.name} was not usable ({error}); moved to {spoilt}, live workers are kept as they dial",
+        )
+
+
+def _parse(data: bytes) -> Saved:
+    document: Any = json.loads(data)
+    if not isinstance(document, dict):
+        raise ValueError("not an object")
+    if document.get("version") != VERSION:
+        raise ValueError(f"version {document.get('version')!r}, this program writes {VERSION}")
+    try:
+        return _converter.structure(document, Saved)
+    except Exception as error:  # cattrs raises groups of many types; all of them mean a bad file
+        raise ValueError("; ".join(problems(error)[:3])) from None

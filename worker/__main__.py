@@ -1,0 +1,86 @@
+"""`python -m modelproxy.worker`: born of a supervisor (--birth-fd) or alone (--spec FILE)."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import serve
+from .contract import EXIT_USAGE, WorkerSpec, problems, strict_converter
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = _parse(argv)
+    if arguments.birth_fd is not None:
+        birth, listeners = _read_birth(arguments.birth_fd)
+        return serve.run(listeners, birth=birth)
+    try:
+        spec = _read_spec(arguments.spec)
+        listeners = _bind(spec.port)
+    except (OSError, ValueError) as error:
+        sys.stderr.write(f"modelproxy worker: {error}\n")
+        return EXIT_USAGE
+    return serve.run(listeners, spec=spec)
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m modelproxy.worker",
+        description="Serve one proxy. Without a supervisor: --spec names a JSON file with the fields of WorkerSpec.",
+    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--spec", metavar="FILE", help="serve this spec, without a supervisor; - reads stdin")
+    source.add_argument("--birth-fd", type=int, metavar="FD", help="used by the supervisor")
+    parser.add_argument("label", nargs="*", help="shown by ps, otherwise unused")
+    return parser.parse_args(argv)
+
+
+def _read_birth(fd: int) -> tuple[serve.Birth, list[socket.socket]]:
+    with os.fdopen(fd, "rb") as file:
+        document = json.load(file)
+    listeners = []
+    for number in document["listeners"]:
+        listener = socket.socket(fileno=number)
+        listener.set_inheritable(False)
+        listener.setblocking(False)
+        listeners.append(listener)
+    birth = serve.Birth(
+        name=document["name"],
+        generation=document["generation"],
+        token=document["token"],
+        socket_path=document["socket"],
+        log_path=document["log"],
+    )
+    return birth, listeners
+
+
+def _read_spec(path: str) -> WorkerSpec:
+    try:
+        document = json.loads(sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8"))
+    except ValueError:
+        raise ValueError(f"{path} is not JSON") from None
+    try:
+        return strict_converter().structure(document, WorkerSpec)
+    except Exception as error:  # cattrs raises groups of many types; all of them mean a bad file
+        raise ValueError(f"{path}: {'; '.join(problems(error))}") from None
+
+
+def _bind(port: int) -> list[socket.socket]:
+    """Both loopback addresses; the supervisor does this itself for its own workers."""
+    listeners = [socket.create_server(("127.0.0.1", port), backlog=4096)]
+    try:
+        listeners.append(socket.create_server(("::1", port), family=socket.AF_INET6, backlog=4096))
+    except OSError:
+        pass  # a machine without IPv6
+    for listener in listeners:
+        listener.setblocking(False)
+    return listeners
+
+
+if __name__ == "__main__":
+    sys.exit(main())
