@@ -72,14 +72,14 @@ class Link:
             except (OSError, ContractError) as error:
                 if isinstance(error, ContractError):
                     self._log("error", "channel", detail=str(error))
-            finally:
-                self._hang_up()
+            self._hang_up()
             await trio.sleep(self._pause())
 
     def _hang_up(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        if self._connection is None:
+            return
+        self._connection.close()
+        self._connection = None
         if self.alone_since is None:
             self.alone_since = trio.current_time()
             self._log("warning", "supervisor-gone", detail="serving on, dialling again")

@@ -231,7 +231,6 @@ class Worker:
             planned = trio.current_time()
             with trio.move_on_after(BEAT_S):
                 await self._stirred.wait()
-                await trio.sleep(STIR_S)
             lag = max(0.0, trio.current_time() - planned - BEAT_S)
             self._stirred = trio.Event()
             stats = self._stats
@@ -245,6 +244,7 @@ class Worker:
                     last_error=stats.last_error,
                 )
             )
+            await trio.sleep(STIR_S)
 
     async def _watch_for_orphanhood(self) -> None:
         """Nobody wants a worker that has been alone for a day and idle at its end."""

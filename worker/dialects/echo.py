@@ -369,6 +369,7 @@ class _Performance:
         # An ordered size is meant; elsewhere the client's limit holds.
         self._budget = math.inf if orders.size is not None else ask.max_tokens
         self._spent = 0
+        self._exhausted = False
         self._stops = Stops(ask.stop_sequences)
 
     def script(self, text: Iterable[str]) -> Script:
@@ -401,39 +402,47 @@ class _Performance:
 
     def _thoughts(self) -> Iterator[Item]:
         for thought in self._orders.thinking:
-            for piece in _pieces(thought):
+            pieces = list(_pieces(thought))
+            for number, piece in enumerate(pieces, start=1):
                 if not self._afford(1):
                     return
-                yield Thinking(piece)
-            yield Thinking("", signature=_signature(self._model))
+                yield Thinking(piece, _signature(self._model) if number == len(pieces) else "")
 
     def _texts(self, text: Iterable[str]) -> Iterator[Item]:
         for piece in text:
-            if not self._afford(1 if len(piece) <= 40 else tokens.of_text(piece)):
-                break
-            shown = self._stops.feed(piece)
-            if shown:
+            if shown := self._stops.feed(self._affordable(piece)):
                 yield Text(shown)
-            if self._stops.matched is not None:
-                return
+            if self._over:
+                break
         if held := self._stops.end():
             yield Text(held)
 
     @property
     def _over(self) -> bool:
-        return self._stops.matched is not None or self._spent > self._budget
+        return self._exhausted or self._stops.matched is not None
 
     def _afford(self, cost: int) -> bool:
-        if self._spent + cost > self._budget:
-            self._budget = -1
-            return False
-        self._spent += cost
-        return True
+        """Spend tokens on something that is worth nothing unless it is whole."""
+        self._exhausted = self._exhausted or self._spent + cost > self._budget
+        if not self._exhausted:
+            self._spent += cost
+        return not self._exhausted
+
+    def _affordable(self, piece: str) -> str:
+        """As many words of it as there are tokens left."""
+        if self._budget == math.inf:
+            self._spent += tokens.of_text(piece)
+            return piece
+        words = _PIECE.findall(piece)
+        room = int(self._budget) - self._spent
+        self._exhausted = len(words) > room
+        self._spent += min(len(words), room)
+        return "".join(words[:room]) if self._exhausted else piece
 
     def _finish(self) -> Finish:
         if self._stops.matched is not None:
             return Finish("stop_sequence", self._stops.matched)
-        return Finish("max_tokens" if self._over else self._orders.stop)
+        return Finish("max_tokens" if self._exhausted else self._orders.stop)
 
 
 def _signature(model: str) -> str:

@@ -138,7 +138,7 @@ def _check_messages(body: dict[str, Any]) -> None:
         _check_content(message.get("content"), f"{where}.content")
 
 
-def _check_content(content: Any, where: str) -> None:
+def _check_content(content: Any, where: str, *, inside: bool = False) -> None:
     if isinstance(content, str):
         return
     if not isinstance(content, list):
@@ -148,8 +148,9 @@ def _check_content(content: Any, where: str) -> None:
             raise _invalid(f"{where}.{number}: must be an object with a type")
         if block["type"] == "text" and not isinstance(block.get("text"), str):
             raise _invalid(f"{where}.{number}.text: must be a string")
-        if block["type"] == "tool_result" and block.get("content") is not None:
-            _check_content(block["content"], f"{where}.{number}.content")
+        # A result inside a result is nothing that anybody reads, and checking it could go on without end.
+        if block["type"] == "tool_result" and block.get("content") is not None and not inside:
+            _check_content(block["content"], f"{where}.{number}.content", inside=True)
 
 
 def _check_system(system: Any) -> None:
@@ -169,7 +170,9 @@ def _check_tools(body: dict[str, Any]) -> None:
     choice = body.get("tool_choice")
     if choice is None:
         return
-    if not isinstance(choice, dict) or choice.get("type") not in _CHOICES:
+    if not isinstance(choice, dict):
+        raise _invalid("tool_choice: must be an object")
+    if choice.get("type") not in _CHOICES:
         raise _invalid(f"tool_choice.type: must be one of {', '.join(_CHOICES)}")
     if choice["type"] == "tool" and not isinstance(choice.get("name"), str):
         raise _invalid("tool_choice.name: must be a string")
