@@ -1,0 +1,328 @@
+"""Which endpoint, and who may come in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from fakes.exchange import request
+
+from modelproxy.worker import app
+from modelproxy.worker.app import Endpoint, Route
+from modelproxy.worker.contract import WorkerSpec
+from modelproxy.worker.failures import Failure, Kind
+
+HOST = (b"host", b"127.0.0.1:3457")
+JSON = (b"content-type", b"application/json")
+SPEC = WorkerSpec(
+    name="coder",
+    model_id="ollama/qwen2.5-coder:7b",
+    provider="ollama",
+    kind="ollama",
+    model="qwen2.5-coder:7b",
+    port=3457,
+)
+ANTHROPIC = request("GET", "/v1/models", (HOST, (b"anthropic-version", b"2023-06-01")))
+PLAIN = request("GET", "/v1/models", (HOST,))
+
+
+def routed(method: str, target: str, *headers: tuple[bytes, bytes]) -> Route | Failure:
+    return app.route(request(method, target, headers or (HOST, JSON)))
+
+
+def kind(found: Route | Failure) -> Kind | None:
+    return found.kind if isinstance(found, Failure) else None
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "endpoint"),
+    [
+        ("POST", "/v1/messages", Endpoint.MESSAGES),
+        ("POST", "/v1/messages?beta=true", Endpoint.MESSAGES),
+        ("POST", "/v1/messages/count_tokens?beta=true", Endpoint.COUNT_TOKENS),
+        ("GET", "/v1/models?limit=1000", Endpoint.MODELS),
+        ("GET", "/health", Endpoint.HEALTH),
+        ("HEAD", "/health", Endpoint.HEALTH),
+        ("GET", "/livez", Endpoint.ALIVE),
+        ("HEAD", "/livez", Endpoint.ALIVE),
+        ("GET", "/", Endpoint.ROOT),
+        ("HEAD", "/", Endpoint.ROOT),
+        ("HEAD", "/api/hello", Endpoint.HELLO),
+    ],
+)
+def test_routes(method: str, target: str, endpoint: Endpoint) -> None:
+    assert routed(method, target) == Route(endpoint)
+
+
+@pytest.mark.parametrize("path", ["ollama/qwen2.5-coder:7b", "ollama%2Fqwen2.5-coder%3A7b"])
+def test_a_models_id_may_be_encoded(path: str) -> None:
+    assert routed("GET", f"/v1/models/{path}") == Route(Endpoint.MODEL, "ollama/qwen2.5-coder:7b")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allow"),
+    [
+        ("GET", "/v1/messages", "POST"),
+        ("HEAD", "/v1/messages", "POST"),
+        ("OPTIONS", "/v1/messages", "POST"),
+        ("DELETE", "/v1/messages/count_tokens", "POST"),
+        ("POST", "/health", "GET, HEAD"),
+        ("OPTIONS", "/health", "GET, HEAD"),
+        ("POST", "/v1/models/x", "GET, HEAD"),
+    ],
+)
+def test_a_wrong_method_is_told_the_right_ones(method: str, path: str, allow: str) -> None:
+    found = routed(method, path)
+
+    assert isinstance(found, Failure)
+    assert (found.kind, found.allow) == (Kind.METHOD, allow)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/nope",
+        "/v1/messages/",
+        "/v1/messages/batches",
+        "/v1/models/",
+        "//v1/messages",
+        "/V1/messages",
+        "/v1/files",
+    ],
+)
+def test_unknown_paths(path: str) -> None:
+    assert kind(routed("POST", path)) is Kind.NOT_FOUND
+
+
+def test_a_base_url_with_v1_is_explained() -> None:
+    found = routed("POST", "/v1/v1/messages")
+
+    assert isinstance(found, Failure)
+    assert "must not end in /v1" in found.message
+
+
+# --- the door -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        b"localhost",
+        b"localhost:3457",
+        b"LOCALHOST.",
+        b"a.b.localhost:1",
+        b"127.0.0.1",
+        b"127.255.0.9:99",
+        b"[::1]",
+        b"[::1]:3457",
+    ],
+)
+def test_loopback_hosts_come_in(host: bytes) -> None:
+    assert kind(routed("GET", "/health", (b"host", host))) is None
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        b"",
+        b"evil.example",
+        b"evil.example:3457",
+        b"localhost.evil.example",
+        b"127.0.0.1.evil.example",
+        b"evillocalhost",
+        b"127.0.0.1@evil.example",
+        b"128.0.0.1",
+        b"127.0.0.256",
+        b"127.1",
+        b"0.0.0.0",
+        b"10.0.0.1:3457",
+        b"[::]",
+        b"::1",
+        b"[::1]x",
+        b"localhost:",
+        b"localhost:3457:1",
+        b"localhost:x",
+        b"localhost evil",
+    ],
+)
+def test_foreign_hosts_do_not(host: bytes) -> None:
+    assert kind(routed("GET", "/health", (b"host", host))) is Kind.FORBIDDEN
+
+
+def test_exactly_one_host_is_needed() -> None:
+    assert kind(routed("GET", "/health", JSON)) is Kind.FORBIDDEN
+    assert kind(routed("GET", "/health", HOST, (b"host", b"evil.example"))) is Kind.FORBIDDEN
+
+
+@pytest.mark.parametrize("path", ["/v1/messages", "/health", "/nope"])
+@pytest.mark.parametrize("method", ["POST", "GET", "OPTIONS"])
+@pytest.mark.parametrize(
+    "header",
+    [
+        (b"origin", b"https://evil.example"),
+        (b"origin", b"null"),
+        (b"origin", b""),
+        (b"origin", b"http://localhost:3000"),
+        (b"origin", b"http://127.0.0.1:3457"),
+        (b"sec-fetch-site", b"cross-site"),
+        (b"sec-fetch-site", b"same-site"),
+        (b"sec-fetch-mode", b"no-cors"),
+    ],
+)
+def test_pages_do_not_come_in(path: str, method: str, header: tuple[bytes, bytes]) -> None:
+    assert kind(routed(method, path, HOST, JSON, header)) is Kind.FORBIDDEN
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        (b"sec-fetch-mode", b"cors"),  # Node's fetch
+        (b"sec-fetch-site", b"none"),  # an address that a person typed
+        (b"anthropic-dangerous-direct-browser-access", b"true"),
+        (b"authorization", b"Bearer x"),
+    ],
+)
+def test_what_real_clients_send_is_fine(header: tuple[bytes, bytes]) -> None:
+    assert routed("POST", "/v1/messages", HOST, JSON, header) == Route(Endpoint.MESSAGES)
+
+
+@pytest.mark.parametrize(
+    ("said", "fine"),
+    [
+        (b"application/json", True),
+        (b"Application/JSON; charset=utf-8", True),
+        (b"text/plain", False),
+        (b"text/plain; application/json", False),
+        (b"application/x-www-form-urlencoded", False),
+        (b"multipart/form-data", False),
+        (b"", False),
+        (None, False),
+    ],
+)
+def test_a_post_must_say_json(said: bytes | None, fine: bool) -> None:
+    headers = (HOST,) if said is None else (HOST, (b"content-type", said))
+    found = routed("POST", "/v1/messages", *headers)
+
+    assert isinstance(found, Route) == fine
+    if isinstance(found, Failure):
+        assert found.message.startswith("content-type: ")
+
+
+# --- small answers --------------------------------------------------------------------------------
+
+
+def test_health_has_exactly_these_fields() -> None:
+    vital = app.Vital(
+        pid=1, uptime_s=2.0, in_flight=3, draining=False, latency_ms=1.0, checked_at=5.0, detail="d"
+    )
+
+    assert app.health(SPEC, vital) == {
+        "healthy": True,
+        "status": "ok",
+        "provider": "ollama",
+        "model": "qwen2.5-coder:7b",
+        "model_id": "ollama/qwen2.5-coder:7b",
+        "upstream": {"ok": True, "latency_ms": 1.0, "checked_at": 5.0, "detail": "d"},
+        "pid": 1,
+        "port": 3457,
+        "version": "0.1.0",
+        "uptime_s": 2.0,
+        "in_flight": 3,
+    }
+
+
+@pytest.mark.parametrize(
+    ("draining", "ok", "status"),
+    [(False, True, "ok"), (False, False, "degraded"), (True, True, "draining"), (True, False, "draining")],
+)
+def test_health_status(draining: bool, ok: bool, status: str) -> None:
+    body = app.health(
+        SPEC, app.Vital(pid=1, uptime_s=0, in_flight=0, draining=draining, upstream_ok=ok, generation=7)
+    )
+
+    assert (body["status"], body["healthy"], body["generation"]) == (status, ok, 7)
+
+
+def ids(query: str) -> tuple[list[str], bool]:
+    body = app.models(SPEC, ANTHROPIC, query)
+    assert isinstance(body, dict)
+    return [entry["id"] for entry in body["data"]], body["has_more"]
+
+
+REAL, ALIAS = "ollama/qwen2.5-coder:7b", "claude-ollama-qwen2.5-coder-7b"
+
+
+@pytest.mark.parametrize(
+    ("query", "page"),
+    [
+        ("", ([REAL, ALIAS], False)),
+        ("limit=1000", ([REAL, ALIAS], False)),
+        ("limit=1", ([REAL], True)),
+        ("limit=1&after_id=ollama%2Fqwen2.5-coder%3A7b", ([ALIAS], False)),
+        (f"before_id={ALIAS}", ([REAL], False)),
+        ("after_id=gone", ([], False)),
+        ("before_id=gone", ([], False)),
+        ("beta=true", ([REAL, ALIAS], False)),
+    ],
+)
+def test_pages_of_models(query: str, page: tuple[list[str], bool]) -> None:
+    assert ids(query) == page
+
+
+@pytest.mark.parametrize("limit", ["0", "1001", "-1", "x", "1e2", "99999999999", "٣"])
+def test_a_limit_out_of_range_is_refused(limit: str) -> None:
+    found = app.models(SPEC, ANTHROPIC, f"limit={limit}")
+
+    assert isinstance(found, Failure)
+    assert found.message.startswith("limit: ")
+
+
+def test_the_shapes_of_the_list() -> None:
+    anthropic: Any = app.models(SPEC, ANTHROPIC, "")
+    plain: Any = app.models(SPEC, PLAIN, "")
+
+    assert anthropic["data"][0] == {
+        "type": "model",
+        "id": REAL,
+        "display_name": REAL,
+        "created_at": "1970-01-01T00:00:00Z",
+        "max_input_tokens": None,
+        "max_tokens": None,
+        "lifecycle": "active",
+        "capabilities": None,
+    }
+    assert (anthropic["first_id"], anthropic["last_id"]) == (REAL, ALIAS)
+    assert "object" not in anthropic
+    assert plain["object"] == "list"
+    assert (
+        plain["data"][0].items()
+        >= {"id": REAL, "object": "model", "created": 0, "owned_by": "ollama"}.items()
+    )
+
+
+@pytest.mark.parametrize("name", [REAL, ALIAS, "qwen2.5-coder:7b"])
+def test_one_model_by_each_of_its_names(name: str) -> None:
+    entry = app.model(SPEC, ANTHROPIC, name)
+
+    assert isinstance(entry, dict)
+    assert entry["id"] == name
+
+
+def test_an_unknown_model_is_told_the_known_ones() -> None:
+    found = app.model(SPEC, ANTHROPIC, "gpt")
+
+    assert isinstance(found, Failure)
+    assert (found.kind, REAL in found.message) == (Kind.NOT_FOUND, True)
+
+
+def test_a_claude_needs_no_alias() -> None:
+    spec = WorkerSpec(
+        name="c",
+        model_id="anthropic/claude-x",
+        provider="anthropic",
+        kind="anthropic",
+        model="claude-x",
+        port=1,
+    )
+
+    assert app.alias(spec) == "claude-x"
