@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import errno
 import json
-import socket
 import time
+from _socket import AF_UNIX, SOCK_STREAM, socket  # what the module socket wraps, without its 2 ms of enums
 
 from .faults import Fault
 from .processes import daemon_pid, is_alive
@@ -118,7 +118,7 @@ class Client:
             connection.close()
         return answer
 
-    def _connect(self, deadline: float) -> socket.socket:
+    def _connect(self, deadline: float) -> socket:
         patience = time.monotonic() + RESTART_S
         while True:
             try:
@@ -135,10 +135,10 @@ class Client:
                 raise not_running()
             time.sleep(0.01)
 
-    def _connect_once(self) -> socket.socket:
+    def _connect_once(self) -> socket:
         from modelproxy.supervisor.paths import SocketAddress
 
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection = socket(AF_UNIX, SOCK_STREAM)
         try:
             connection.settimeout(self._answer_s)
             with SocketAddress(self._paths.control_socket) as address:
@@ -150,7 +150,7 @@ class Client:
 
     def _send(
         self,
-        connection: socket.socket,
+        connection: socket,
         method: str,
         path: str,
         body: dict[str, Any] | None,
@@ -169,7 +169,7 @@ class Client:
         answer.read_head()
         return answer
 
-    def _give_up(self, _: socket.socket) -> None:
+    def _give_up(self, _: socket) -> None:
         raise self.stuck()
 
     def _parsed(self, answer: _Answer) -> Any:
@@ -213,7 +213,7 @@ class _Patience:
         self._limit = None if limit_s is None else self._begun + limit_s + ANSWER_S
         self._asked = self._begun
 
-    def __call__(self, connection: socket.socket) -> None:
+    def __call__(self, connection: socket) -> None:
         now = time.monotonic()
         if self._limit is not None and now > self._limit:
             raise self._client.stuck()
@@ -227,7 +227,7 @@ class _Patience:
 class _Reader:
     """The connection's bytes, by line or by number."""
 
-    def __init__(self, connection: socket.socket, on_silence: Callable[[socket.socket], None]) -> None:
+    def __init__(self, connection: socket, on_silence: Callable[[socket], None]) -> None:
         self._connection = connection
         self._on_silence = on_silence
         self._buffer = bytearray()

@@ -13,7 +13,7 @@ import time
 
 TYPE_CHECKING = False  # see faults
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
     from typing import BinaryIO
 
 POLL_S = 0.1
@@ -35,33 +35,69 @@ def tail(path: str | os.PathLike[str], lines: int) -> list[str]:
 
 def follow(
     path: str | os.PathLike[str], lines: int, pause: Callable[[], None] = lambda: time.sleep(POLL_S)
-) -> Iterator[str]:
+) -> Generator[str, None, None]:
     """The last `lines` lines and then every further one, across rotations. Never ends by itself.
 
     `pause` is called whenever there is nothing to read.
     """
-    name = os.fspath(path)
-    file, buffer = _open(name), _Lines()
-    if file is None:
-        yield from _older(name, lines)
-    else:
+    reader = _Follower(os.fspath(path), pause)
+    try:
+        yield from reader.begin(lines)
+        while True:
+            yield from reader.go_on()
+    finally:
+        reader.close()
+
+
+class _Follower:
+    """One open file at a time, whatever stands at the path."""
+
+    def __init__(self, name: str, pause: Callable[[], None]) -> None:
+        self._name = name
+        self._pause = pause
+        self._file = _open(name)
+        self._buffer = _Lines()
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def begin(self, lines: int) -> Iterator[str]:
+        if self._file is None:
+            yield from _older(self._name, lines)
+            return
         # One file and one position for both halves: nothing is lost or said twice between them.
-        end = _end_of_last_line(file)
-        found = _last_lines(file, lines, end)
-        yield from _older(name, lines - len(found)) + found
-        file.seek(end)
-    while True:
-        if file is not None:
-            yield from buffer.feed(file.read())
-            if not _was_replaced(file, name):
-                _start_over_if_cut(file)
-                pause()
-                continue
-            yield from _rest(file, buffer, pause)
-            file.close()
-        file = _open(name)
-        if file is None:
-            pause()
+        end = _end_of_last_line(self._file)
+        found = _last_lines(self._file, lines, end)
+        self._file.seek(end)
+        yield from _older(self._name, lines - len(found)) + found
+
+    def go_on(self) -> Iterator[str]:
+        """What there is now; then wait, or go over to the next file."""
+        if self._file is None:
+            self._file = _open(self._name)
+            if self._file is None:
+                self._pause()
+            return
+        _start_over_if_cut(self._file)
+        yield from self._buffer.feed(self._file.read())
+        if not _was_replaced(self._file, self._name):
+            self._pause()
+            return
+        yield from self._rest(self._file)
+        self.close()
+        self._file = None
+
+    def _rest(self, file: BinaryIO) -> Iterator[str]:
+        """What still comes into a renamed file, until its writer has had the time to reopen."""
+        deadline = time.monotonic() + SETTLE_S
+        while True:
+            over = time.monotonic() >= deadline
+            yield from self._buffer.feed(file.read())
+            if over:
+                break
+            self._pause()
+        yield from self._buffer.end()
 
 
 class _Lines:
@@ -79,18 +115,6 @@ class _Lines:
         if self._rest:
             yield _text(self._rest)
         self._rest = b""
-
-
-def _rest(file: BinaryIO, buffer: _Lines, pause: Callable[[], None]) -> Iterator[str]:
-    """What still comes into a renamed file, until its writer has had the time to reopen."""
-    deadline = time.monotonic() + SETTLE_S
-    while True:
-        over = time.monotonic() >= deadline
-        yield from buffer.feed(file.read())
-        if over:
-            break
-        pause()
-    yield from buffer.end()
 
 
 def _was_replaced(file: BinaryIO, name: str) -> bool:

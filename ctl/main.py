@@ -121,7 +121,7 @@ def proxyctl(
 def up(
     model: Annotated[
         str,
-        typer.Argument(help="provider/model-name", autocompletion=_complete_target),
+        typer.Argument(metavar="MODEL", help="provider/model-name", autocompletion=_complete_target),
     ],
     port: Annotated[
         str | None,
@@ -207,6 +207,7 @@ def down(
     targets: Annotated[
         list[str],
         typer.Argument(
+            metavar="TARGET...",
             help="Names, model ids, ports or pids, or: all.",
             autocompletion=_complete_target,
         ),
@@ -224,24 +225,21 @@ def down(
     """
     from modelproxy.supervisor.paths import find
 
-    from .up import take_down
+    from .up import Refused, take_down
 
     answers = take_down(find(), targets, _seconds(grace))
-    faults = [answer for answer in answers if "error" in answer]
-    code = max((answer.pop("exit_code") for answer in faults), default=EXIT_OK)
+    faults = [answer.fault for answer in answers if isinstance(answer, Refused)]
     if json:
-        alone = len(targets) == 1 and targets != ["all"] and len(answers) == 1
-        if alone and faults:
-            del answers[0]["target"]
-        say_json(answers[0] if alone else answers)
-        return code
-    for answer in answers:
-        if "error" in answer:
-            error = answer["error"]
-            show(Fault(error["code"], error["message"], error["hint"]), as_json=False)
-        else:
-            say(render.stopped(answer))
-    return code
+        documents = [answer.document if isinstance(answer, Refused) else answer for answer in answers]
+        alone = len(targets) == 1 and targets != ["all"] and len(documents) == 1
+        say_json(documents[0] if alone else documents)
+    else:
+        for answer in answers:
+            if not isinstance(answer, Refused):
+                say(render.stopped(answer))
+        for fault in faults:
+            show(fault, as_json=False)
+    return max((fault.exit_code for fault in faults), default=EXIT_OK)
 
 
 @app.command()

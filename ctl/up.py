@@ -12,7 +12,7 @@ from modelproxy.supervisor.paths import Paths
 
 from . import autostart, render
 from .client import Client, quote
-from .faults import DEFAULT_WAIT_S, Fault, talk
+from .faults import DEFAULT_WAIT_S, EXIT_NO_DAEMON, Fault, talk
 from .processes import daemon_pid, is_alive
 
 
@@ -68,22 +68,44 @@ def _wait_until_left(paths: Paths, deadline: float) -> None:
         time.sleep(autostart.POLL_S)
 
 
-def take_down(paths: Paths, targets: list[str], grace_s: float | None) -> list[dict[str, Any]]:
-    """The answers for all targets, drained at the same time; a refused one is an error's document."""
-    answers: list[list[dict[str, Any]]] = [[] for _ in targets]
+def take_down(paths: Paths, targets: list[str], grace_s: float | None) -> list[dict[str, Any] | Refused]:
+    """The answers for all targets, drained at the same time; some may be refused and the others not.
+
+    Raises when there is but one target, or nobody who could take any of them down.
+    """
+    answers: list[list[dict[str, Any] | Refused]] = [[] for _ in targets]
+    broken: list[Exception] = []
 
     def down(index: int) -> None:
         try:
-            answers[index] = _down(paths, targets[index], grace_s)
+            answers[index].extend(_down(paths, targets[index], grace_s))
         except Fault as fault:
-            answers[index] = [fault.document() | {"target": targets[index], "exit_code": fault.exit_code}]
+            answers[index].append(Refused(targets[index], fault))
+        except Exception as error:  # a thread's end is silent: the caller must hear of it
+            broken.append(error)
 
     threads = [threading.Thread(target=down, args=(index,), daemon=True) for index in range(len(targets))]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return [document for answer in answers for document in answer]
+    if broken:
+        raise broken[0]
+    flat = [document for answer in answers for document in answer]
+    for document in flat:
+        if isinstance(document, Refused) and (
+            len(targets) == 1 or document.fault.exit_code == EXIT_NO_DAEMON
+        ):
+            raise document.fault
+    return flat
+
+
+class Refused:
+    """One of several targets that could not be taken down."""
+
+    def __init__(self, target: str, fault: Fault) -> None:
+        self.fault = fault
+        self.document = {"target": target, **fault.document()}
 
 
 def _down(paths: Paths, target: str, grace_s: float | None) -> list[dict[str, Any]]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from fakes.control import Control
+from fakes.terminal import Ran, Run, Spawn
+
 from modelproxy.ctl.__main__ import main
 from modelproxy.supervisor.paths import Paths, find, prepare
 
@@ -34,16 +34,6 @@ def control(paths: Paths) -> Iterator[Control]:
         yield running
 
 
-@dataclass
-class Ran:
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Ran]
-
-
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], paths: Paths) -> Run:
     """Run `proxyctl` inside this process."""
@@ -55,9 +45,6 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], pat
         return Ran(code, *capsys.readouterr())
 
     return run
-
-
-Spawn = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture

@@ -68,6 +68,8 @@ class Control:
         """Method, path and body of each request, in order."""
         self.replies: dict[str, Reply] = {}
         """`"PUT"` or `"GET /v1/version"` -> what to answer instead."""
+        self.once: dict[str, Reply] = {}
+        """The same, for the next such request only."""
         self.hang: set[str] = set()
         """Methods (or `"METHOD /path"`) that never get an answer, until the end of the test."""
         self.hold: dict[str, threading.Event] = {}
@@ -148,6 +150,8 @@ class Control:
         connection.sendall(f"{head}\r\nconnection: close\r\n\r\n".encode() + data)
 
     def _reply(self, keys: set[str], method: str, path: str, body: Any) -> Reply:
+        for key in keys & self.once.keys():
+            return self.once.pop(key)
         for key in keys & self.replies.keys():
             return self.replies[key]
         words = [unquote(word) for word in path.split("/")[2:]]

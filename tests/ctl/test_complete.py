@@ -1,0 +1,47 @@
+"""Completion never disturbs the command line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from fakes.control import Control, view
+
+from modelproxy.ctl.complete import targets
+from modelproxy.supervisor.paths import Paths
+
+
+def test_names_of_the_supervisor(control: Control) -> None:
+    control.proxies = {name: view(name) for name in ("echo/demo", "echo/a", "x/y")}
+
+    assert targets("echo/") == ["echo/a", "echo/demo"]
+
+
+@pytest.mark.parametrize("raw", [b"?\r\n\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n5"])
+def test_names_of_the_file_when_the_supervisor_is_strange(control: Control, raw: bytes) -> None:
+    control.raw = raw
+    control.paths.state_file.write_text(json.dumps({"proxies": [{"name": "a/b"}]}))
+
+    assert targets("") == ["a/b"]
+
+
+def test_nothing_to_tell(paths: Paths) -> None:
+    paths.state_file.write_text("{")
+
+    assert targets("") == []
+
+
+@pytest.mark.slow
+def test_the_shell_gets_them(control: Control, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As bash asks; with two words typed, so that the fast road of `ps` must keep out of it."""
+    control.proxies["echo/demo"] = view()
+    monkeypatch.setenv("_PROXYCTL_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "proxyctl down ec")
+    monkeypatch.setenv("COMP_CWORD", "2")
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "modelproxy.ctl", "ps"], capture_output=True, text=True, check=False
+    )
+
+    assert (done.stdout.split(), done.stderr) == (["echo/demo"], "")

@@ -1,0 +1,122 @@
+"""What users type, right and wrong."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+
+from modelproxy.ctl import typed
+from modelproxy.ctl.faults import EXIT_USAGE, Fault
+
+
+@pytest.mark.parametrize(
+    "text", ["ollama/codellama", "openrouter/anthropic/claude-3-haiku", "ollama/qwen:7b"]
+)
+def test_good_model_ids_pass_unchanged(text: str) -> None:
+    assert typed.model_id(text) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["", "invalid", "/x", "ollama/", "ollama", "a/b c", "a/b\n", "a\x1b/b", "a/b\u2028"]
+)
+def test_bad_model_ids_name_the_form(text: str) -> None:
+    with pytest.raises(Fault) as refused:
+        typed.model_id(text)
+
+    assert refused.value.code == "bad_model_id"
+    assert refused.value.exit_code == EXIT_USAGE
+    assert "Expected: provider/model-name" in refused.value.message
+
+
+@pytest.mark.parametrize(("text", "expected"), [("0", 0), ("1", 1), ("3457", 3457), ("65535", 65535)])
+def test_ports(text: str, expected: int) -> None:
+    assert typed.port(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", "abc", "-1", "65536", "70000", "3457.0", "٣", "1_000", "9" * 5000, " 1"]
+)
+def test_bad_ports(text: str) -> None:
+    with pytest.raises(Fault) as refused:
+        typed.port(text)
+
+    assert (refused.value.code, refused.value.exit_code) == ("bad_port", EXIT_USAGE)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("30", 30),
+        ("30s", 30),
+        ("2m", 120),
+        ("500ms", 0.5),
+        ("1.5h", 5400),
+        ("0", 0),
+        (" 2 m ", 120),
+        (".5", 0.5),
+    ],
+)
+def test_durations(text: str, expected: float) -> None:
+    assert typed.duration(text) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("text", ["", "s", "-1", "1e3", "nan", "inf", "5 days", "5d", "1.2.3", "٣s", "."])
+def test_bad_durations(text: str) -> None:
+    with pytest.raises(Fault, match="Invalid duration"):
+        typed.duration(text)
+
+
+def test_a_duration_has_an_end() -> None:
+    with pytest.raises(Fault, match="at most 24h"):
+        typed.duration("25h")
+
+
+def test_key_from_each_source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MY_KEY", "from-env")
+    (tmp_path / "key").write_text("from-file\n")
+    monkeypatch.setattr("sys.stdin", io.StringIO("from-stdin\nnext line\n"))
+
+    assert typed.api_key("plain", None, None) == "plain"
+    assert typed.api_key("-", None, None) == "from-stdin"
+    assert typed.api_key(None, "MY_KEY", None) == "from-env"
+    assert typed.api_key(None, None, str(tmp_path / "key")) == "from-file"
+    assert typed.api_key(None, None, None) is None
+
+
+@pytest.mark.parametrize(
+    ("sources", "says"),
+    [
+        (("a", "B", None), "only one"),
+        (("  ", None, None), "empty"),
+        (("secret\x00", None, None), "characters that no key has"),
+        ((None, "NOT_SET_ANYWHERE", None), "NOT_SET_ANYWHERE is not set"),
+        ((None, None, "/not/there"), "No such file"),
+        ((None, None, "/proc/self/exe"), "not text"),
+    ],
+)
+def test_bad_keys_are_refused_without_being_repeated(sources: tuple[str | None, ...], says: str) -> None:
+    with pytest.raises(Fault, match=says) as refused:
+        typed.api_key(*sources)
+
+    assert "secret" not in refused.value.message
+    assert refused.value.exit_code == EXIT_USAGE
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        ("up a/b --api-key K --json", ("up a/b --api-key - --json", "K")),
+        ("up a/b --api-key=K", ("up a/b --api-key=-", "K")),
+        ("up a/b --api-key -", None),
+        ("up a/b --api-key=-", None),
+        ("up a/b --api-key", None),
+        ("up a/b --api-key-env K", None),
+        ("up -- --api-key K", None),
+    ],
+)
+def test_a_key_in_the_arguments_is_found(argv: str, expected: tuple[str, str] | None) -> None:
+    found = typed.without_key(argv.split())
+
+    assert (None if found is None else (" ".join(found[0]), found[1])) == expected
