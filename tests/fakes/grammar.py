@@ -16,7 +16,7 @@ _DELTAS = {
     "tool_use": {"input_json_delta": "partial_json"},
     "server_tool_use": {"input_json_delta": "partial_json"},
 }
-_SHELLS = {
+_SHELLS: dict[str, dict[str, Any]] = {
     "text": {"text": ""},
     "thinking": {"thinking": "", "signature": ""},
     "tool_use": {"input": {}},
@@ -116,7 +116,8 @@ class _Reader:
             self.said.pings += 1
             return
         read = getattr(self, f"_{name}", None)
-        _must(read is not None, "unknown event")
+        if read is None:
+            raise Ungrammatical("unknown event")
         _must(name in ("message_start", "error") or self.said.message is not None, "before message_start")
         read(document)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -44,7 +46,7 @@ def test_any_cut_of_the_bytes_gives_the_same_events(parts: list[tuple[str, str]]
     whole = list(Decoder().feed(data))
     places = [0, *sorted(cuts), len(data)]
     decoder = Decoder()
-    pieces = [data[start:end] for start, end in zip(places, places[1:], strict=False)]
+    pieces = [data[start:end] for start, end in itertools.pairwise(places)]
 
     assert [event for piece in pieces for event in decoder.feed(piece)] == whole
 

@@ -1,0 +1,720 @@
+"""One request to its end: on an exchange in memory with a clock that jumps, and on the real server."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import attrs
+import pytest
+import trio
+import trio.testing
+from fakes import grammar
+from fakes.exchange import JSON_HEADERS, FakeExchange, request
+from fakes.serving import serving
+
+from modelproxy.worker import handler as handler_module
+from modelproxy.worker.contract import WorkerSpec
+from modelproxy.worker.failures import Failure, Kind
+from modelproxy.worker.handler import Handler, refuse
+from modelproxy.worker.httpd import ClientGone, Exchange
+from modelproxy.worker.httpd_parse import BodyIncomplete, BodyTooLarge
+from modelproxy.worker.stats import Stats
+from modelproxy.worker.wire import codec
+from modelproxy.worker.wire.asks import Ask
+from modelproxy.worker.wire.items import Item, Text, Usage
+
+SPEC = WorkerSpec(name="demo", model_id="echo/demo", provider="echo", kind="echo", model="demo", port=3457)
+
+
+@attrs.define
+class Bench:
+    """A handler with everything it reports to."""
+
+    stats: Stats = attrs.Factory(Stats)
+    logged: list[tuple[str, str, dict[str, Any]]] = attrs.Factory(list)
+    handler: Handler = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.handler = Handler(
+            SPEC, stats=self.stats, log=self.log, started_at=trio.current_time(), generation=3
+        )
+
+    def log(self, level: str, event: str, **fields: Any) -> None:
+        self.logged.append((level, event, fields))
+
+    @property
+    def line(self) -> dict[str, Any]:
+        """The one line about the one request."""
+        [(_, _, fields)] = [entry for entry in self.logged if entry[1] == "request"]
+        return fields
+
+
+@pytest.fixture
+async def bench() -> Bench:
+    return Bench()
+
+
+def asking(content: Any = "hello world", **fields: Any) -> bytes:
+    messages = [{"role": "user", "content": content}]
+    return codec.dumps({"model": "claude-x", "max_tokens": 100, "messages": messages, **fields})
+
+
+def get(target: str, method: str = "GET", *headers: tuple[bytes, bytes]) -> FakeExchange:
+    return FakeExchange(request(method, target, (*JSON_HEADERS, *headers)))
+
+
+async def post(bench: Bench, content: Any = "hello world", **fields: Any) -> FakeExchange:
+    exchange = FakeExchange(body=asking(content, **fields))
+    await bench.handler(exchange)
+    return exchange
+
+
+def error(exchange: FakeExchange) -> tuple[int | None, str, str]:
+    """Status, type and message of an error answer; its ids must agree."""
+    body = json.loads(exchange.sent)
+    assert body["type"] == "error"
+    assert exchange.headers[b"request-id"].decode() == body["request_id"]
+    assert exchange.headers[b"content-type"] == b"application/json"
+    return exchange.status, body["error"]["type"], body["error"]["message"]
+
+
+class Script:
+    """A provider and source in one: gives batches, waits, raises, and remembers that it was let go."""
+
+    def __init__(self, *steps: Sequence[Item] | float | Exception) -> None:
+        self.steps = list(steps)
+        self.asked: list[Ask] = []
+        self.closed = 0
+
+    def answer(self, ask: Ask) -> Script:
+        self.asked.append(ask)
+        return self
+
+    async def receive(self) -> Sequence[Item] | None:
+        await trio.lowlevel.checkpoint()
+        while self.steps:
+            step = self.steps.pop(0)
+            if isinstance(step, Exception):
+                raise step
+            if not isinstance(step, float | int):
+                return step
+            await trio.sleep(step)
+        return None
+
+    async def aclose(self) -> None:
+        self.closed += 1
+
+
+def play(bench: Bench, *steps: Sequence[Item] | float | Exception) -> Script:
+    script = Script(*steps)
+    bench.handler._provider = script  # type: ignore[assignment]  # the parts that are used
+    return script
+
+
+# --- plain and streamed ---------------------------------------------------------------------------
+
+
+async def test_a_plain_answer(bench: Bench) -> None:
+    exchange = await post(bench)
+    body = json.loads(exchange.sent)
+
+    assert exchange.status == 200
+    assert exchange.headers[b"content-type"] == b"application/json"
+    assert exchange.headers[b"x-proxy-model"] == b"echo/demo"
+    assert exchange.headers[b"request-id"].startswith(b"req_")
+    assert body.pop("id").startswith("msg_")
+    assert body == {
+        "type": "message",
+        "role": "assistant",
+        "model": "claude-x",
+        "content": [{"type": "text", "text": "hello world"}],
+        "stop_reason": "end_turn",
+        "stop_sequence": None,
+        "usage": {
+            "input_tokens": 8,
+            "output_tokens": 2,
+            "cache_creation_input_tokens": 0,
+            "cache_read_input_tokens": 0,
+        },
+    }
+
+
+async def test_a_streamed_answer_says_the_same(bench: Bench) -> None:
+    plain = json.loads((await post(bench)).sent)
+    exchange = await post(bench, stream=True)
+    said = grammar.check(bytes(exchange.sent))
+
+    assert exchange.headers[b"content-type"] == b"text/event-stream"
+    assert exchange.headers[b"cache-control"] == b"no-cache"
+    assert exchange.headers[b"x-proxy-model"] == b"echo/demo"
+    assert exchange.headers[b"request-id"].startswith(b"req_")
+    assert exchange.finished
+    assert said.message is not None
+    assert said.message["id"] != plain["id"]
+    assert {**said.message, "id": ""} == {**plain, "id": ""}
+
+
+async def test_each_batch_is_one_send(bench: Bench, autojump_clock: trio.testing.MockClock) -> None:
+    exchange = await post(bench, "echo:slow 100ms\n" + "word " * 20, stream=True)
+
+    assert grammar.check(bytes(exchange.sent)).text == "word " * 20
+    assert len(exchange.sends) == 21
+    gaps = [
+        later[0] - earlier[0] for earlier, later in zip(exchange.sends, exchange.sends[1:20], strict=False)
+    ]
+    assert gaps == pytest.approx([0.1] * len(gaps))
+
+
+async def test_two_megabytes_stream_in_bounded_pieces(bench: Bench) -> None:
+    exchange = await post(bench, "echo:bytes 2000000", stream=True)
+
+    assert len(grammar.check(bytes(exchange.sent)).text) == 2_000_000
+    assert max(len(data) for _, data in exchange.sends) < 100_000
+
+
+async def test_max_tokens_of_zero_troubles_no_provider(bench: Bench) -> None:
+    script = play(bench)
+    plain = await post(bench, max_tokens=0)
+    streamed = await post(bench, max_tokens=0, stream=True)
+    body = json.loads(plain.sent)
+
+    assert script.asked == []
+    assert (body["content"], body["stop_reason"]) == ([], "max_tokens")
+    assert body["usage"]["input_tokens"] > 0
+    assert grammar.check(bytes(streamed.sent)).complete
+
+
+# --- hold and pings -------------------------------------------------------------------------------
+
+
+async def test_a_failure_within_the_hold_is_a_real_status(
+    bench: Bench, autojump_clock: trio.testing.MockClock
+) -> None:
+    exchange = await post(bench, "echo:delay 9s\necho:fail 429 retry 7s", stream=True)
+
+    assert error(exchange) == (429, "rate_limit_error", "echo: the provider answered 429")
+    assert exchange.headers[b"retry-after"] == b"7"
+
+
+async def test_the_hold_ends_with_the_stream_begun_and_a_ping(
+    bench: Bench, autojump_clock: trio.testing.MockClock
+) -> None:
+    exchange = await post(bench, "echo:delay 35s\nhi", stream=True)
+    start = exchange.sends[0][0]
+    first = grammar.check(exchange.sends[0][1], may_be_unfinished=True)
+
+    assert first.names == ["message_start", "ping"]
+    assert [round(when - start) for when, _ in exchange.sends] == [0, 10, 20, 25, 25]
+    assert grammar.check(bytes(exchange.sent)).pings == 3
+
+
+async def test_the_hold_begins_with_the_request(bench: Bench, autojump_clock: trio.testing.MockClock) -> None:
+    began = trio.current_time()
+    exchange = await post(bench, "echo:delay 35s\nhi", stream=True)
+
+    assert exchange.sends[0][0] - began == pytest.approx(10)
+
+
+async def test_pings_fill_silences_only(bench: Bench, autojump_clock: trio.testing.MockClock) -> None:
+    exchange = await post(bench, "echo:slow 6s\na b c d e", stream=True)
+    assert grammar.check(bytes(exchange.sent)).pings == 0
+
+    exchange = await post(bench, "echo:slow 25s\na b", stream=True)
+    assert grammar.check(bytes(exchange.sent)).names == [
+        "message_start",
+        "content_block_start",
+        "content_block_delta",
+        "ping",
+        "ping",
+        "content_block_delta",
+        "content_block_stop",
+        "message_delta",
+        "message_stop",
+    ]
+
+
+async def test_what_shows_nothing_does_not_end_the_hold(
+    bench: Bench, autojump_clock: trio.testing.MockClock
+) -> None:
+    play(bench, [Usage(1, 0), Text("")], 5, [Failure(Kind.OVERLOADED, "busy")])
+
+    assert error(await post(bench, stream=True))[0] == 529
+
+
+async def test_a_failure_after_the_hold_is_an_error_event(
+    bench: Bench, autojump_clock: trio.testing.MockClock
+) -> None:
+    exchange = await post(bench, "echo:delay 15s\necho:fail 429", stream=True)
+    said = grammar.check(bytes(exchange.sent))
+
+    assert exchange.status == 200
+    assert said.names == ["message_start", "ping", "error"]
+    assert said.error is not None
+    assert said.error["request_id"] == exchange.headers[b"request-id"].decode()
+
+
+async def test_a_slow_reader_gets_no_heap_of_pings(
+    bench: Bench, autojump_clock: trio.testing.MockClock
+) -> None:
+    exchange = FakeExchange(body=asking("echo:slow 1s\na b c", stream=True), stall=trio.Event())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bench.handler, exchange)
+        await trio.sleep(100)
+        assert exchange.stall is not None
+        exchange.stall.set()
+
+    said = grammar.check(bytes(exchange.sent))
+    assert (said.complete, said.pings) == (True, 0)
+
+
+# --- failures -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(
+    ("order", "status", "type_"),
+    [
+        ("echo:fail 400", 400, "invalid_request_error"),
+        ("echo:fail overflow", 400, "invalid_request_error"),
+        ("echo:fail 401", 403, "permission_error"),
+        ("echo:fail 402", 402, "billing_error"),
+        ("echo:fail 404", 404, "not_found_error"),
+        ("echo:fail 429", 429, "rate_limit_error"),
+        ("echo:fail 500", 500, "api_error"),
+        ("echo:fail 503", 529, "overloaded_error"),
+        ("echo:fail refused", 503, "api_error"),
+        ("echo:fail timeout", 504, "timeout_error"),
+        ("echo:cut after 0", 500, "api_error"),
+        ("echo:nonsense", 400, "invalid_request_error"),
+    ],
+)
+async def test_failures_before_the_first_word(
+    bench: Bench, stream: bool, order: str, status: int, type_: str
+) -> None:
+    assert error(await post(bench, order, stream=stream))[:2] == (status, type_)
+
+
+@pytest.mark.parametrize("order", ["echo:fail 500 after 2 boom", "echo:cut after 2"])
+async def test_failures_in_the_middle(bench: Bench, order: str) -> None:
+    streamed = await post(bench, f"{order}\na b c", stream=True)
+    plain = await post(bench, f"{order}\na b c")
+    said = grammar.check(bytes(streamed.sent))
+
+    assert streamed.status == 200
+    assert said.text == "a b "
+    assert said.error is not None
+    assert said.error["error"]["type"] == "api_error"
+    assert error(plain)[:2] == (500, "api_error")
+
+
+async def test_a_failure_in_the_same_breath_as_the_first_words_is_a_status(bench: Bench) -> None:
+    play(bench, [Text("a"), Failure(Kind.OVERLOADED, "busy")])
+
+    assert error(await post(bench, stream=True)) == (529, "overloaded_error", "busy")
+
+
+@pytest.mark.parametrize("steps", [[RuntimeError("secret")], [[Text("a")], RuntimeError("secret")]])
+@pytest.mark.parametrize("stream", [True, False])
+async def test_our_bug_is_told_without_its_traceback(bench: Bench, steps: list[Any], stream: bool) -> None:
+    script = play(bench, *steps)
+    exchange = await post(bench, stream=stream)
+    crash = next(fields for _, event, fields in bench.logged if event == "crash")
+
+    assert b"secret" not in exchange.sent
+    assert exchange.headers[b"request-id"] in bytes(exchange.sent)
+    assert "RuntimeError: secret" in crash["traceback"]
+    assert crash["id"] == exchange.headers[b"request-id"].decode()
+    assert script.closed == 1
+    if stream and len(steps) == 2:
+        assert grammar.check(bytes(exchange.sent)).names[-1] == "error"
+    else:
+        assert error(exchange)[:2] == (500, "api_error")
+
+
+async def test_a_body_that_is_too_large_is_400_with_both_sizes(bench: Bench) -> None:
+    exchange = FakeExchange(raises=BodyTooLarge(declared=50, received=0, limit=32))
+    await bench.handler(exchange)
+    status, type_, message = error(exchange)
+
+    assert (status, type_) == (400, "invalid_request_error")
+    assert "50 bytes" in message
+    assert "32 bytes" in message
+
+
+async def test_a_body_that_breaks_off(bench: Bench) -> None:
+    exchange = FakeExchange(raises=BodyIncomplete())
+    await bench.handler(exchange)
+
+    assert error(exchange)[0] == 400
+
+
+# --- the client leaves ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_client_that_leaves_frees_the_provider(
+    bench: Bench, autojump_clock: trio.testing.MockClock, stream: bool
+) -> None:
+    script = play(bench, [Text("a")], 1000)
+    exchange = FakeExchange(body=asking(stream=stream))
+    with trio.move_on_after(5) as left:
+        await bench.handler(exchange)
+
+    assert left.cancelled_caught
+    assert script.closed == 1
+    assert bench.stats == Stats(requests=1)
+    assert bench.line["error"] == "client left"
+
+
+async def test_a_broken_connection_is_the_servers_business(bench: Bench) -> None:
+    exchange = FakeExchange(body=asking(stream=True), gone=True)
+    with pytest.RaisesGroup(ClientGone, flatten_subgroups=True, allow_unwrapped=True):
+        await bench.handler(exchange)
+
+    assert bench.stats == Stats(requests=1)
+    assert not [event for _, event, _ in bench.logged if event == "crash"]
+
+
+# --- the drain's deadline -------------------------------------------------------------------------
+
+
+async def cut_after(bench: Bench, exchange: FakeExchange, seconds: float) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bench.handler, exchange)
+        await trio.sleep(seconds)
+        bench.handler.cut()
+
+
+async def test_cut_ends_a_stream_in_band(bench: Bench, autojump_clock: trio.testing.MockClock) -> None:
+    script = play(bench, [Text("a")], 1000)
+    exchange = FakeExchange(body=asking(stream=True))
+    await cut_after(bench, exchange, 5)
+    said = grammar.check(bytes(exchange.sent))
+
+    assert said.error is not None
+    assert said.error["error"] == {"type": "overloaded_error", "message": "proxy is shutting down"}
+    assert exchange.finished
+    assert script.closed == 1
+
+
+@pytest.mark.parametrize(
+    "exchange",
+    [
+        FakeExchange(body=asking("echo:hang after 0", stream=True)),
+        FakeExchange(body=asking("echo:hang")),
+        FakeExchange(half_read=True),
+    ],
+    ids=["held", "plain", "half-read body"],
+)
+async def test_cut_before_the_head_is_a_529(
+    bench: Bench, autojump_clock: trio.testing.MockClock, exchange: FakeExchange
+) -> None:
+    await cut_after(bench, exchange, 5)
+
+    assert error(exchange) == (529, "overloaded_error", "proxy is shutting down")
+    assert b"retry-after" in exchange.headers
+
+
+async def test_cut_in_the_middle_of_a_write_keeps_the_grammar(
+    bench: Bench, autojump_clock: trio.testing.MockClock
+) -> None:
+    exchange = FakeExchange(body=asking("echo:slow 1s\na b c", stream=True), stall=trio.Event())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bench.handler, exchange)
+        await trio.sleep(5)
+        stall, exchange.stall = exchange.stall, None
+        bench.handler.cut()
+    assert stall is not None
+
+    said = grammar.check(bytes(exchange.sent))
+    assert said.names[0] == "message_start"
+    assert said.error is not None
+
+
+async def test_cut_gives_a_reader_that_stands_still_only_a_moment(
+    bench: Bench, autojump_clock: trio.testing.MockClock
+) -> None:
+    exchange = FakeExchange(body=asking(stream=True), stall=trio.Event())
+    began = trio.current_time()
+    await cut_after(bench, exchange, 5)
+
+    assert trio.current_time() - began == pytest.approx(5 + handler_module.LAST_WORDS_S)
+    assert bench.stats.in_flight == 0
+
+
+async def test_cut_leaves_an_answer_that_is_on_its_way(
+    bench: Bench, autojump_clock: trio.testing.MockClock
+) -> None:
+    exchange = FakeExchange(body=asking(), stall=trio.Event())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bench.handler, exchange)
+        await trio.sleep(5)
+        bench.handler.cut()
+        await trio.sleep(5)
+        assert exchange.stall is not None
+        exchange.stall.set()
+
+    assert exchange.status == 200
+    assert json.loads(exchange.sent)["stop_reason"] == "end_turn"
+
+
+@pytest.mark.parametrize("steps", range(1, 40))
+async def test_cut_at_any_moment_ends_grammatically(bench: Bench, steps: int) -> None:
+    """The loop is stepped, so every checkpoint of the request is one of the moments."""
+    exchange = FakeExchange(body=asking("a b c d e f g h", stream=True))
+
+    async def yielding() -> None:
+        await trio.lowlevel.checkpoint()
+
+    exchange.on_send = yielding
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bench.handler, exchange)
+        for _ in range(steps):
+            await trio.lowlevel.checkpoint()
+        bench.handler.cut()
+
+    assert exchange.finished
+    if exchange.status == 200:
+        grammar.check(bytes(exchange.sent))
+    else:
+        assert error(exchange)[0] == 529
+
+
+async def test_requests_after_the_cut_are_refused(bench: Bench) -> None:
+    bench.handler.cut("going")
+
+    assert error(await post(bench)) == (529, "overloaded_error", "going")
+
+
+# --- the other endpoints --------------------------------------------------------------------------
+
+
+async def test_health(bench: Bench, autojump_clock: trio.testing.MockClock) -> None:
+    await trio.sleep(5)
+    exchange = get("/health")
+    await bench.handler(exchange)
+    body = json.loads(exchange.sent)
+
+    assert exchange.status == 200
+    assert set(body) == {
+        "healthy", "status", "provider", "model", "model_id", "upstream", "pid", "port", "version", "uptime_s",
+        "in_flight", "generation",
+    }  # fmt: skip
+    assert (body["healthy"], body["status"], body["provider"], body["model"]) == (True, "ok", "echo", "demo")
+    assert (body["uptime_s"], body["in_flight"], body["generation"]) == (5.0, 0, 3)
+
+    bench.handler.draining = True
+    exchange = get("/health")
+    await bench.handler(exchange)
+    assert json.loads(exchange.sent)["status"] == "draining"
+
+
+async def test_health_counts_what_is_in_flight(bench: Bench, autojump_clock: trio.testing.MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(bench.handler, FakeExchange(body=asking("echo:delay 5s")))
+        await trio.sleep(1)
+        exchange = get("/health")
+        await bench.handler(exchange)
+
+    assert json.loads(exchange.sent)["in_flight"] == 3
+    assert bench.stats == Stats(requests=3)
+
+
+async def test_count_tokens_is_what_the_answer_says(bench: Bench) -> None:
+    exchange = FakeExchange(request("POST", "/v1/messages/count_tokens?beta=true"), body=asking())
+    await bench.handler(exchange)
+
+    assert exchange.status == 200
+    assert json.loads(exchange.sent) == {"input_tokens": 8}
+    assert json.loads((await post(bench)).sent)["usage"]["input_tokens"] == 8
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "status"),
+    [
+        ("GET", "/livez", 200),
+        ("HEAD", "/livez", 200),
+        ("HEAD", "/health", 200),
+        ("GET", "/", 200),
+        ("HEAD", "/", 200),
+        ("HEAD", "/api/hello", 200),
+        ("GET", "/v1/models?limit=1000", 200),
+        ("GET", "/v1/models/echo%2Fdemo", 200),
+        ("GET", "/v1/models/nope", 404),
+        ("GET", "/v1/models?limit=0", 400),
+        ("GET", "/nope", 404),
+        ("GET", "/v1/messages", 405),
+        ("OPTIONS", "/v1/messages", 405),
+    ],
+)
+async def test_small_endpoints(bench: Bench, method: str, target: str, status: int) -> None:
+    exchange = get(target, method)
+    await bench.handler(exchange)
+
+    assert exchange.status == status
+    assert exchange.headers[b"request-id"].startswith(b"req_")
+    assert not any(name.startswith(b"access-control-") for name in exchange.headers)
+    assert bench.stats.requests == 0
+    if status >= 400:
+        error(exchange)
+    assert exchange.headers.get(b"allow") == (b"POST" if status == 405 else None)
+
+
+async def test_a_page_is_refused_before_its_body_is_read(bench: Bench) -> None:
+    exchange = get("/v1/messages", "POST", (b"origin", b"http://localhost:3000"))
+    exchange.half_read = True
+    await bench.handler(exchange)
+
+    assert error(exchange)[:2] == (403, "permission_error")
+
+
+# --- the books ------------------------------------------------------------------------------------
+
+
+async def test_the_log_line_says_what_happened_and_not_what_was_said(bench: Bench) -> None:
+    await post(bench, "a secret prompt", stream=True)
+    level, _, line = bench.logged[0]
+
+    assert level == "info"
+    assert line.pop("id").startswith("req_")
+    assert line.pop("ms") >= 0
+    assert line == {
+        "method": "POST",
+        "path": "/v1/messages",
+        "status": 200,
+        "model": "claude-x",
+        "stream": True,
+        "input_tokens": 9,
+        "output_tokens": 3,
+    }
+
+
+async def test_probes_are_logged_quietly_and_errors_loudly(bench: Bench) -> None:
+    await bench.handler(get("/health"))
+    await bench.handler(get("/nope"))
+
+    assert [level for level, _, _ in bench.logged] == ["debug", "warning"]
+
+
+async def test_the_counters(bench: Bench) -> None:
+    await post(bench)
+    await post(bench, "echo:fail 500 boom")
+    await post(bench, "echo:fail 500 after 1 later\na b", stream=True)
+    await bench.handler(get("/health"))
+
+    assert bench.stats == Stats(requests=3, in_flight=0, failures=2, last_error="later")
+
+
+async def test_an_odd_model_id_breaks_no_header(bench: Bench) -> None:
+    handler = Handler(
+        attrs.evolve(SPEC, model_id="echo/d\u00e9\r\nx: y"), stats=Stats(), log=bench.log, started_at=0.0
+    )
+    exchange = FakeExchange(body=asking())
+    await handler(exchange)
+
+    assert exchange.headers[b"x-proxy-model"] == b"echo/d???x: y"
+
+
+def test_an_unknown_kind_is_refused_at_birth() -> None:
+    with pytest.raises(ValueError, match="unknown kind 'telepathy', known: echo"):
+        Handler(
+            attrs.evolve(SPEC, kind="telepathy"), stats=Stats(), log=print, now=lambda: 0.0, started_at=0.0
+        )
+
+
+@pytest.mark.parametrize(
+    ("status", "type_"),
+    [
+        (400, "invalid_request_error"),
+        (408, "timeout_error"),
+        (431, "invalid_request_error"),
+        (503, "overloaded_error"),
+    ],
+)
+def test_the_servers_own_refusals_speak_the_same_language(status: int, type_: str) -> None:
+    headers, body = refuse(status, "why")
+    said = json.loads(body)
+
+    assert said["error"] == {"type": type_, "message": "why"}
+    assert dict(headers)[b"request-id"].decode() == said["request_id"]
+
+
+# --- the same on the real server ------------------------------------------------------------------
+
+
+def test_the_fake_has_what_the_real_exchange_has() -> None:
+    for name in ("read_body", "respond", "start", "send", "finish", "started", "finished", "request"):
+        assert hasattr(FakeExchange, name) or name in attrs.fields_dict(FakeExchange)
+        assert hasattr(Exchange, name)
+
+
+CONTRACT = [
+    ("POST", "/v1/messages", asking()),
+    ("POST", "/v1/messages", asking("echo:slow 1ms\na b c", stream=True)),
+    ("POST", "/v1/messages", asking("echo:fail 429")),
+    ("POST", "/v1/messages", asking("echo:fail 500 after 1\na b", stream=True)),
+    ("POST", "/v1/messages", b"{"),
+    ("POST", "/v1/messages/count_tokens", asking()),
+    ("GET", "/v1/messages", b""),
+    ("GET", "/health", b""),
+    ("HEAD", "/", b""),
+    ("GET", "/v1/models", b""),
+]
+
+
+def settled(data: bytes) -> bytes:
+    """Without what differs from answer to answer."""
+    for pattern in (rb"(req|msg)_[A-Za-z0-9_-]{24}", rb'"(pid|uptime_s|in_flight)":[0-9.]+'):
+        data = re.sub(pattern, b"", data)
+    return data
+
+
+@pytest.mark.parametrize(("method", "target", "body"), CONTRACT)
+async def test_fake_and_real_exchange_give_the_client_the_same(
+    bench: Bench, method: str, target: str, body: bytes
+) -> None:
+    fake = FakeExchange(request(method, target), body=body)
+    await bench.handler(fake)
+    async with serving(bench.handler) as server:
+        status, got, data = await server.fetch(method, target, body)
+
+    assert status == fake.status
+    assert settled(data) == settled(bytes(fake.sent))
+    assert {name: settled(value) for name, value in fake.headers.items()}.items() <= {
+        name: settled(value) for name, value in got.items()
+    }.items()
+
+
+async def test_a_client_that_hangs_up_frees_the_provider_on_the_real_server(bench: Bench) -> None:
+    script = play(bench, [Text("a")], 1000)
+    closed = trio.Event()
+
+    async def aclose() -> None:
+        closed.set()
+
+    script.aclose = aclose  # type: ignore[method-assign]  # to wait for it instead of polling
+    async with serving(bench.handler) as server:
+        await server.begin("POST", "/v1/messages", asking(stream=True), until=b"text_delta")
+        with trio.fail_after(5):
+            await closed.wait()
+
+
+async def test_thirty_two_streams_at_once(bench: Bench) -> None:
+    results: list[grammar.Streamed] = []
+
+    async def one(fetch: Callable[..., Any]) -> None:
+        _, _, data = await fetch(
+            "POST", "/v1/messages", asking("echo:slow 5ms\n" + "word " * 20, stream=True)
+        )
+        results.append(grammar.check(data))
+
+    async with serving(bench.handler) as server, trio.open_nursery() as nursery:
+        for _ in range(32):
+            nursery.start_soon(one, server.fetch)
+
+    assert [said.text for said in results] == ["word " * 20] * 32
+    assert bench.stats == Stats(requests=32)
