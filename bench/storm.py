@@ -3,9 +3,8 @@
     python bench/storm.py [--seconds 60] [--rate 600]
 
 Every 5 s the worker is killed with SIGKILL, every 7 s the supervisor (a new one is started at once), every 3 s
-`proxyctl restart` rolls the worker. The kills are out of step by half a second so that both never die within
-the same instant: with worker *and* supervisor gone nobody holds the socket. Meanwhile a second proxy streams
-for 30 s through all supervisor kills.
+`proxyctl restart` rolls the worker; after 35 s worker and supervisor die in the same instant. Meanwhile a
+second proxy streams for 30 s through all supervisor kills.
 
 Exit code 0 when no connection was refused, every failed request was inside a worker that was being killed,
 and the stream ended whole. Loopback only, bounded in time and rate, in a HOME of its own.
@@ -204,7 +203,7 @@ async def storm(bench: Bench, port: int, stream_port: int, seconds: float, rate:
         nursery.start_soon(load, port, rate, seconds, tally)
         nursery.start_soon(stream, stream_port, min(30.0, seconds), tally)
         nursery.start_soon(every, 5.0, 5.0, until, kill_worker)
-        nursery.start_soon(every, 7.0, 7.5, until, kill_supervisor)
+        nursery.start_soon(every, 7.0, 7.0, until, kill_supervisor)
         nursery.start_soon(every, 3.0, 3.0, until, roll)
 
 

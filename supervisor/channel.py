@@ -6,7 +6,6 @@ in time, and the worker's pid is the kernel's. Everything else is closed with on
 
 from __future__ import annotations
 
-import array
 import os
 import socket
 from collections.abc import Awaitable, Callable
@@ -24,6 +23,7 @@ from modelproxy.worker.contract import (
 )
 
 from . import kernel
+from .holder import received_sockets
 
 HELLO_LIMIT_S = 5.0
 _MAX_SOCKETS = 8
@@ -115,7 +115,7 @@ async def _meet(connection: trio.socket.SocketType, lines: Lines) -> tuple[Link,
             data, ancillary, _, _ = await connection.recvmsg(
                 65536, socket.CMSG_SPACE(4 * _MAX_SOCKETS), _CLOEXEC
             )
-            listeners += _received_sockets(ancillary)
+            listeners += received_sockets(ancillary)
             if not data:
                 raise ContractError("it hung up without a word")
             complete = list(lines.feed(data))
@@ -135,17 +135,3 @@ def _check_identity(hello: Hello, peer: kernel.Peer) -> None:
         raise ContractError(f"uid {peer.uid} is not ours")
     if peer.pid is not None and peer.pid != hello.pid:
         raise ContractError(f"it says pid {hello.pid}, the kernel says {peer.pid}")
-
-
-def _received_sockets(ancillary: list[tuple[int, int, bytes]]) -> list[socket.socket]:
-    found = []
-    for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            numbers = array.array("i")
-            numbers.frombytes(data[: len(data) - len(data) % numbers.itemsize])
-            for number in numbers:
-                one = socket.socket(fileno=number)
-                one.set_inheritable(False)
-                one.setblocking(False)
-                found.append(one)
-    return found

@@ -307,6 +307,7 @@ class Commands:
         limit = (request.grace_s if request.grace_s is not None else longest) + policy.DRAIN_TO_KILL_S + 10
         for unit, _ in stopped:
             await self._keeper.wait_until(lambda unit=unit: _is_over(unit), limit)  # type: ignore[misc]
+        await self._keeper.custody.settled()  # so that the port is free when this returns
         return [
             Stopped(unit.proxy.name, unit.proxy.spec.port, already="stopped" if already else None)
             for unit, already in stopped

@@ -26,10 +26,11 @@ import trio
 from . import fleet, kernel, logs, paths, sockets
 from .commands import Commands
 from .control import Control
+from .custody import Custody
 from .events import Events
 from .facts import State
 from .keeper import Keeper
-from .runner import Runner
+from .runner import Runner, worker_environment
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -178,9 +179,11 @@ async def _serve(where: paths.Paths, worker_module: str, ending: _Ending, log: C
     control_socket = sockets.bind_unix(where.control_socket)
     inodes = {path: sockets.inode_of(path) for path in (where.workers_socket, where.control_socket)}
     events = Events()
+    custody = Custody(where.holder_socket, log, worker_environment(os.environ))
     keeper = Keeper(
         where,
         spawner=Runner(worker_module),
+        custody=custody,
         events=events,
         log=log,
         started_at=started_at,
@@ -208,6 +211,7 @@ async def _serve(where: paths.Paths, worker_module: str, ending: _Ending, log: C
         if not ending.restart:
             commands.closing = True
             await _halt(keeper, ending, log)
+            await custody.quit()
         nursery.cancel_scope.cancel()
     workers_socket.close()
     control_socket.close()

@@ -41,6 +41,7 @@ from modelproxy.worker.contract import (
 )
 
 from . import channel, fleet, kernel, logs, policy, runner, sockets, stand_in, state, views
+from .custody import Custody
 from .events import Events
 from .facts import Phase, Proxy
 from .paths import Paths
@@ -68,6 +69,8 @@ class Unit:
     stand_in: trio.CancelScope | None = None
     pid_file: str | None = None
     """One more place for the pid, by the user's wish."""
+    held: tuple[int, list[socket.socket]] | None = None
+    """Port and sockets as they are in the holder's safe keeping."""
     written: tuple[int, int, str | None] | None = None
     """Port, pid and extra place of the pid files that exist now."""
 
@@ -107,6 +110,7 @@ class Keeper:
         paths: Paths,
         *,
         spawner: runner.Runner,
+        custody: Custody,
         events: Events,
         log: Callable[[str], None],
         started_at: float,
@@ -115,6 +119,7 @@ class Keeper:
     ) -> None:
         self._paths = paths
         self._spawner = spawner
+        self.custody = custody
         self._events = events
         self._log = log
         self._started_at = started_at
@@ -203,6 +208,7 @@ class Keeper:
             nursery.start_soon(self._loop)
             nursery.start_soon(self._clock)
             await self._recall()
+            nursery.start_soon(self.custody.run)
             task_status.started()
 
     async def _loop(self) -> None:
@@ -328,13 +334,18 @@ class Keeper:
             self._log(warning)
         for stale in self._paths.pid_files.glob("*.pid"):
             stale.unlink(missing_ok=True)
-        await self.ask(lambda: self._recall_all(records))
+        held = await self.custody.take()
+        await self.ask(lambda: self._recall_all(records, held))
 
-    def _recall_all(self, records: list[state.ProxyRecord]) -> None:
+    def _recall_all(self, records: list[state.ProxyRecord], held: dict[int, list[socket.socket]]) -> None:
         for record in records:
-            self._recall_one(record)
+            self._recall_one(record, held.pop(record.port, []) if record.wanted else [])
+        for port, unclaimed in held.items():
+            for one in unclaimed:
+                one.close()
+            self.custody.hold(port, [])
 
-    def _recall_one(self, record: state.ProxyRecord) -> None:
+    def _recall_one(self, record: state.ProxyRecord, listeners: list[socket.socket]) -> None:
         unit = self.create(
             Proxy(
                 name=record.name,
@@ -347,6 +358,7 @@ class Keeper:
             )
         )
         unit.pid_file = record.pid_file
+        unit.listeners = listeners
         for worker in record.workers:
             self._recall_worker(unit, worker)
         self.apply(unit, fleet.Begin())
@@ -597,10 +609,19 @@ class Keeper:
             for one in unit.listeners:
                 one.close()
             unit.listeners = []
+        self._put_right_custody(unit)
         self._put_right_stand_in(unit)
         self._put_right_pid_files(unit)
         if not proxy.wanted and not proxy.workers:
             self._forget_the_oldest()
+
+    def _put_right_custody(self, unit: Unit) -> None:
+        due = (unit.proxy.spec.port, unit.listeners) if unit.listeners else None
+        if unit.held is not None and (due is None or due[0] != unit.held[0]):
+            self.custody.hold(unit.held[0], [])
+        if due is not None and (unit.held is None or unit.held[1] is not due[1]):
+            self.custody.hold(*due)
+        unit.held = due
 
     def _put_right_stand_in(self, unit: Unit) -> None:
         needed = bool(unit.listeners) and unit.proxy.answers_down(self._now())

@@ -44,6 +44,10 @@ class Paths:
         return self.runtime / "workers.sock"
 
     @property
+    def holder_socket(self) -> Path:
+        return self.runtime / "holder.sock"
+
+    @property
     def lock(self) -> Path:
         return self.runtime / "lock"
 

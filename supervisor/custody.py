@@ -1,0 +1,212 @@
+"""The supervisor's side of the holder: which listening sockets are in safe keeping.
+
+The keeper says what it wants held; a task of its own makes that true, starts a holder when there is none,
+and starts over when it is lost. Losing it costs nothing but the safety for the double fault, so no failure
+here may disturb anything else.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import trio
+
+from . import holder, sockets
+from .paths import SocketAddress
+
+_ANSWER_LIMIT_S = 2.0
+_RETRY_S = 1.0
+_SETTLE_LIMIT_S = 1.0
+
+
+@attrs.define(eq=False)
+class _Wish:
+    """What is to be held for one port: our own duplicates, or nothing any more."""
+
+    copies: list[socket.socket]
+    done: bool = False
+
+    def close(self) -> None:
+        for one in self.copies:
+            one.close()
+        self.copies = []
+
+
+class Custody:
+    def __init__(self, path: Path, log: Callable[[str], None], environment: dict[str, str]) -> None:
+        self._path = path
+        self._log = log
+        self._environment = environment
+        self._wishes: dict[int, _Wish] = {}
+        self._news = trio.Event()
+        self._settled = trio.Event()
+        self._connection: socket.socket | None = None
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def hold(self, port: int, listeners: list[socket.socket]) -> None:
+        """From now on these are to be held; an empty list lets go of the port."""
+        old = self._wishes.pop(port, None)
+        if old is not None:
+            old.close()
+        elif not listeners:
+            return
+        try:
+            copies = [one.dup() for one in listeners]
+        except OSError as error:
+            self._log(f"port {port} is not in safe keeping: {error.strerror}")
+            return
+        self._wishes[port] = _Wish(copies)
+        self._news.set()
+        self._settled = trio.Event()
+
+    async def settled(self) -> None:
+        """Until the holder has heard everything, or a moment has passed without one."""
+        with trio.move_on_after(_SETTLE_LIMIT_S):
+            while not all(wish.done for wish in self._wishes.values()):
+                await self._settled.wait()
+
+    async def take(self) -> dict[int, list[socket.socket]]:
+        """What an earlier supervisor has left with a holder that still runs."""
+        try:
+            await self._connect()
+            ports = (await self._ask({"op": "list"}))[0]["ports"]
+            found = {port: (await self._ask({"op": "get", "port": port}))[1] for port in ports}
+        except (OSError, ValueError, KeyError):
+            self._hang_up()
+            return {}
+        for port in found:
+            # On record, so that what nobody claims is dropped again.
+            self._wishes[port] = _Wish([], done=True)
+        return found
+
+    async def run(self) -> None:
+        """Keep the holder's store as it is wished."""
+        while True:
+            try:
+                if self._connection is None:
+                    await self._find_or_start()
+                await self._reconcile()
+                await self._idle()
+            except (OSError, ValueError, KeyError, trio.TooSlowError) as error:
+                self._log(f"the socket holder was lost ({error}); starting another")
+                self._start_over()
+                await trio.sleep(_RETRY_S)
+
+    async def _idle(self) -> None:
+        """Until there is news, or the holder is gone."""
+        connection, news = self._connection, self._news
+        assert connection is not None  # reconciled just before
+        async with trio.open_nursery() as nursery:
+
+            async def hear() -> None:
+                await trio.lowlevel.wait_readable(connection)
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(hear)
+            await news.wait()
+            nursery.cancel_scope.cancel()
+        if not news.is_set():
+            raise ConnectionResetError("it hung up")
+
+    async def _reconcile(self) -> None:
+        self._news = trio.Event()
+        for port, wish in list(self._wishes.items()):
+            if wish.done:
+                continue
+            order = {"op": "put" if wish.copies else "drop", "port": port}
+            await self._ask(order, wish.copies)
+            wish.done = True
+            if not wish.copies and self._wishes.get(port) is wish:
+                del self._wishes[port]
+        self._settled.set()
+
+    async def quit(self) -> None:
+        """The supervisor stops for good: nothing is to be held any more."""
+        try:
+            if self._connection is None:
+                await self._connect()
+            await self._ask({"op": "quit"})
+        except (OSError, ValueError):
+            pass  # there is none
+        self._hang_up()
+        self._path.unlink(missing_ok=True)
+        if self._child is not None:
+            with trio.move_on_after(1.0):
+                await trio.to_thread.run_sync(self._child.wait, abandon_on_cancel=True)
+
+    # --- the connection --------------------------------------------------------------------------
+
+    async def _find_or_start(self) -> None:
+        try:
+            await self._connect()
+        except OSError:
+            self._start()
+            await self._connect()
+        for wish in self._wishes.values():
+            wish.done = False
+
+    def _start(self) -> None:
+        """The listening socket is made here and inherited, so that there is no moment to wait for."""
+        self._reap()
+        listener = sockets.bind_unix(self._path)
+        try:
+            self._child = subprocess.Popen(
+                # By its file and isolated: it needs the standard library only, and starts in 15 ms.
+                [sys.executable, "-I", "-S", holder.__file__, str(listener.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[listener.fileno()],
+                start_new_session=True,
+                cwd="/",
+                env=self._environment,
+            )
+        finally:
+            listener.close()
+
+    def _start_over(self) -> None:
+        """A holder that does not answer is not worth keeping: the next one gets everything anew."""
+        self._hang_up()
+        if self._child is not None:
+            self._child.kill()
+        self._reap()
+
+    def _reap(self) -> None:
+        if self._child is not None and self._child.poll() is not None:
+            self._child = None
+
+    async def _connect(self) -> None:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connection.setblocking(False)
+            with SocketAddress(self._path) as address:
+                connection.connect(address)  # never blocks on a Unix socket: a full queue is an error
+        except OSError:
+            connection.close()
+            raise
+        self._connection = connection
+
+    def _hang_up(self) -> None:
+        if self._connection is not None:
+            trio.lowlevel.notify_closing(self._connection)
+            self._connection.close()
+            self._connection = None
+
+    async def _ask(
+        self, order: dict[str, Any], attached: list[socket.socket] | None = None
+    ) -> tuple[dict[str, Any], list[socket.socket]]:
+        connection = self._connection
+        if connection is None:
+            raise ConnectionResetError("not connected")
+        holder.send(connection, order, attached or [])
+        with trio.fail_after(_ANSWER_LIMIT_S):
+            await trio.lowlevel.wait_readable(connection)
+        line, found = holder.receive(connection)
+        answer: dict[str, Any] = json.loads(line)
+        return answer, found

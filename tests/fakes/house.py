@@ -1,0 +1,347 @@
+"""One user's home with a real supervisor in it, driven from outside: commands, sockets, signals.
+
+Everything waits for an event: a line of the event stream, the end of a process, an answer. Limits are only
+there so that a broken program fails a test instead of hanging it.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+LIMIT_S = 30.0
+TESTS = Path(__file__).resolve().parents[1]
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+class Answer:
+    """Status, headers and body of one HTTP answer."""
+
+    def __init__(self, response: http.client.HTTPResponse) -> None:
+        self.status = response.status
+        self.headers = {name.lower(): value for name, value in response.getheaders()}
+        self.body = response.read()
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    def __repr__(self) -> str:
+        return f"<{self.status} {self.body[:200]!r}>"
+
+
+class House:
+    """`with House() as house`: an empty HOME; at the end nothing of it runs or exists any more."""
+
+    def __init__(self, **policy: float) -> None:
+        # Not tmp_path: its names are too long for a socket's path on some systems.
+        self.home = Path(tempfile.mkdtemp(prefix="mp-", dir="/tmp"))
+        self.runtime = self.home / "run"
+        self.runtime.mkdir(mode=0o700)
+        self.state = self.home / "state" / "modelproxy"
+        self.control = self.runtime / "modelproxy" / "control.sock"
+        self.policy = policy
+        self.supervisors: list[subprocess.Popen[bytes]] = []
+        self.pids: set[int] = set()
+        self.env = {name: value for name, value in os.environ.items() if not name.endswith("_API_KEY")}
+        self.env |= {
+            "HOME": str(self.home),
+            "XDG_RUNTIME_DIR": str(self.runtime),
+            "XDG_STATE_HOME": str(self.home / "state"),
+            "XDG_CONFIG_HOME": str(self.home / "config"),
+            "PYTHONPATH": str(TESTS),
+        }
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end_everything()
+        if kind is None:
+            shutil.rmtree(self.home, ignore_errors=True)
+
+    def _end_everything(self) -> None:
+        """Kill what this house started, by pid; a pid counts only while it belongs to this house."""
+        for supervisor in self.supervisors:
+            if supervisor.poll() is None:
+                supervisor.send_signal(signal.SIGCONT)
+                supervisor.kill()
+                supervisor.wait()
+        for pid in self.pids | set(self.workers_on_record()):
+            if self.is_ours(pid):
+                _quietly_kill(pid)
+
+    def is_ours(self, pid: int) -> bool:
+        try:
+            return f"HOME={self.home}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        except OSError:
+            return False
+
+    def workers_on_record(self) -> list[int]:
+        try:
+            saved = json.loads((self.state / "state.json").read_text())
+        except (OSError, ValueError):
+            return []
+        return [worker["pid"] for proxy in saved["proxies"] for worker in proxy["workers"] if worker["pid"]]
+
+    # --- the supervisor --------------------------------------------------------------------------
+
+    def start(self, *, bad_workers: bool = False, wait: bool = True, **popen: Any) -> subprocess.Popen[bytes]:
+        """Start a supervisor in the foreground; with `wait`, until its control socket answers."""
+        command = [sys.executable, "-P", "-m", "fakes.quick_supervisor", json.dumps(self.policy)]
+        if bad_workers:
+            command += ["--worker-module", "fakes.bad_worker"]
+        log = open(self.home / "daemon.err", "ab")  # noqa: SIM115  # the child's copy outlives this one
+        with log:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.env, cwd="/", **popen
+            )
+        self.supervisors.append(process)
+        if wait:
+            self.wait_ready(process)
+        return process
+
+    def wait_ready(self, process: subprocess.Popen[bytes] | None = None) -> None:
+        """Until the control socket answers."""
+        for _ in attempts():
+            if process is not None and process.poll() is not None:
+                raise AssertionError(f"the supervisor ended with {process.returncode}: {self.daemon_log()}")
+            try:
+                if self.api("GET", "/v1/version").status == 200:
+                    return
+            except OSError:
+                continue
+        raise AssertionError(f"no supervisor answers: {self.daemon_log()}")
+
+    def kill_supervisor(self) -> None:
+        supervisor = self.supervisors[-1]
+        supervisor.kill()
+        supervisor.wait()
+
+    def daemon_log(self) -> str:
+        try:
+            return (self.home / "daemon.err").read_text()
+        except OSError:
+            return ""
+
+    # --- asking it -------------------------------------------------------------------------------
+
+    def api(self, method: str, path: str, body: Any = None, *, timeout: float = LIMIT_S) -> Answer:
+        connection = _UnixConnection(self.control, timeout)
+        try:
+            connection.request(method, path, None if body is None else json.dumps(body))
+            return Answer(connection.getresponse())
+        finally:
+            connection.close()
+
+    def up(self, model: str = "echo/demo", **options: Any) -> dict[str, Any]:
+        options.setdefault("port", 0)
+        answer = self.api("PUT", f"/v1/proxies/{quote(model, safe='')}", {"model": model, **options})
+        assert answer.status == 200, answer
+        row: dict[str, Any] = answer.json
+        if row["pid"]:
+            self.pids.add(row["pid"])
+        return row
+
+    def down(self, target: str, **options: Any) -> Answer:
+        return self.api("DELETE", f"/v1/proxies/{quote(target, safe='')}", options)
+
+    def restart(self, target: str, **options: Any) -> Answer:
+        return self.api("POST", f"/v1/proxies/{quote(target, safe='')}/restart", options)
+
+    def ps(self, *, stopped: bool = False) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = self.api("GET", f"/v1/proxies{'?all=1' if stopped else ''}").json
+        self.pids |= {row["pid"] for row in rows if row["pid"]}
+        return rows
+
+    def row(self, name: str = "echo/demo") -> dict[str, Any]:
+        return next(row for row in self.ps(stopped=True) if row["name"] == name)
+
+    def wait_row(
+        self, condition: Callable[[dict[str, Any]], bool], name: str = "echo/demo"
+    ) -> dict[str, Any]:
+        """Until the proxy's row fulfils `condition`; looked at after each event."""
+        row = self.row(name)
+        if condition(row):
+            return row
+        for _ in self.events():
+            row = self.row(name)
+            if condition(row):
+                return row
+        raise AssertionError(f"never came true; the last row was {row}\n{self.daemon_log()}")
+
+    def wait_event(self, kind: str, name: str = "echo/demo", *, since: int = 0) -> dict[str, Any]:
+        for event in self.events(since=since):
+            if event["kind"] == kind and event["proxy"] == name:
+                return event
+        raise AssertionError(f"no {kind} of {name}\n{self.daemon_log()}")
+
+    def events(self, *, since: int = 0) -> Iterator[dict[str, Any]]:
+        """Every event from the first one on, as it comes, until LIMIT_S of silence."""
+        connection = _UnixConnection(self.control, LIMIT_S)
+        try:
+            connection.request("GET", f"/v1/events?follow=1&since={since}")
+            response = connection.getresponse()
+            while line := response.readline():
+                yield json.loads(line)
+        except TimeoutError:
+            return
+        finally:
+            connection.close()
+
+    def command(
+        self, *words: str, module: str = "modelproxy.ctl", timeout: float = 60
+    ) -> subprocess.CompletedProcess[str]:
+        """`proxyctl WORDS`, as its user types it."""
+        line = [sys.executable, "-P", "-m", module, *words]
+        return subprocess.run(
+            line, env=self.env, capture_output=True, text=True, timeout=timeout, check=False
+        )
+
+
+# --- clients --------------------------------------------------------------------------------------
+
+
+def message(text: str = "hello there", *, stream: bool = False) -> dict[str, Any]:
+    return {
+        "model": "claude-sonnet-4-5",
+        "max_tokens": 100_000,
+        "stream": stream,
+        "messages": [{"role": "user", "content": text}],
+    }
+
+
+def post(port: int, body: Any, *, timeout: float = LIMIT_S, path: str = "/v1/messages") -> Answer:
+    """One request on a connection of its own."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+    try:
+        connection.request("POST", path, json.dumps(body), {"content-type": "application/json"})
+        return Answer(connection.getresponse())
+    finally:
+        connection.close()
+
+
+def get(port: int, path: str, *, timeout: float = LIMIT_S) -> Answer:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+    try:
+        connection.request("GET", path)
+        return Answer(connection.getresponse())
+    finally:
+        connection.close()
+
+
+class Stream:
+    """A streamed answer that is being read."""
+
+    def __init__(self, port: int, text: str) -> None:
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=LIMIT_S)
+        self._connection.request(
+            "POST",
+            "/v1/messages",
+            json.dumps(message(text, stream=True)),
+            {"content-type": "application/json"},
+        )
+        self.response = self._connection.getresponse()
+        self.seen = b""
+
+    def read_until(self, word: bytes) -> None:
+        while word not in self.seen:
+            line = self.response.readline()
+            assert line, f"the stream ended before {word!r}: {self.seen[-300:]!r}"
+            self.seen += line
+
+    def rest(self) -> bytes:
+        """Everything to the end; a cut raises IncompleteRead."""
+        try:
+            self.seen += self.response.read()
+        finally:
+            self.close()
+        return self.seen
+
+    def close(self) -> None:
+        self.response.close()
+        self._connection.close()
+
+
+def is_refused(port: int, host: str = "127.0.0.1") -> bool:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.settimeout(5)
+        try:
+            probe.connect((host, port))
+        except ConnectionRefusedError:
+            return True
+        return False
+
+
+# --- processes ------------------------------------------------------------------------------------
+
+
+def wait_gone(pid: int, timeout: float = LIMIT_S) -> bool:
+    """Until the process has ended."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        return True
+    try:
+        return bool(select.select([pidfd], [], [], timeout)[0])
+    finally:
+        os.close(pidfd)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def attempts(limit_s: float = LIMIT_S, pause_s: float = 0.01) -> Iterator[int]:
+    """For the few things that announce themselves nowhere: look again until the limit."""
+    import time
+
+    end = time.monotonic() + limit_s
+    count = 0
+    while time.monotonic() < end:
+        yield count
+        count += 1
+        time.sleep(pause_s)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _quietly_kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
