@@ -228,10 +228,11 @@ def decode_supervisor(line: bytes) -> FromSupervisor:
 def _decode(line: bytes, family: Any) -> Any:
     try:
         document = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ContractError("not JSON") from None
     known = {cls.__name__.lower() for cls in family.__args__}
-    if not isinstance(document, dict) or document.get("type") not in known:
+    kind = document.get("type") if isinstance(document, dict) else None
+    if not isinstance(kind, str) or kind not in known:
         # Checked here because cattrs words an unknown tag as "required field missing".
         raise ContractError(f"unknown message, expected one of {', '.join(sorted(known))}")
     try:
