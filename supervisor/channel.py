@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import traceback
 from collections.abc import Awaitable, Callable
 
 import trio
@@ -98,6 +99,8 @@ async def _converse(
             log(f"a worker's connection was closed: {error or 'no hello in time'}")
         except OSError:
             pass  # it is gone; its exit tells the rest
+        except Exception:  # a bug of ours met by one worker's words must not end the others' connections
+            log(f"internal error in the conversation with {link}\n{traceback.format_exc()}")
         finally:
             if link is not None:
                 link.closed.set()

@@ -144,7 +144,11 @@ def received_sockets(ancillary: list[tuple[int, int, bytes]]) -> list[socket.soc
             numbers = array.array("i")
             numbers.frombytes(data[: len(data) - len(data) % numbers.itemsize])
             for number in numbers:
-                one = socket.socket(fileno=number)
+                try:
+                    one = socket.socket(fileno=number)
+                except OSError:  # not a socket: nobody's to keep, and not to leak either
+                    os.close(number)
+                    continue
                 one.set_inheritable(False)
                 one.setblocking(False)
                 found.append(one)
