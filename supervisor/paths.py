@@ -16,6 +16,7 @@ APP = "modelproxy"
 
 # sockaddr_un.sun_path holds 108 bytes on Linux and 104 on macOS, the closing NUL included.
 MAX_SOCKET_PATH = 107 if sys.platform == "linux" else 103
+_LONGEST_LOG_NAME = 200  # bytes; a file name may have 255, and `.log.1` is to fit
 
 
 class UnsafeDirectoryError(Exception):
@@ -77,10 +78,20 @@ class Paths:
 
 def log_name(name: str) -> str:
     """A proxy's name as a file name that a person still recognises: `echo/demo` is `echo~demo`."""
-    return "".join(
-        "~" if char == "/" else char if char.isalnum() or char in "._@+-" else f"%{ord(char):02X}"
-        for char in name
+    found = "".join(
+        "~" if char == "/" else char if char.isalnum() or char in "._@+-" else _percent(char) for char in name
     )
+    if len(os.fsencode(found)) <= _LONGEST_LOG_NAME:
+        return found
+    import hashlib  # only here: few names are so long, and every command pays for imports
+
+    digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:32]
+    return f"{found[:40]}%%{digest}"
+
+
+def _percent(char: str) -> str:
+    """Byte by byte, so that each escape has two digits: `%2190` would be `!90` as well as `←`."""
+    return "".join(f"%{byte:02X}" for byte in char.encode(errors="surrogatepass"))
 
 
 def find() -> Paths:
