@@ -24,6 +24,7 @@ _LINUX = sys.platform == "linux"
 _PIDFD_GET_INFO = 0xC040FF0B
 _PIDFD_INFO_EXIT = 1 << 3
 _TCP_INFO_SIZE = 104
+_EXIT_CODE = 49  # of /proc/PID/stat, counted from the third field
 
 
 @attrs.frozen
@@ -130,7 +131,7 @@ async def wait_exit(pid: int, pidfd: int | None) -> Exit:
     """Wait until the process has ended; a child of ours is reaped."""
     if pidfd is not None:
         await trio.lowlevel.wait_readable(pidfd)
-        return await _exit_behind(pidfd)
+        return await _exit_behind(pid, pidfd)
     try:
         _, status = await trio.to_thread.run_sync(os.waitpid, pid, 0, abandon_on_cancel=True)
     except ChildProcessError:
@@ -139,11 +140,11 @@ async def wait_exit(pid: int, pidfd: int | None) -> Exit:
     return exit_from_status(status)
 
 
-async def _exit_behind(pidfd: int) -> Exit:
+async def _exit_behind(pid: int, pidfd: int) -> Exit:
     try:
         found = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)  # noqa: ASYNC222  # WNOHANG
     except ChildProcessError:  # an adopted one: its parent was the supervisor before us
-        return await _exit_of_stranger(pidfd)
+        return await _exit_of_stranger(pid, pidfd)
     if found is None:
         return Exit()
     if found.si_code == os.CLD_EXITED:
@@ -151,9 +152,12 @@ async def _exit_behind(pidfd: int) -> Exit:
     return Exit(signal=found.si_status)
 
 
-async def _exit_of_stranger(pidfd: int) -> Exit:
-    """Linux 6.15 tells the exit status through any pidfd, as soon as the real parent has reaped."""
+async def _exit_of_stranger(pid: int, pidfd: int) -> Exit:
+    """How somebody else's child ended: /proc tells while it waits to be reaped, Linux 6.15 afterwards."""
     for _ in range(10):
+        fields = _stat_fields(pid)
+        if fields and fields[0] == "Z":  # the number cannot have a new owner before it is reaped
+            return exit_from_status(int(fields[_EXIT_CODE]))
         request = bytearray(struct.pack("=Q", _PIDFD_INFO_EXIT) + bytes(56))
         try:
             fcntl.ioctl(pidfd, _PIDFD_GET_INFO, request)
@@ -252,7 +256,8 @@ def _listening_inodes(port: int) -> set[str]:
 
 def _holds(process: Path, inodes: set[str]) -> bool:
     try:
-        return any(os.readlink(entry.path) in inodes for entry in os.scandir(process / "fd"))
+        with os.scandir(process / "fd") as entries:
+            return any(os.readlink(entry.path) in inodes for entry in entries)
     except OSError:  # another user's, or gone in the meantime
         return False
 

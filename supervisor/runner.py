@@ -59,11 +59,14 @@ class Handle:
     log_drops: int = 0
     ready_at: float | None = None
     """Seconds since the epoch."""
+    closed: bool = False
 
     def signal(self, signum: int) -> None:
-        kernel.send_signal(self.pid, self.pidfd, signum)
+        if not self.closed:  # afterwards the pid may be anybody's
+            kernel.send_signal(self.pid, self.pidfd, signum)
 
     def close(self) -> None:
+        self.closed = True
         if self.pidfd is not None:
             os.close(self.pidfd)
             self.pidfd = None

@@ -99,7 +99,10 @@ def load(path: Path) -> tuple[list[ProxyRecord], str | None]:
 
 
 def _parse(data: bytes) -> Saved:
-    document: Any = json.loads(data)
+    try:
+        document: Any = json.loads(data)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
     if not isinstance(document, dict):
         raise ValueError("not an object")
     if document.get("version") != VERSION:
