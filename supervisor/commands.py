@@ -299,7 +299,7 @@ class Commands:
     # --- down and restart ------------------------------------------------------------------------
 
     async def down(self, target: str, request: DownRequest) -> list[Stopped]:
-        _check_grace(request.grace_s)
+        check_grace(request.grace_s)
         stopped = await self._keeper.ask(lambda: self._unwish(target, request))
         if not stopped and target != "all":
             raise self._unknown(target)
@@ -325,7 +325,8 @@ class Commands:
         return answer
 
     async def restart(self, target: str, request: RestartRequest) -> list[ProxyView]:
-        _check_grace(request.grace_s)
+        check_grace(request.grace_s)
+        _check_wait(request.wait_s)
         self._refuse_when_closing()
         renewed = await self._keeper.ask(lambda: self._renew(target, request))
         if not renewed and target != "all":
@@ -359,7 +360,7 @@ class Commands:
 def _means(proxy: Proxy, target: str) -> bool:
     if proxy.spec.model_id == target:
         return True
-    if not target.isdigit():
+    if not target.isdecimal() or len(target) > 18:
         return False
     number = int(target)
     if number == proxy.spec.port:
@@ -377,12 +378,18 @@ def _is_over(unit: Unit) -> bool:
 def _check(request: UpRequest) -> None:
     if request.port is not None and not 0 <= request.port <= 65535:
         raise Fault("bad_port", f"{request.port} is not a port", "1 to 65535, or 0 for any free one")
-    _check_grace(request.grace_s)
-    if not 0 <= request.wait_s <= 3600:
+    check_grace(request.grace_s)
+    _check_wait(request.wait_s)
+    if request.pid_file is not None and (not request.pid_file.startswith("/") or "\0" in request.pid_file):
+        raise Fault("bad_request", "pid_file must be an absolute path")
+
+
+def _check_wait(wait_s: float) -> None:
+    if not 0 <= wait_s <= 3600:
         raise Fault("bad_request", "wait_s must be between 0 and 3600")
 
 
-def _check_grace(grace_s: float | None) -> None:
+def check_grace(grace_s: float | None) -> None:
     if grace_s is not None and not 0 <= grace_s <= MAX_GRACE_S:
         raise Fault("bad_request", f"the grace must be between 0 and {MAX_GRACE_S:.0f} s")
 

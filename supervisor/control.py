@@ -14,7 +14,7 @@ import trio
 from modelproxy.worker import __version__, httpd
 
 from . import kernel, logs
-from .commands import Commands
+from .commands import Commands, check_grace
 from .events import Events
 from .paths import Paths
 from .protocol import (
@@ -184,6 +184,7 @@ class Control:
         if target not in ("stop", "restart"):
             raise Fault("unknown_route", f"the daemon cannot {target}", "it can stop and restart")
         request = parse(await exchange.read_body(), DaemonRequest)
+        check_grace(request.grace_s)
         await _answer(exchange, 200, to_json(self._about()))
         self._leave(target, request.grace_s)
 
@@ -241,8 +242,8 @@ def _number(query: dict[str, str], name: str, default: int) -> int:
     text = query.get(name, "")
     if not text:
         return default
-    if not text.isdigit():
-        raise Fault("bad_request", f'{name} must be a number, not "{text}"')
+    if not text.isdecimal() or len(text) > 18:  # int() refuses "²", which is a digit, and endless ones
+        raise Fault("bad_request", f'{name} must be a number, not "{text[:40]}"')
     return int(text)
 
 
