@@ -141,8 +141,6 @@ def parse_head(raw: bytes) -> Head:
     method, target = line[1].decode("ascii"), line[2].decode("ascii")
     if line[3] != b"1" or line[4] not in (b"0", b"1"):
         raise Refused(505, "only HTTP/1.0 and HTTP/1.1 are spoken here")
-    if raw.count(b"\n") != raw.count(b"\r\n"):
-        raise Refused(400, "line ends without carriage return")
     headers = _parse_fields(raw)
     if method == "CONNECT":
         raise Refused(501, "CONNECT is not supported")

@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from modelproxy.worker.httpd import (
+    TURNED_AWAY_MAX,
     BodyIncomplete,
     BodyTooLarge,
     ClientGone,
@@ -401,6 +402,19 @@ async def test_misuse_by_a_handler_is_told() -> None:
     assert told == [RuntimeError, RuntimeError, ValueError, *[RuntimeError] * 4]
 
 
+async def test_an_error_of_the_body_keeps_its_meaning_in_a_nursery() -> None:
+    """Groups of one are opened."""
+
+    async def handler(exchange: Exchange) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(exchange.read_body)
+
+    raw = b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 11\r\n\r\n"
+    async with serving(handler, max_body=10) as service, service.client(raw) as client:
+        assert (await client.answer()).status == 400
+        assert service.logged == []
+
+
 # --- cuts -----------------------------------------------------------------------------------------
 
 TWO = (
@@ -515,6 +529,14 @@ async def test_a_slow_head_is_told_408() -> None:
         assert await client.rest() == b""
 
 
+async def test_a_slow_head_on_a_kept_connection_is_told_408() -> None:
+    """The patience for a pause between requests is not the patience for half a head."""
+    async with serving(head_timeout_s=0.05) as service, service.client(GET) as client:
+        assert (await client.answer()).status == 200
+        await client.send(b"GET / HT")
+        assert (await client.answer()).status == 408
+
+
 async def test_silence_is_closed_in_silence() -> None:
     """Before the first request and after it."""
     async with serving(head_timeout_s=0.05, keep_alive_s=0.05) as service:
@@ -536,9 +558,10 @@ async def test_a_body_that_stops_is_incomplete() -> None:
 
 async def test_a_client_that_leaves_in_its_body() -> None:
     """The handler hears of it by name, not by a cancellation."""
-    heard = trio.Event()
+    reached, heard = trio.Event(), trio.Event()
 
     async def handler(exchange: Exchange) -> None:
+        reached.set()
         with pytest.raises(BodyIncomplete):
             await exchange.read_body()
         assert exchange.client_gone
@@ -546,7 +569,7 @@ async def test_a_client_that_leaves_in_its_body() -> None:
 
     async with serving(handler) as service:
         async with service.client(b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nab"):
-            pass
+            await reached.wait()
         await heard.wait()
 
 
@@ -605,9 +628,10 @@ async def test_a_surplus_connection_is_told_503() -> None:
     async with serving(max_connections=1) as service:
         async with service.client(GET) as client:
             assert (await client.answer()).status == 200
-            async with service.client(GET) as surplus:
-                assert (await surplus.answer()).status == 503
-                assert await surplus.rest() == b""
+            for _ in range(TURNED_AWAY_MAX + 1):
+                async with service.client(GET) as surplus:
+                    assert (await surplus.answer()).status == 503
+                    assert await surplus.rest() == b""
             await client.send(GET)
             assert (await client.answer()).status == 200
         while service.server.connections:
@@ -657,6 +681,105 @@ async def test_a_client_that_leaves_cancels_its_silent_handler(half: bool) -> No
             await trio.lowlevel.checkpoint()
         assert service.server.in_flight == 0
         assert service.logged == []
+
+
+class _Watcher:
+    """Hang-ups at the moment the test wants them: with real ones, the order of two wake-ups is anyone's guess."""
+
+    def __init__(self, *, at_once: bool = False) -> None:
+        self.told: list[Callable[[], None]] = []
+        self.forgotten = 0
+        self._at_once = at_once
+
+    def watch(self, sock: socket.socket, tell: Callable[[], None]) -> None:
+        self.told.append(tell)
+        if self._at_once:
+            tell()
+
+    def forget(self, sock: socket.socket) -> None:
+        assert sock.fileno() >= 0
+        self.forgotten += 1
+
+
+async def test_a_client_that_hangs_up_behind_its_body_cancels_the_handler() -> None:
+    """The end that was met while reading counts when the reading is over."""
+    reached, ended = trio.Event(), trio.Event()
+
+    async def handler(exchange: Exchange) -> None:
+        reached.set()
+        assert await exchange.read_body() == b"abcde"
+        try:
+            await trio.sleep_forever()
+        finally:
+            with pytest.raises(ClientGone), trio.CancelScope(shield=True):
+                await exchange.respond(200, [])
+            ended.set()
+
+    raw = b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nab"
+    watcher = _Watcher()
+    async with serving(handler) as service:
+        service.server.hang_ups = watcher
+        async with service.client(raw) as client:
+            await reached.wait()
+            await trio.testing.wait_all_tasks_blocked()
+            watcher.told[0]()
+            await client.send(b"cde")
+            with trio.fail_after(LONG):
+                await ended.wait()
+                while service.server.connections:
+                    await trio.lowlevel.checkpoint()
+    assert watcher.forgotten == 1
+
+
+async def test_a_request_whose_client_has_left_reaches_no_handler() -> None:
+    """Nothing would cancel it: the hang-up has been told already."""
+    async with serving() as service:
+        service.server.hang_ups = _Watcher(at_once=True)
+        async with service.client(GET) as client:
+            assert await client.rest() == b""
+        assert service.server.requests == 0
+
+
+async def test_requests_that_are_sent_ahead_do_not_keep_the_loop_to_themselves() -> None:
+    """Each of them lets others have their turn."""
+    first = trio.Event()
+    seen = -1
+
+    async def handler(exchange: Exchange) -> None:
+        first.set()
+        await exchange.respond(200, [])
+
+    async def other(service: Service) -> None:
+        nonlocal seen
+        await first.wait()
+        seen = service.server.requests
+
+    async with serving(handler) as service, trio.open_nursery() as nursery:
+        nursery.start_soon(other, service)
+        async with service.client(GET * 100) as client:
+            for _ in range(100):
+                await client.answer()
+
+    assert 1 <= seen < 10
+
+
+async def test_sending_notices_a_cancellation() -> None:
+    """Although it need not wait while the kernel takes the bytes."""
+    caught: list[bool] = []
+
+    async def handler(exchange: Exchange) -> None:
+        await exchange.start(200, [])
+        for data in (b"x", b""):
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await exchange.send(data)
+            caught.append(scope.cancelled_caught)
+        await exchange.finish()
+
+    async with serving(handler) as service, service.client(GET) as client:
+        assert (await client.answer()).body == b""
+
+    assert caught == [True, True]
 
 
 async def test_a_client_that_leaves_a_stream_cancels_it() -> None:

@@ -100,6 +100,22 @@ async def test_a_reader_that_takes_nothing_is_given_up() -> None:
     stream.close()
 
 
+async def test_closing_wakes_who_waits() -> None:
+    """Or it would wait for ever, or for the next socket of that number."""
+    near, far = _pair()
+    stream = RawSocket(near)
+
+    async def wait() -> None:
+        with pytest.raises(trio.ClosedResourceError):
+            await stream.recv()
+
+    with far:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await trio.testing.wait_all_tasks_blocked()
+            stream.close()
+
+
 async def test_reset_is_seen_as_an_error() -> None:
     """A plain close is an end."""
     near, far = _pair()
