@@ -300,6 +300,8 @@ class _Turn:
 
     def drain_all(self, grace_s: float) -> None:
         for worker in self.proxy.workers:
+            if worker.phase is Phase.ABSENT and worker.pid is None:
+                continue  # perhaps there is no process at all; should it dial, it is told then
             # What never answered has nothing to finish.
             self.drain(worker, 0.0 if worker.phase is Phase.STARTING else grace_s)
 
@@ -340,15 +342,8 @@ def _start(turn: _Turn) -> None:
         turn.tell("failed", reason)
         return
     generation = turn.proxy.generation + 1
-    turn.add(
-        Worker(
-            generation,
-            turn.proxy.order,
-            Phase.STARTING,
-            turn.now,
-            start_by=turn.now + policy.START_LIMIT_S,
-        )
-    )
+    # No `start_by` yet: the order may wait for its turn behind other starts, which is nobody's fault.
+    turn.add(Worker(generation, turn.proxy.order, Phase.STARTING, turn.now))
     turn.order(Spawn(generation))
 
 
@@ -379,7 +374,7 @@ def _on_restart(turn: _Turn, event: Restart) -> None:
         return
     turn.forgive()
     turn.set(deaths=(), roll_grace_s=event.grace_s)
-    if turn.proxy.current is not None or turn.proxy.successor is not None:
+    if any(worker.phase is not Phase.DRAINING for worker in turn.proxy.workers):
         turn.set(order=turn.proxy.order + 1)
     turn.tell("restart", "asked for")
 
@@ -406,13 +401,16 @@ def _on_dialled(turn: _Turn, event: Dialled) -> None:
     known = turn.proxy.worker(event.generation)
     if known is not None and known.phase is not Phase.ABSENT:
         return  # it only lost its connection for a moment
+    order = turn.proxy.order
     if known is not None:
         turn.remove(known)
+        # A restart asked for while it was awaited concerns it, unless it has yet to be told what to be.
+        order = known.order if event.spec is not None else order
     phase = Phase.READY if event.serving else Phase.STARTING
     turn.add(
         Worker(
             event.generation,
-            turn.proxy.order,
+            order,
             phase,
             turn.now - event.ready_for_s,
             pid=event.pid,
@@ -426,7 +424,7 @@ def _on_dialled(turn: _Turn, event: Dialled) -> None:
     assert worker is not None  # added above
     turn.tell("adopted", f"pid {event.pid}, generation {event.generation}")
     if event.serving:
-        turn.set(worked=True)
+        turn.set(worked=True, given_up=None, retry_at=None)
     if event.draining:
         turn.phase(worker, Phase.DRAINING, kill_by=None)
     elif not turn.proxy.is_up:
@@ -458,7 +456,6 @@ def _on_spawned(turn: _Turn, event: Spawned) -> None:
         return
     turn.amend(event.generation, pid=event.pid)
     if worker.phase is Phase.STARTING:
-        # The limit counts from here: the order may have waited for its turn behind other starts.
         turn.amend(event.generation, start_by=turn.now + policy.START_LIMIT_S)
     elif worker.phase is Phase.DRAINING:
         turn.order(Drain(event.generation, 0.0))  # unwanted before it was born
@@ -493,6 +490,8 @@ def _on_ready(turn: _Turn, event: BecameReady) -> None:
         never_ready=0,
         spawn_failures=0,
         trouble=None,
+        given_up=None,
+        retry_at=None,
         settled_at=turn.now + policy.RESET_AFTER_S if turn.proxy.failures else None,
     )
     turn.tell("ready", f"pid {worker.pid}, generation {event.generation}")
@@ -500,8 +499,13 @@ def _on_ready(turn: _Turn, event: BecameReady) -> None:
 
 
 def _retire_elders(turn: _Turn) -> None:
-    """The newest ready worker stays; older ones finish their streams, the oldest of too many at once."""
+    """The newest of its kind stays; older ones finish their streams, the oldest of too many at once."""
     current = turn.proxy.current
+    coming = [worker for worker in turn.proxy.workers if worker.phase is Phase.STARTING]
+    for worker in coming:
+        # Two come at once, or one after its successor, when an earlier supervisor's newborn dials late.
+        if worker is not coming[-1] or (current is not None and worker.generation < current.generation):
+            turn.drain(worker, 0.0)
     if current is None:
         return
     for worker in turn.proxy.workers:
@@ -570,7 +574,7 @@ def _on_exited(turn: _Turn, event: Exited) -> None:
 
 def _gone(turn: _Turn, worker: Worker) -> None:
     if not turn.proxy.workers and not turn.proxy.is_up:
-        turn.tell("stopped", f"pid {worker.pid} has left")
+        turn.tell("stopped", f"pid {worker.pid} has left" if worker.pid else "there was no process")
 
 
 def _cause(worker: Worker, event: Exited) -> str:
@@ -649,6 +653,7 @@ def _on_clock(turn: _Turn, event: Clock) -> None:
 def _kill(turn: _Turn, worker: Worker) -> None:
     if worker.phase is Phase.ABSENT and worker.pid is None:
         turn.remove(worker)  # it was never born
+        _gone(turn, worker)
         return
     if worker.phase is Phase.ABSENT and worker.hung is None:
         # It lives but does not dial: stopped or stuck. First its stacks, then its end.
@@ -673,11 +678,15 @@ def _on_overslept(turn: _Turn, event: Overslept) -> None:
 
 
 def _on_broke(turn: _Turn, event: Broke) -> None:
-    """Ours to answer for: every worker of this proxy is replaced after a pause, the others never notice."""
+    """Ours to answer for: what serves goes on serving, what is missing is started after a pause."""
     turn.tell("internal", event.reason)
     turn.set(trouble=f"internal error: {event.reason}")
+    for worker in turn.proxy.workers:
+        if worker.phase is Phase.READY and worker.silent_by is None and worker.hung is None:
+            # Perhaps it was the look at this silent worker that broke: look again.
+            turn.amend(worker.generation, silent_by=turn.now + policy.SILENCE_LIMIT_S)
     if not turn.proxy.is_up or turn.proxy.workers:
-        return  # what serves goes on serving; a missing exit or readiness has its own deadline
+        return  # a missing readiness has its own deadline
     count = turn.proxy.spawn_failures + 1
     turn.set(spawn_failures=count, retry_at=turn.now + policy.spawn_retry_delay(count, turn.jitter))
 

@@ -64,6 +64,8 @@ def _draining(proxy: Proxy, now: float, tallies: dict[int, Tally]) -> str:
 
 def _draining_of(proxy: Proxy, now: float, tallies: dict[int, Tally]) -> str:
     workers = proxy.draining
+    if not workers:
+        return "waiting for what may still dial"
     in_flight = sum(tallies.get(worker.generation, Tally()).in_flight for worker in workers)
     names = ", ".join(f"g{worker.generation}" for worker in workers)
     deadline = min((worker.kill_by for worker in workers if worker.kill_by is not None), default=None)
