@@ -47,6 +47,8 @@ class Custody:
         self._wishes: dict[int, _Wish] = {}
         self._news = trio.Event()
         self._settled = trio.Event()
+        self._leaving = False
+        self._left = trio.Event()
         self._connection: socket.socket | None = None
         self._child: subprocess.Popen[bytes] | None = None
 
@@ -87,12 +89,15 @@ class Custody:
         return found
 
     async def run(self) -> None:
-        """Keep the holder's store as it is wished."""
+        """Keep the holder's store as it is wished, until `quit`."""
         while True:
             try:
                 if self._connection is None:
                     await self._find_or_start()
                 await self._reconcile()
+                if self._leaving:
+                    await self._leave()
+                    return
                 await self._idle()
             except (OSError, ValueError, KeyError, trio.TooSlowError) as error:
                 self._log(f"the socket holder was lost ({error}); starting another")
@@ -129,17 +134,18 @@ class Custody:
 
     async def quit(self) -> None:
         """The supervisor stops for good: nothing is to be held any more."""
-        try:
-            if self._connection is None:
-                await self._connect()
-            await self._ask({"op": "quit"})
-        except (OSError, ValueError):
-            pass  # there is none
+        self._leaving = True
+        self._news.set()
+        with trio.move_on_after(_ANSWER_LIMIT_S):
+            await self._left.wait()
         self._hang_up()
         self._path.unlink(missing_ok=True)
+
+    async def _leave(self) -> None:
+        await self._ask({"op": "quit"})
         if self._child is not None:
-            with trio.move_on_after(1.0):
-                await trio.to_thread.run_sync(self._child.wait, abandon_on_cancel=True)
+            await trio.to_thread.run_sync(self._child.wait, abandon_on_cancel=True)
+        self._left.set()
 
     # --- the connection --------------------------------------------------------------------------
 

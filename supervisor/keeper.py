@@ -28,6 +28,7 @@ import attrs
 import trio
 
 from modelproxy.worker.contract import (
+    EXIT_OK,
     PROTOCOL,
     Beat,
     Bye,
@@ -90,6 +91,7 @@ class _Happened:
 @attrs.define(eq=False)
 class _Question:
     command: Callable[[], Any]
+    refusable: bool
     done: trio.Event = attrs.Factory(trio.Event)
     reply: Any = None
     error: Exception | None = None
@@ -150,9 +152,12 @@ class Keeper:
         """Something happened."""
         self._inbox_in.send_nowait(_Happened(name, event))
 
-    async def ask(self, command: Callable[[], _T]) -> _T:
-        """Run `command` inside the loop, where it may call `apply`; its changes are all kept or none."""
-        question = _Question(command)
+    async def ask(self, command: Callable[[], _T], *, refusable: bool = True) -> _T:
+        """Run `command` inside the loop, where it may call `apply`; its changes are all kept or none.
+
+        A wish is refused while the state file cannot be written; what is a fact (not `refusable`) is kept.
+        """
+        question = _Question(command, refusable)
         self._inbox_in.send_nowait(question)
         await question.done.wait()
         if question.error is not None:
@@ -204,10 +209,11 @@ class Keeper:
         """Keep the fleet until cancelled. Started once everything on record has been recalled."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            nursery.start_soon(channel.serve, workers_socket, self._on_link, self._on_message, self._log)
             nursery.start_soon(self._loop)
             nursery.start_soon(self._clock)
             await self._recall()
+            # Only now: a worker that dials is to be found on record.
+            nursery.start_soon(channel.serve, workers_socket, self._on_link, self._on_message, self._log)
             nursery.start_soon(self.custody.run)
             task_status.started()
 
@@ -227,11 +233,7 @@ class Keeper:
         except Exception:  # a bug in one proxy's step must not end the loop that serves all of them
             self._log(f"internal error on {happened}:\n{traceback.format_exc()}")
             return
-        try:
-            await self._save()
-        except OSError as error:
-            # A fact is a fact; only commands can be refused. The next save tries again.
-            self._log(f"cannot write {self._paths.state_file}: {error.strerror}")
+        await self._save_or_complain()
         self._perform(unit, actions)
         self._wake()
 
@@ -239,14 +241,7 @@ class Keeper:
         self._draft = draft = _Draft()
         try:
             question.reply = question.command()
-            await self._save()
-        except OSError as error:
-            self._undo(draft)
-            question.error = Fault(
-                "disk_full",
-                f"cannot write {self._paths.state_file}: {error.strerror}",
-                "nothing was changed; make room and say it again",
-            )
+            await (self._save_or_refuse() if question.refusable else self._save_or_complain())
         except Exception as error:  # goes to the one who asked
             self._undo(draft)
             question.error = error
@@ -284,6 +279,23 @@ class Keeper:
         self._alarm.set()
 
     # --- saving ----------------------------------------------------------------------------------
+
+    async def _save_or_refuse(self) -> None:
+        try:
+            await self._save()
+        except OSError as error:
+            raise Fault(
+                "disk_full",
+                f"cannot write {self._paths.state_file}: {error.strerror}",
+                "nothing was changed; make room and say it again",
+            ) from None
+
+    async def _save_or_complain(self) -> None:
+        try:
+            await self._save()
+        except OSError as error:
+            # A fact is a fact; only wishes can be refused. The next save tries again.
+            self._log(f"cannot write {self._paths.state_file}: {error.strerror}")
 
     async def _save(self) -> None:
         """Write the wanted set when it differs from what is on disk."""
@@ -335,7 +347,7 @@ class Keeper:
         for stale in self._paths.pid_files.glob("*.pid"):
             stale.unlink(missing_ok=True)
         held = await self.custody.take()
-        await self.ask(lambda: self._recall_all(records, held))
+        await self.ask(lambda: self._recall_all(records, held), refusable=False)
 
     def _recall_all(self, records: list[state.ProxyRecord], held: dict[int, list[socket.socket]]) -> None:
         for record in records:
@@ -383,7 +395,7 @@ class Keeper:
     # --- the channel -----------------------------------------------------------------------------
 
     async def _on_link(self, link: channel.Link) -> None:
-        answers = await self.ask(lambda: self._meet(link))
+        answers = await self.ask(lambda: self._meet(link), refusable=False)
         for answer in answers:
             await link.send(answer)
 
@@ -391,8 +403,8 @@ class Keeper:
         """A worker has dialled: ours, an earlier supervisor's, or nobody's."""
         hello = link.hello
         unit = self._units.get(hello.name)
-        if unit is None and self._amnesia and hello.spec is not None:
-            unit = self.create(Proxy(hello.name, hello.spec, wanted=not hello.draining))
+        if unit is None and self._amnesia and hello.spec is not None and not hello.draining:
+            unit = self.create(Proxy(hello.name, hello.spec, wanted=True))
             unit.tokens[hello.generation] = hello.token
         if unit is None or not self._believes(unit, link):
             self._log(f"{link} is not on record: it is sent away")
@@ -460,7 +472,7 @@ class Keeper:
             self.post(
                 name, fleet.FeltWell(generation) if message.ok else fleet.FellIll(generation, message.detail)
             )
-        elif isinstance(message, Bye):
+        elif isinstance(message, Bye) and message.code == EXIT_OK:  # with another code it is a death
             self.post(name, fleet.SaidBye(generation, message.reason))
 
     def _on_beat(self, unit: Unit, handle: runner.Handle, beat: Beat) -> None:
@@ -484,6 +496,13 @@ class Keeper:
     # --- orders ----------------------------------------------------------------------------------
 
     def _perform(self, unit: Unit, actions: list[fleet.Action]) -> None:
+        try:
+            self._carry_out(unit, actions)
+            self._put_right(unit)
+        except Exception:  # as with a step: one proxy's trouble must not end the loop
+            self._log(f"{unit.proxy.name}: internal error\n{traceback.format_exc()}")
+
+    def _carry_out(self, unit: Unit, actions: list[fleet.Action]) -> None:
         for action in actions:
             if isinstance(action, fleet.Tell):
                 self._events.add(kernel.wall_clock(), action.kind, unit.proxy.name, action.text)
@@ -496,7 +515,6 @@ class Keeper:
                 self._start(unit, self._examine, unit, action.generation)
             else:
                 self._strike(unit, action)
-        self._put_right(unit)
 
     def _strike(self, unit: Unit, action: fleet.Abort | fleet.Kill) -> None:
         if (scope := unit.waiting.get(action.generation)) is not None:
@@ -569,13 +587,21 @@ class Keeper:
         )
 
     async def _watch(self, unit: Unit, handle: runner.Handle) -> None:
-        ended = await runner.wait_exit(handle)
+        try:
+            ended = await runner.wait_exit(handle)
+        except Exception:
+            runner.kill(handle)  # an end that nobody can see would leave the proxy without a successor
+            self._bury(unit, handle, fleet.Exited(handle.generation, "lost from sight"))
+            raise
+        self._bury(unit, handle, fleet.Exited(handle.generation, str(ended), ended.code))
+
+    def _bury(self, unit: Unit, handle: runner.Handle, exited: fleet.Exited) -> None:
         handle.settled.set()
         handle.close()
         unit.past_requests += handle.requests
         unit.handles.pop(handle.generation, None)
         unit.tokens.pop(handle.generation, None)
-        self.post(unit.proxy.name, fleet.Exited(handle.generation, str(ended), ended.code))
+        self.post(unit.proxy.name, exited)
 
     async def _drain(self, unit: Unit, order: fleet.Drain) -> None:
         if (scope := unit.waiting.get(order.generation)) is not None:
@@ -633,6 +659,8 @@ class Keeper:
             unit.stand_in = None
 
     async def _stand_in(self, unit: Unit, scope: trio.CancelScope) -> None:
+        if scope.cancel_called:
+            return  # not needed after all; the listeners may be closed by now
         copies = [one.dup() for one in unit.listeners]
         with scope:
             await stand_in.serve(copies, lambda: stand_in.answer(unit.proxy, self._now()), self._log)
@@ -641,17 +669,19 @@ class Keeper:
         proxy = unit.proxy
         pid = proxy.pid
         due = (proxy.spec.port, pid, unit.pid_file) if pid is not None else None
+        if not proxy.is_up and due != unit.written:
+            due = None  # a second drainer is nobody's pid, and the port may have a new owner
         if due == unit.written:
             return
         try:
             if unit.written is not None:
                 for path in self._pid_paths(unit.written[0], unit.written[2]):
-                    _remove(path)
+                    _remove(path, f"{unit.written[1]}\n")
             if due is not None:
                 for path in self._pid_paths(due[0], due[2]):
                     _write(path, f"{due[1]}\n")
         except OSError as error:
-            self._log(f"{proxy.name}: cannot keep the pid file: {error.strerror}")
+            self._log(f"{proxy.name}: cannot keep the pid file: {error}")
         unit.written = due
 
     def _pid_paths(self, port: int, extra: str | None) -> list[str]:
@@ -685,7 +715,7 @@ class Keeper:
                 for name, at in deadlines.items():
                     if at is not None and at <= self._now():
                         self.post(name, fleet.Clock())
-                await self.ask(lambda: None)  # behind the events just posted: their deadlines are served
+                await self.ask(lambda: None, refusable=False)  # behind the events just posted: their deadlines are served
 
 
 async def _send(link: channel.Link, message: FromSupervisor) -> None:
@@ -706,8 +736,12 @@ def _write(path: str, text: str) -> None:
     os.rename(fresh, path)
 
 
-def _remove(path: str) -> None:
+def _remove(path: str, text: str) -> None:
+    """Only while it still says what we wrote: the port's next owner may have written its own."""
     try:
-        os.unlink(path)
+        with open(path, "rb") as file:
+            ours = file.read() == text.encode()
+        if ours:
+            os.unlink(path)
     except FileNotFoundError:
         pass
