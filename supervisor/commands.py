@@ -39,6 +39,8 @@ class _Wished:
     reused: bool
     order: int
     notes: list[str]
+    before: int = 0
+    """A worker up to this generation knows nothing of the wish."""
 
 
 class Commands:
@@ -136,6 +138,7 @@ class Commands:
         if not request.wait:
             return self.row(unit, reused=wished.reused, notes=wished.notes)
         await self._wait_ready(unit, wished.order, request.wait_s)
+        self._refuse_a_failed_roll(unit, wished.before)
         return self.row(unit, reused=wished.reused, notes=wished.notes)
 
     async def _wish(self, request: UpRequest) -> _Wished:
@@ -212,8 +215,9 @@ class Commands:
             )
         if request.pid_file is not None:
             unit.pid_file = request.pid_file
+        before = 0 if wanted == spec else unit.proxy.generation
         self._keeper.apply(unit, fleet.Up(wanted))
-        return _Wished(unit, wanted == spec, unit.proxy.order, [])
+        return _Wished(unit, wanted == spec, unit.proxy.order, [], before)
 
     def _listen(self, request: UpRequest) -> tuple[int, list[socket.socket], list[str]]:
         """The port of a new proxy, bound. The usual one gives way to ours, never to a stranger."""
@@ -291,6 +295,12 @@ class Commands:
                 self._last_words(proxy),
             )
 
+    def _refuse_a_failed_roll(self, unit: Unit, before: int) -> None:
+        """After a roll that failed the old worker counts as good enough, for the fleet but not for its user."""
+        proxy = unit.proxy
+        if proxy.current is not None and proxy.current.generation <= before:
+            raise Fault("start_failed", f"{proxy.name}: {proxy.trouble}", self._last_words(proxy))
+
     def _last_words(self, proxy: Proxy) -> str:
         lines = logs.tail(self._paths.log_file(proxy.name), 3)
         said = f"its log ends: {' | '.join(line.strip() for line in lines)[:400]}; " if lines else ""
@@ -333,11 +343,7 @@ class Commands:
             raise self._unknown(target)
         for unit, order, before in renewed:
             await self._wait_ready(unit, order, request.wait_s)
-            current = unit.proxy.current
-            if current is not None and current.generation <= before:
-                raise Fault(
-                    "start_failed", f"{unit.proxy.name}: {unit.proxy.trouble}", self._last_words(unit.proxy)
-                )
+            self._refuse_a_failed_roll(unit, before)
         return [self.row(unit) for unit, _, _ in renewed]
 
     def _renew(self, target: str, request: RestartRequest) -> list[tuple[Unit, int, int]]:

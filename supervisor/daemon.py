@@ -229,7 +229,7 @@ async def _heed_signals(ending: _Ending) -> None:
 async def _halt(keeper: Keeper, ending: _Ending, log: Callable[[str], None]) -> None:
     """Drain every worker at the same time; the second request to stop cuts it short."""
     log("stopping: every worker drains")
-    await keeper.ask(lambda: _halt_all(keeper, ending.grace_s))
+    await keeper.ask(lambda: _halt_all(keeper, ending.grace_s), refusable=False)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_hurry, keeper, ending)
         await keeper.wait_until(
@@ -246,7 +246,7 @@ def _halt_all(keeper: Keeper, grace_s: float | None) -> None:
 
 async def _hurry(keeper: Keeper, ending: _Ending) -> None:
     await ending.urgent.wait()
-    await keeper.ask(lambda: _halt_all(keeper, 0.0))
+    await keeper.ask(lambda: _halt_all(keeper, 0.0), refusable=False)
 
 
 def _take_away(inodes: dict[Path, tuple[int, int] | None]) -> None:

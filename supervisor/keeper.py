@@ -715,7 +715,8 @@ class Keeper:
                 for name, at in deadlines.items():
                     if at is not None and at <= self._now():
                         self.post(name, fleet.Clock())
-                await self.ask(lambda: None, refusable=False)  # behind the events just posted: their deadlines are served
+                # Behind the events just posted: afterwards their deadlines are served.
+                await self.ask(lambda: None, refusable=False)
 
 
 async def _send(link: channel.Link, message: FromSupervisor) -> None:
