@@ -66,7 +66,7 @@ class Client:
         """Ask for something that takes its time.
 
         There is no one limit that would fit: a drain may last an hour. So while the answer is awaited the
-        supervisor is asked now and then whether it is still there. `waiting` is called once per second.
+        supervisor is asked once per second whether it is still there, and `waiting` is called.
         """
         tick = _Patience(self, limit_s, waiting)
         return self._parsed(self._exchange(method, path, body, tick))
@@ -211,15 +211,12 @@ class _Patience:
         self._waiting = waiting
         self._begun = time.monotonic()
         self._limit = None if limit_s is None else self._begun + limit_s + ANSWER_S
-        self._asked = self._begun
 
     def __call__(self, connection: socket) -> None:
         now = time.monotonic()
         if self._limit is not None and now > self._limit:
             raise self._client.stuck()
-        if now - self._asked >= ANSWER_S:
-            self._client.get("/v1/version")
-            self._asked = time.monotonic()
+        self._client.get("/v1/version")
         if self._waiting is not None:
             self._waiting(now - self._begun)
 

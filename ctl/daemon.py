@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from typing import Any
 
@@ -10,10 +11,12 @@ from modelproxy.supervisor.paths import Paths
 
 from . import autostart
 from .client import Client, not_running
-from .faults import Fault
+from .faults import Fault, talk
 from .processes import daemon_pid, is_alive, start_time
 
 POLL_S = 0.01
+PATIENCE_S = 1.0
+"""After so long somebody at a terminal is told why nothing happens."""
 RESTARTED_S = 10.0
 
 
@@ -34,9 +37,22 @@ def stop(paths: Paths, grace_s: float | None) -> dict[str, Any]:
         # It may leave before its answer is whole; that is what was asked for. And it may be stopping already.
         if fault.code not in ("daemon_not_running", "daemon_gone", "stopping"):
             raise
+    _wait_until_gone(pid, started)
+    return version
+
+
+def _wait_until_gone(pid: int, started: int | None) -> None:
+    began, said = time.monotonic(), False
     while is_alive(pid) and start_time(pid) == started:
         time.sleep(POLL_S)
-    return version
+        if (
+            not said
+            and time.monotonic() - began > PATIENCE_S
+            and sys.stderr is not None
+            and sys.stderr.isatty()
+        ):
+            talk("waiting for requests in flight …")
+            said = True
 
 
 def restart(paths: Paths, grace_s: float | None) -> dict[str, Any]:

@@ -33,12 +33,10 @@ def tail(path: str | os.PathLike[str], lines: int) -> list[str]:
     return _older(name, lines - len(found)) + found
 
 
-def follow(
-    path: str | os.PathLike[str], lines: int, pause: Callable[[], None] = lambda: time.sleep(POLL_S)
-) -> Generator[str, None, None]:
+def follow(path: str | os.PathLike[str], lines: int, pause: Callable[[], None]) -> Generator[str, None, None]:
     """The last `lines` lines and then every further one, across rotations. Never ends by itself.
 
-    `pause` is called whenever there is nothing to read.
+    `pause` is called whenever there is nothing to read; it should take about POLL_S.
     """
     reader = _Follower(os.fspath(path), pause)
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import select
+import sys
 import time
 from typing import Any
 
@@ -10,19 +12,18 @@ from modelproxy.supervisor.paths import Paths
 from . import offline, render
 from .client import Client, not_running
 from .faults import EXIT_OK, Fault, say, say_json, talk
-from .follow import follow, tail
+from .follow import POLL_S, follow, tail
 
+ASK_S = 1.0
+"""How long `logs` waits for a supervisor that it hardly needs."""
 RETURN_S = 10.0
 """How long a follower of events waits for the next supervisor."""
 
 
 def logs(paths: Paths, target: str, lines: int, *, following: bool, as_json: bool) -> int:
     """Print the end of a proxy's log; with `following` go on until interrupted."""
-    name, daemon_answers = _name(paths, target)
-    if not daemon_answers:
-        talk("supervisor not running; reading the log file")
-    path = paths.log_file(name)
-    for line in follow(path, lines) if following else tail(path, lines):
+    path = paths.log_file(_name(paths, target))
+    for line in follow(path, lines, _pause) if following else tail(path, lines):
         if as_json:
             say_json({"line": line})
         else:
@@ -30,23 +31,31 @@ def logs(paths: Paths, target: str, lines: int, *, following: bool, as_json: boo
     return EXIT_OK
 
 
-def _name(paths: Paths, target: str) -> tuple[str, bool]:
-    """The name of the proxy that is meant, and whether a supervisor said so."""
+def _pause() -> None:
+    """Wait for the log to grow, unless nobody reads us any more: a quiet log would keep us for ever."""
+    if sys.stdout is not None:
+        reader = select.poll()
+        reader.register(sys.stdout.fileno(), 0)
+        if any(happened & select.POLLERR for _, happened in reader.poll(0)):
+            raise BrokenPipeError
+    time.sleep(POLL_S)
+
+
+def _name(paths: Paths, target: str) -> str:
+    """The name of the proxy that is meant; says so when no supervisor could tell."""
     try:
-        views = Client(paths).get("/v1/proxies?all=1")
+        views = Client(paths, answer_s=ASK_S).get("/v1/proxies?all=1")
     except Fault as fault:
         if fault.code not in ("daemon_not_running", "daemon_timeout"):
             raise
-        return _name_from_files(paths, target), False
+        name = offline.name_of(paths, target) or _with_a_log(paths, target)
+        talk(f"{fault.message}; reading the log file")
+        return name
     for key in ("name", "model", "port", "pid"):
         for view in views:
             if str(view.get(key)) == target:
-                return str(view["name"]), True
-    return _with_a_log(paths, target), True
-
-
-def _name_from_files(paths: Paths, target: str) -> str:
-    return offline.name_of(paths, target) or _with_a_log(paths, target)
+                return str(view["name"])
+    return _with_a_log(paths, target)
 
 
 def _with_a_log(paths: Paths, target: str) -> str:

@@ -29,7 +29,7 @@ def test_without_a_supervisor_the_file_is_read_all_the_same(run: Run, paths: Pat
     paths.log_file("coder").write_text("a\n")
     ran = run("logs", "echo/demo")
 
-    assert (ran.code, ran.out, ran.err) == (0, "a\n", "supervisor not running; reading the log file\n")
+    assert (ran.code, ran.out, ran.err) == (0, "a\n", "the supervisor is not running; reading the log file\n")
 
 
 def test_a_forgotten_proxy_may_have_left_its_log(run: Run, control: Control) -> None:
@@ -62,7 +62,11 @@ def test_follow_ends_cleanly_on_ctrl_c(spawn: Spawn, paths: Paths) -> None:
     command.send_signal(signal.SIGINT)
     out, err = command.communicate(timeout=10)
 
-    assert (command.returncode, out, err) == (130, "", "supervisor not running; reading the log file\n")
+    assert (command.returncode, out, err) == (
+        130,
+        "",
+        "the supervisor is not running; reading the log file\n",
+    )
 
 
 @pytest.mark.slow
@@ -76,7 +80,18 @@ def test_a_closed_pipe_ends_it_cleanly(spawn: Spawn, paths: Paths, argv: list[st
     assert command.stderr is not None
     err = command.stderr.read()
 
-    assert (command.wait(10), err) == (0, "supervisor not running; reading the log file\n")
+    assert (command.wait(10), err) == (0, "the supervisor is not running; reading the log file\n")
+
+
+@pytest.mark.slow
+def test_a_quiet_log_does_not_keep_a_follower_that_nobody_reads(spawn: Spawn, paths: Paths) -> None:
+    paths.log_file("a/b").write_text("line\n")
+    command = spawn("", "logs", "a/b", "-f")
+    assert command.stdout is not None
+    assert command.stdout.readline() == "line\n"
+    command.stdout.close()
+
+    assert command.wait(10) == 0
 
 
 def happened(seq: int, **changes: Any) -> dict[str, Any]:
