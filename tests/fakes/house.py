@@ -16,7 +16,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -92,9 +93,14 @@ class House:
                 supervisor.send_signal(signal.SIGCONT)
                 supervisor.kill()
                 supervisor.wait()
-        for pid in self.pids | set(self.workers_on_record()):
-            if self.is_ours(pid):
-                _quietly_kill(pid)
+        # What they started as well: a socket holder would keep its ports for a day.
+        for pid in self.processes():
+            _quietly_kill(pid)
+
+    def processes(self) -> list[int]:
+        """Everything that runs in this home, whoever started it."""
+        pids = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+        return [pid for pid in pids if self.is_ours(pid)]
 
     def is_ours(self, pid: int) -> bool:
         try:
@@ -220,8 +226,46 @@ class House:
         """`proxyctl WORDS`, as its user types it."""
         line = [sys.executable, "-P", "-m", module, *words]
         return subprocess.run(
-            line, env=self.env, capture_output=True, text=True, timeout=timeout, check=False
+            line,
+            env=self.env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
         )
+
+    def tell(self, *words: str, code: int = 0, module: str = "modelproxy.ctl") -> Any:
+        """The same where JSON is expected on stdout, and this exit code."""
+        done = self.command(*words, module=module)
+        assert done.returncode == code, done
+        return json.loads(done.stdout)
+
+    @contextmanager
+    def running(
+        self, *words: str, module: str = "modelproxy.ctl", **popen: Any
+    ) -> Iterator[subprocess.Popen[str]]:
+        """The same while it runs; at the end of the block it does no more."""
+        line = [sys.executable, "-P", "-m", module, *words]
+        popen = {
+            "stdin": subprocess.DEVNULL,
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.PIPE,
+            "env": self.env,
+            **popen,
+        }
+        with subprocess.Popen(line, text=True, **popen) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+    def at_once(self, *lines: Sequence[str]) -> list[tuple[int, str, str]]:
+        """Several commands at the same time: exit code, stdout and stderr of each."""
+        with ExitStack() as stack:
+            running = [stack.enter_context(self.running(*words)) for words in lines]
+            said = [process.communicate(timeout=60) for process in running]
+            return [(process.returncode, *texts) for process, texts in zip(running, said, strict=True)]
 
 
 # --- clients --------------------------------------------------------------------------------------
@@ -312,6 +356,20 @@ def wait_gone(pid: int, timeout: float = LIMIT_S) -> bool:
         return bool(select.select([pidfd], [], [], timeout)[0])
     finally:
         os.close(pidfd)
+
+
+def listens(pid: int, port: int) -> bool:
+    """Whether this process has the socket that listens on 127.0.0.1:PORT."""
+    local = f"0100007F:{port:04X}"
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    inodes = {row[9] for row in rows if row[1] == local and row[3] == "0A"}
+    found = set()
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            found.add(os.readlink(link))
+        except OSError:
+            continue
+    return any(f"socket:[{inode}]" in found for inode in inodes)
 
 
 def is_alive(pid: int) -> bool:
