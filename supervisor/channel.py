@@ -90,6 +90,7 @@ async def _converse(
             with trio.fail_after(HELLO_LIMIT_S):
                 link, rest = await _meet(connection, lines)
             await on_link(link)
+            _close_the_rest(link)  # at once: a forgotten copy would keep the port open after `down`
             for line in rest:
                 on_message(link, decode_worker(line))
             while data := await connection.recv(65536):
@@ -104,8 +105,12 @@ async def _converse(
         finally:
             if link is not None:
                 link.closed.set()
-                for left in link.listeners:
-                    left.close()
+                _close_the_rest(link)
+
+
+def _close_the_rest(link: Link) -> None:
+    while link.listeners:
+        link.listeners.pop().close()
 
 
 async def _meet(connection: trio.socket.SocketType, lines: Lines) -> tuple[Link, list[bytes]]:

@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
     if ending.restart:
         log.write("executing anew; the workers go on")
         os.execv(
-            sys.executable, [sys.executable, "-P", "-m", "modelproxy.supervisor", *(argv or sys.argv[1:])]
+            sys.executable, [sys.executable, "-P", "-m", "modelproxy.supervisor", *(sys.argv[1:] if argv is None else argv)]
         )
     lock.release()
     return EXIT_OK

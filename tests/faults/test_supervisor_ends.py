@@ -1,0 +1,380 @@
+"""Faults of the supervisor's process: killed at every awkward moment, stopped, started twice, told to end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from fakes.house import (
+    House,
+    Stream,
+    attempts,
+    get,
+    is_alive,
+    is_refused,
+    message,
+    post,
+    wait_gone,
+)
+
+pytestmark = [pytest.mark.slow, pytest.mark.fault]
+
+
+def test_fault_15_killed_supervisor_costs_no_request_and_no_stream(house: House) -> None:
+    """15: under load, with a stream open: no error, the same pids, adopted by the next supervisor."""
+    house.start()
+    rows = [house.up(f"echo/m{number}") for number in range(4)]
+    stream = Stream(rows[0]["port"], "echo:slow 20ms\n" + " ".join(f"w{n}" for n in range(100)))
+    stream.read_until(b"w3")
+    errors: list[str] = []
+    served = 0
+    stop = threading.Event()
+
+    def client() -> None:
+        nonlocal served
+        while not stop.is_set():
+            try:
+                status = post(rows[1]["port"], message()).status
+            except OSError as error:
+                errors.append(repr(error))
+            else:
+                served += 1
+                if status != 200:
+                    errors.append(str(status))
+
+    thread = threading.Thread(target=client)
+    thread.start()
+    house.kill_supervisor()
+    house.start()
+    for row in rows:
+        house.wait_event("adopted", row["name"])
+    stop.set()
+    thread.join()
+
+    assert errors == []
+    assert served > 0
+    assert b"message_stop" in stream.rest()
+    assert {row["name"]: row["pid"] for row in house.ps()} == {row["name"]: row["pid"] for row in rows}
+    assert all(row["restarts"] == 0 for row in house.ps())
+
+
+def test_fault_16_without_a_supervisor_workers_serve_and_files_tell(house: House) -> None:
+    """16: `ps` and `logs` work from files, say so, and the worker answers."""
+    house.start()
+    row = house.up()
+    house.kill_supervisor()
+
+    assert post(row["port"], message()).status == 200
+    ps = house.command("ps")
+    assert ps.returncode == 3
+    assert "supervisor not running; 1 worker serving" in ps.stderr
+    assert str(row["pid"]) in ps.stdout
+    logs = house.command("logs", "echo/demo")
+    assert "ready" in logs.stdout
+    follow = subprocess.Popen(
+        [*_PROXYCTL, "logs", "-f", "echo/demo"],
+        env=house.env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert follow.stdout is not None
+    with follow:
+        post(row["port"], message("a line for the log"))
+        while "path=/v1/messages" not in follow.stdout.readline():
+            pass
+        follow.terminate()
+
+
+_PROXYCTL = [sys.executable, "-P", "-m", "modelproxy.ctl"]
+
+
+def test_fault_17_ordered_but_never_born(house: House) -> None:
+    """17: the order for a worker is on disk, its process is not: one worker is started later, not two."""
+    house.start()
+    row = house.up()
+    house.kill_supervisor()
+    os.kill(row["pid"], signal.SIGKILL)
+    wait_gone(row["pid"])
+    edit_state(house, pid=None, start_time=None)
+    house.start()
+
+    after = house.wait_row(lambda row: row["state"] == "ready")
+    assert after["generation"] == 2
+    assert workers_of(house) == [after["pid"]]
+    assert post(row["port"], message()).status == 200
+
+
+def test_fault_18_born_but_never_noted(house: House) -> None:
+    """18: a worker whose pid never reached the disk dials the next supervisor and is adopted by its token."""
+    house.start()
+    row = house.up()
+    house.kill_supervisor()
+    edit_state(house, pid=None, start_time=None)
+    house.start()
+
+    house.wait_event("adopted")
+    assert house.row()["pid"] == row["pid"]
+    assert workers_of(house) == [row["pid"]]
+
+
+def test_fault_19_killed_in_the_middle_of_a_roll(house: House) -> None:
+    """19: two generations dial: the newer one serves, the older one drains."""
+    house.start()
+    row = house.up()
+    stream = Stream(row["port"], "echo:slow 20ms\n" + "word " * 100)
+    stream.read_until(b"content_block_delta")
+    assert house.restart("echo/demo").status == 200
+    new = house.row()
+    assert new["draining"]
+    house.kill_supervisor()
+    house.start()
+    house.wait_event("adopted")
+
+    after = house.wait_row(lambda row: row["state"] == "ready" and not row["draining"])
+    assert after["pid"] == new["pid"]
+    assert b"message_stop" in stream.rest()
+    wait_gone(row["pid"])
+
+
+def test_fault_20_worker_dies_while_there_is_no_supervisor(house: House) -> None:
+    """20: the next supervisor starts another at once, on the same socket: nobody was refused meanwhile."""
+    house.start()
+    row = house.up()
+    house.kill_supervisor()
+    os.kill(row["pid"], signal.SIGKILL)
+    wait_gone(row["pid"])
+    answers: list[int] = []
+    waiting = threading.Thread(target=lambda: answers.append(post(row["port"], message()).status))
+    waiting.start()  # the holder keeps the socket: this one waits in its queue
+    house.start()
+    waiting.join()
+
+    assert answers == [200]
+    after = house.wait_row(lambda row: row["state"] == "ready")
+    assert after["pid"] != row["pid"]
+
+
+def test_fault_21_stopped_orphan_is_replaced_and_delays_nobody(house: House) -> None:
+    """21: an orphan that does not dial is recognised, killed and replaced; the others are adopted at once."""
+    house.start()
+    stuck, well = house.up("echo/stuck"), house.up("echo/well")
+    house.kill_supervisor()
+    os.kill(stuck["pid"], signal.SIGSTOP)
+    house.start()
+    house.wait_event("adopted", "echo/well")
+    assert is_alive(stuck["pid"])
+
+    after = house.wait_row(lambda row: row["state"] == "ready", "echo/stuck")
+    assert after["pid"] != stuck["pid"]
+    assert not is_alive(stuck["pid"])
+    assert house.row("echo/well")["pid"] == well["pid"]
+    assert post(stuck["port"], message()).status == 200
+
+
+def test_fault_22_recycled_pid_belongs_to_a_stranger(house: House) -> None:
+    """22: a process that merely has the recorded number is not touched."""
+    house.start()
+    row = house.up()
+    house.kill_supervisor()
+    os.kill(row["pid"], signal.SIGKILL)
+    wait_gone(row["pid"])
+    bystander = subprocess.Popen(["sleep", "600"], process_group=0)
+    try:
+        edit_state(house, pid=bystander.pid)
+        house.start()
+        after = house.wait_row(lambda row: row["state"] == "ready")
+
+        assert after["pid"] != bystander.pid
+        assert house.down("echo/demo").status == 200
+        assert bystander.poll() is None
+    finally:
+        bystander.kill()
+        bystander.wait()
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        pytest.param(lambda text: text[: len(text) // 2], id="truncated"),
+        pytest.param(lambda text: "not json at all", id="garbage"),
+        pytest.param(lambda text: text.replace('"version": 1', '"version": 999'), id="newer"),
+    ],
+)
+def test_fault_23_state_file_is_not_usable(house: House, spoil: object) -> None:
+    """23: it is moved aside, workers that dial are kept by their own word, and `daemon status` warns."""
+    house.start()
+    row = house.up()
+    house.kill_supervisor()
+    file = house.state / "state.json"
+    file.write_text(spoil(file.read_text()))  # type: ignore[operator]  # one of the functions above
+    house.start()
+    house.wait_event("adopted")
+
+    assert house.row()["pid"] == row["pid"]
+    assert (house.state / "state.json.bad").exists()
+    assert "state.json" in house.api("GET", "/v1/version").json["warnings"][0]
+    assert post(row["port"], message()).status == 200
+
+
+def test_fault_23_state_file_of_a_previous_boot(house: House) -> None:
+    """23: the wishes count, the processes of another boot do not."""
+    house.start()
+    row = house.up()
+    house.kill_supervisor()
+    os.kill(row["pid"], signal.SIGKILL)
+    wait_gone(row["pid"])
+    edit_state(house, pid=os.getpid(), boot_id="00000000-0000-0000-0000-000000000000")
+    house.start()
+
+    after = house.wait_row(lambda row: row["state"] == "ready")
+    assert after["pid"] not in (row["pid"], os.getpid())
+
+
+def test_fault_24_twenty_supervisors_at_once(house: House) -> None:
+    """24: exactly one lives; the others exit 0 and say which pid."""
+    started = [house.start(wait=False) for _ in range(20)]
+    house.wait_ready()
+    pid = house.api("GET", "/v1/version").json["pid"]
+    losers = [process for process in started if process.pid != pid]
+
+    assert len(losers) == 19
+    assert [process.wait(timeout=60) for process in losers] == [0] * 19
+    assert house.daemon_log().count(f"is already running (pid {pid})") == 19
+    assert house.api("GET", "/v1/version").json["pid"] == pid
+
+
+def test_fault_25_stale_socket_is_replaced(house: House) -> None:
+    """25: the socket file of a dead supervisor is no obstacle."""
+    house.start()
+    before = house.control.stat().st_ino
+    house.kill_supervisor()
+    assert house.control.exists()
+    house.start()
+
+    assert house.control.stat().st_ino != before
+    assert house.api("GET", "/v1/version").status == 200
+
+
+@pytest.mark.parametrize("kind", ["file", "directory"])
+def test_fault_25_something_else_in_its_place_is_left_alone(house: House, kind: str) -> None:
+    """25: what is not a socket is not deleted; the supervisor says so and exits 1."""
+    house.start()
+    house.kill_supervisor()
+    house.control.unlink()
+    if kind == "file":
+        house.control.write_text("precious")
+    else:
+        house.control.mkdir()
+    process = house.start(wait=False)
+
+    assert process.wait(timeout=60) == 1
+    assert "is not a socket; move it away, nothing was deleted" in house.daemon_log()
+    assert house.control.is_dir() if kind == "directory" else house.control.read_text() == "precious"
+
+
+def test_fault_26_stopped_supervisor_disturbs_nobody() -> None:
+    """26: while it stands still workers serve and clients time out with a message; then it kills nobody."""
+    # The liveness limit is shortened so that two seconds of standing still are as long as a minute.
+    with House(SILENCE_LIMIT_S=1.0, BUSY_SILENCE_LIMIT_S=1.0) as house:
+        supervisor = house.start()
+        row = house.up()
+        supervisor.send_signal(signal.SIGSTOP)
+        assert post(row["port"], message()).status == 200
+        ps = house.command("ps")  # gives up by itself after 5 s
+        assert ps.returncode == 3
+        assert "5 s" in ps.stderr or "answer" in ps.stderr
+        supervisor.send_signal(signal.SIGCONT)
+
+        after = house.wait_row(lambda row: row["state"] == "ready")
+        house.restart("echo/demo")  # a full turn of the loop after waking
+        assert after["pid"] == row["pid"]
+        assert after["restarts"] == 0
+
+
+def test_fault_44_sigterm_drains_all_and_exits_0(house: House) -> None:
+    """44: streams are completed, sockets and pid files are gone, the exit code is 0."""
+    supervisor = house.start()
+    rows = [house.up(f"echo/m{number}") for number in range(3)]
+    stream = Stream(rows[0]["port"], "echo:slow 20ms\n" + "word " * 50)
+    stream.read_until(b"content_block_delta")
+    supervisor.terminate()
+
+    assert b"message_stop" in stream.rest()
+    assert supervisor.wait(timeout=30) == 0
+    assert not any(is_alive(row["pid"]) for row in rows)
+    assert all(is_refused(row["port"]) for row in rows)
+    assert not house.control.exists()
+    assert list((house.runtime / "modelproxy" / "proxies").iterdir()) == []
+    house.start()
+    for row in rows:
+        house.wait_row(lambda row: row["state"] == "ready", row["name"])
+
+
+def test_fault_45_second_sigterm_ends_at_once(house: House) -> None:
+    """45: a stream without end is cut in-band when the supervisor is told to stop a second time."""
+    supervisor = house.start()
+    row = house.up()
+    stream = Stream(row["port"], "echo:slow 1s\n" + "word " * 600)
+    stream.read_until(b"content_block_delta")
+    supervisor.terminate()
+    for _ in attempts():
+        if is_refused(row["port"]):
+            break
+    supervisor.terminate()
+
+    assert supervisor.wait(timeout=10) == 0
+    said = stream.rest()
+    assert b"event: error" in said
+    assert b"overloaded_error" in said
+    assert b"message_stop" not in said
+
+
+def test_restart_executes_anew_under_the_same_pid(house: House) -> None:
+    """`daemon restart`: same supervisor pid, same workers, the open stream goes on."""
+    supervisor = house.start()
+    row = house.up()
+    stream = Stream(row["port"], "echo:slow 20ms\n" + "word " * 100)
+    stream.read_until(b"content_block_delta")
+    before = house.api("GET", "/v1/version").json
+    restarted = house.command("daemon", "restart", "--json")
+
+    assert restarted.returncode == 0, restarted.stderr
+    after = house.api("GET", "/v1/version").json
+    assert after["pid"] == before["pid"] == supervisor.pid
+    assert after["started_at"] > before["started_at"]
+    house.wait_event("adopted")
+    assert house.row()["pid"] == row["pid"]
+    assert b"message_stop" in stream.rest()
+    assert get(row["port"], "/livez").status == 200
+
+
+# --- helpers --------------------------------------------------------------------------------------
+
+
+def edit_state(house: House, **facts: object) -> None:
+    """Change the one worker on record, as a crash between two writes would have left it."""
+    file = house.state / "state.json"
+    saved = json.loads(file.read_text())
+    saved["proxies"][0]["workers"][0].update(facts)
+    file.write_text(json.dumps(saved))
+
+
+def workers_of(house: House) -> list[int]:
+    """Every worker process that lives in this house, by its command line."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and house.is_ours(int(entry.name)):
+            try:
+                command = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if b"modelproxy.worker" in command:
+                found.append(int(entry.name))
+    return found
