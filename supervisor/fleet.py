@@ -670,9 +670,9 @@ def _on_overslept(turn: _Turn, event: Overslept) -> None:
             continue
         turn.amend(
             worker.generation,
-            start_by=_later(worker.start_by, event.by_s),
-            silent_by=_later(worker.silent_by, event.by_s),
-            kill_by=_later(worker.kill_by, event.by_s),
+            start_by=_later(worker.start_by, event.by_s + policy.WAKE_GRACE_S),
+            silent_by=_later(worker.silent_by, event.by_s + policy.WAKE_GRACE_S),
+            kill_by=_later(worker.kill_by, event.by_s + policy.WAKE_GRACE_S),
             heard_at=_later(worker.heard_at, event.by_s),
         )
 

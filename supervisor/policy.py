@@ -22,6 +22,8 @@ SILENCE_LIMIT_S = 10.0
 """Heartbeats come every 2 s; this long without one and the worker is looked at."""
 BUSY_SILENCE_LIMIT_S = 30.0
 """The same while its CPU time still advances."""
+WAKE_GRACE_S = 3.0
+"""After standing still ourselves: what waits in the sockets is heard before anybody is judged."""
 ABORT_TO_KILL_S = 1.0
 DRAIN_TO_KILL_S = 1.5
 """What a worker gets beyond its grace to say its last words before SIGKILL."""
