@@ -1,0 +1,1273 @@
+"""The life of a proxy, told as stories; the whole table; a machine that tries everything else."""
+
+from __future__ import annotations
+
+import itertools
+
+import attrs
+import pytest
+from fakes.story import SPEC, Story, spec
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from modelproxy.supervisor import fleet, policy
+from modelproxy.supervisor.facts import Phase, Proxy, State
+from modelproxy.worker.contract import EXIT_CONFIG
+
+# --- starting, serving, stopping ------------------------------------------------------------------
+
+
+def test_a_life_from_up_to_down() -> None:
+    """The common case, in the words that a log would use."""
+    story = Story()
+
+    assert str(story) == "<Proxy echo/demo stopped pid=- port=3457 unwanted deaths=0>"
+    assert story.up() == [fleet.Spawn(1)]
+    assert str(story) == "<Proxy echo/demo starting pid=- port=3457 wanted deaths=0> <g1 starting pid=->"
+    assert story.born(1) == []
+    assert story.ready(1) == []
+    assert str(story) == "<Proxy echo/demo ready pid=4001 port=3457 wanted deaths=0> <g1 ready pid=4001>"
+    assert story(fleet.Down(30.0)) == [fleet.Drain(1, 30.0)]
+    assert (
+        str(story) == "<Proxy echo/demo draining pid=4001 port=3457 unwanted deaths=0> <g1 draining pid=4001>"
+    )
+    assert story.die(1, "exit 0", 0) == []
+    assert str(story) == "<Proxy echo/demo stopped pid=- port=3457 unwanted deaths=0>"
+    assert story.told == ["up", "ready", "down", "stopped"]
+    assert story.proxy.last_pid == 4001
+
+
+def test_up_is_idempotent() -> None:
+    """Saying it again orders nothing, at whatever point."""
+    story = Story()
+    story.up()
+
+    assert story.up() == []
+    story.born(1)
+    assert story.up() == []
+    story.ready(1)
+    assert story.up() == []
+
+
+def test_down_during_starting_stops_it_when_it_appears() -> None:
+    """The order to make a process cannot be taken back once it is made; its birth is met with a drain."""
+    story = Story()
+    story.up()
+
+    assert story(fleet.Down(30.0)) == [fleet.Drain(1, 0.0)]
+    assert story.born(1) == [fleet.Drain(1, 0.0)]
+    assert story.ready(1) == []  # it did not hear us yet
+    assert story.die(1, "exit 0", 0) == []
+    assert story.proxy.state is State.STOPPED
+
+
+def test_down_before_the_start_had_its_turn() -> None:
+    """The keeper answers that the start was taken back."""
+    story = Story()
+    story.up()
+    story(fleet.Down(0.0))
+    story.die(1, "taken back before it started")
+
+    assert story.proxy.state is State.STOPPED
+    assert (story.proxy.deaths, story.proxy.failures) == ((), 0)
+
+
+def test_down_during_backoff_stops_at_once() -> None:
+    """There is nothing to wait for."""
+    story = Story().serve()
+    story.die(1)
+
+    assert story.proxy.state is State.BACKOFF
+    assert story(fleet.Down(30.0)) == []
+    assert story.proxy.state is State.STOPPED
+    assert story.wait(3600) == []
+
+
+def test_down_during_a_roll_drains_both() -> None:
+    """The newcomer has nothing to finish."""
+    story = Story().serve()
+    story(fleet.Restart(60.0))
+    story.born(2)
+
+    assert story.proxy.state is State.ROLLING
+    assert story(fleet.Down(30.0)) == [fleet.Drain(1, 30.0), fleet.Drain(2, 0.0)]
+    story.die(2)
+    assert story.proxy.state is State.DRAINING
+    story.die(1, "exit 0", 0)
+    assert str(story) == "<Proxy echo/demo stopped pid=- port=3457 unwanted deaths=0>"
+
+
+def test_down_again_may_only_shorten_the_time() -> None:
+    """A second, more patient `down` does not prolong what a first one promised."""
+    story = Story().serve()
+    story(fleet.Down(10.0))
+
+    assert story(fleet.Down(60.0)) == []
+    assert story(fleet.Down(0.0)) == [fleet.Drain(1, 0.0)]
+    assert fleet.next_deadline(story.proxy) == story.now + policy.DRAIN_TO_KILL_S
+
+
+def test_what_ignores_the_drain_is_killed_at_the_deadline() -> None:
+    """And asked again each second, should the signal not have reached it."""
+    story = Story().serve()
+    story(fleet.Down(10.0))
+
+    assert story.wait(11.4) == []
+    assert story.wait(0.2) == [fleet.Kill(1)]
+    assert story.wait(2.0) == [fleet.Kill(1), fleet.Kill(1)]
+    story.die(1)
+    assert story.proxy.state is State.STOPPED
+
+
+def test_up_during_draining_starts_a_new_one_beside_the_old() -> None:
+    """The old one may finish its streams."""
+    story = Story().serve()
+    story(fleet.Down(30.0))
+
+    assert story.up() == [fleet.Spawn(2)]
+    assert story.proxy.state is State.STARTING
+    story.born(2)
+    story.ready(2)
+    assert story.proxy.state is State.READY
+    story.die(1, "exit 0", 0)
+    assert str(story) == "<Proxy echo/demo ready pid=4002 port=3457 wanted deaths=0> <g2 ready pid=4002>"
+
+
+def test_the_last_wish_wins_however_often_it_changes() -> None:
+    """Up, down, up, down within one breath."""
+    story = Story()
+    for _ in range(5):
+        story.up()
+        story(fleet.Down(1.0))
+    for generation in range(1, 6):
+        story.born(generation)
+        story.die(generation)
+
+    assert story.proxy.state is State.STOPPED
+    assert story.wait(3600) == []
+
+
+# --- deaths ---------------------------------------------------------------------------------------
+
+
+def test_the_first_death_of_a_proven_worker_costs_no_pause() -> None:
+    """Ten seconds of being ready are the proof."""
+    story = Story().serve()
+    story.beat_for(10.0)
+
+    assert story.die(1) == [fleet.Spawn(2)]
+    assert str(story) == "<Proxy echo/demo starting pid=- port=3457 wanted deaths=1> <g2 starting pid=->"
+    assert story.proxy.restarts == 1
+
+
+def test_exit_zero_without_goodbye_is_a_death() -> None:
+    """Unless stopped, it is wanted."""
+    story = Story().serve()
+
+    assert story.die(1, "exit 0", 0) == []
+    assert story.proxy.state is State.BACKOFF
+    assert story.wait(0.25) == [fleet.Spawn(2)]
+
+
+def test_delays_grow_and_are_capped() -> None:
+    """It worked once, so it is never given up; a crash loop is said, and `restart` forgets it."""
+    story = Story().serve()
+    pauses = []
+    for generation in range(1, 12):
+        story.wait(2.0)
+        story.die(generation, "exit 1", 1)
+        retry_at = story.proxy.retry_at
+        assert retry_at is not None
+        pauses.append(retry_at - story.now)
+        assert story.wait(pauses[-1]) == [fleet.Spawn(generation + 1)]
+        story.born(generation + 1)
+        story.ready(generation + 1)
+
+    assert pauses == [0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0, 30.0]
+    assert story.proxy.is_crash_loop(story.now)
+    assert "failed" not in story.told
+    story(fleet.Restart(1.0))
+    assert (story.proxy.failures, story.proxy.deaths) == (0, ())
+
+
+def test_jitter_scales_the_pause() -> None:
+    """So that a hundred proxies that died together do not come back together."""
+    proxy = Story().serve().proxy
+    early, _ = fleet.step(proxy, fleet.Exited(1, "SIGKILL"), 101.0, jitter=0.75)
+    late, _ = fleet.step(proxy, fleet.Exited(1, "SIGKILL"), 101.0, jitter=1.25)
+
+    assert (early.retry_at, late.retry_at) == (101.1875, 101.3125)
+
+
+def test_a_minute_of_being_ready_forgives() -> None:
+    """Time being ready, not having started, is what counts."""
+    story = Story().serve()
+    story.die(1)
+    story.wait(1.0)
+    story.born(2)
+    story.ready(2)
+
+    assert story.beat_for(59.0) == []
+    assert (story.proxy.failures, story.proxy.trouble) == (1, None)
+    story.beat_for(2.0)
+    assert story.proxy.failures == 0
+    assert story.die(2) == [fleet.Spawn(3)]
+
+
+def test_a_minute_that_is_interrupted_does_not_forgive() -> None:
+    """The clock of the first newcomer does not run on for the second."""
+    story = Story().serve()
+    for generation in (1, 2):
+        story.die(generation)
+        story.wait(1.0)
+        story.born(generation + 1)
+        story.ready(generation + 1)
+        story.beat_for(31.0)
+
+    assert story.proxy.failures == 2
+
+
+def test_five_starts_that_are_never_ready_give_up() -> None:
+    """With growing pauses; the reason of the last is kept; `up` tries again."""
+    story = Story()
+    story.up()
+    for generation in range(1, 6):
+        assert story.proxy.state is State.STARTING
+        story.born(generation)
+        story.die(generation, "exit 1", 1)
+        if generation < 5:
+            story.wait(30.0)
+
+    assert story.proxy.state is State.FAILED
+    assert story.proxy.given_up == "5 starts were never ready; last: exit 1"
+    assert (story.wait(3600), fleet.next_deadline(story.proxy)) == ([], None)
+    assert story.up() == [fleet.Spawn(6)]
+
+
+def test_what_has_worked_is_never_given_up() -> None:
+    """However often its successors are not ready."""
+    story = Story().serve()
+    story.die(1)
+    for generation in range(2, 20):
+        story.wait(31.0)
+        story.born(generation)
+        story.die(generation, "exit 1", 1)
+
+    assert story.proxy.state is State.BACKOFF
+
+
+def test_a_new_spec_has_to_prove_itself() -> None:
+    """That another spec worked says nothing of this one."""
+    story = Story().serve()
+    story.die(1)
+    assert story(fleet.Up(spec(base_url="http://nowhere"))) == [fleet.Spawn(2)]
+    for generation in range(2, 7):
+        story.born(generation)
+        story.die(generation, "exit 1", 1)
+        story.wait(30.0)
+
+    assert story.proxy.state is State.FAILED
+
+
+def test_exit_78_is_not_tried_again() -> None:
+    """The configuration cannot work; a restart by hand is a new try."""
+    story = Story()
+    story.up()
+    story.born(1)
+    story.die(1, "exit 78", EXIT_CONFIG)
+
+    assert str(story) == "<Proxy echo/demo failed pid=- port=3457 wanted deaths=1>"
+    assert story.proxy.given_up == "exit 78: the configuration cannot work"
+    assert story.wait(3600) == []
+    assert story(fleet.Restart(1.0)) == [fleet.Spawn(2)]
+
+
+def test_down_of_a_failed_one_forgets_why() -> None:
+    """So that `ps` does not call it failed any more."""
+    story = Story()
+    story.up()
+    story.die(1, "exit 78", EXIT_CONFIG)
+    story(fleet.Down(1.0))
+
+    assert (story.proxy.state, story.proxy.given_up) == (State.STOPPED, None)
+
+
+def test_a_newcomer_that_is_ready_ends_the_failure_of_its_elder() -> None:
+    """The elder's exit 78 came while its successor was already starting."""
+    story = Story().serve()
+    story(fleet.Restart(1.0))
+    story.born(2)
+    story.die(1, "exit 78", EXIT_CONFIG)
+    story.ready(2)
+
+    assert (story.proxy.state, story.proxy.given_up) == (State.READY, None)
+    assert story.die(2) == []
+    assert story.wait(31.0) == [fleet.Spawn(3)]
+
+
+def test_not_ready_in_time_is_killed_and_counted() -> None:
+    """Twenty seconds from its birth."""
+    story = Story()
+    story.up()
+    story.born(1)
+
+    assert story.wait(19.9) == []
+    assert story.wait(0.2) == [fleet.Kill(1)]
+    story.die(1)
+    assert story.proxy.trouble == "not ready within 20 s; SIGKILL"
+    assert story.proxy.never_ready == 1
+
+
+def test_waiting_for_its_turn_is_not_counted_against_a_start() -> None:
+    """Others may hold the turns for as long as they like."""
+    story = Story()
+    story.up()
+
+    assert story.wait(300.0) == []
+    story.born(1)
+    assert story.wait(19.0) == []
+    assert story.proxy.state is State.STARTING
+
+
+def test_a_process_that_cannot_be_made_is_tried_again_and_counted_apart() -> None:
+    """1, 2, 4 … 30 seconds; the proxy's own counters stay."""
+    story = Story()
+    story.up()
+    pauses = []
+    for generation in range(1, 8):
+        story(fleet.SpawnFailed(generation, "cannot start python: Cannot allocate memory"))
+        retry_at = story.proxy.retry_at
+        assert retry_at is not None
+        pauses.append(retry_at - story.now)
+        assert story.wait(pauses[-1]) == [fleet.Spawn(generation + 1)]
+
+    assert pauses == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
+    assert (story.proxy.failures, story.proxy.never_ready, story.proxy.deaths) == (0, 0, ())
+    story.born(8)
+    story.ready(8)
+    assert (story.proxy.spawn_failures, story.proxy.trouble) == (0, None)
+
+
+def test_no_such_interpreter_is_permanent() -> None:
+    """Another try cannot help."""
+    story = Story()
+    story.up()
+    story(fleet.SpawnFailed(1, "cannot start /gone/python: No such file or directory", permanent=True))
+
+    assert story.proxy.state is State.FAILED
+    assert story.proxy.given_up == "cannot start /gone/python: No such file or directory"
+    assert story.wait(3600) == []
+
+
+def test_our_own_bug_starts_a_missing_worker_after_a_pause() -> None:
+    """And leaves alone what serves."""
+    story = Story()
+    story.up()
+    story(fleet.SpawnFailed(1, "internal error"))
+    story(fleet.Broke("KeyError: 3"))
+
+    assert story.proxy.state is State.BACKOFF
+    assert story.wait(2.0) == [fleet.Spawn(2)]
+    story.born(2)
+    story.ready(2)
+    assert story(fleet.Broke("KeyError: 3")) == []
+    assert story.proxy.state is State.READY
+
+
+# --- rolls ----------------------------------------------------------------------------------------
+
+
+def test_a_roll_starts_the_new_one_before_the_old_one_drains() -> None:
+    """There is always somebody who answers."""
+    story = Story().serve()
+
+    assert story(fleet.Restart(900.0)) == [fleet.Spawn(2)]
+    assert str(story).startswith("<Proxy echo/demo rolling pid=4001 ")
+    assert story.born(2) == []
+    assert story.ready(2) == [fleet.Drain(1, 900.0)]
+    assert str(story) == (
+        "<Proxy echo/demo ready pid=4002 port=3457 wanted deaths=0> <g1 draining pid=4001> <g2 ready pid=4002>"
+    )
+    story.die(1, "exit 0", 0)
+    assert (story.proxy.restarts, story.proxy.deaths) == (0, ())
+
+
+@pytest.mark.parametrize("end", ["dies", "never ready", "cannot be made", "exit 78"])
+def test_a_roll_whose_newcomer_is_lost_keeps_the_old_one(end: str) -> None:
+    """It is reported, and not tried again by itself."""
+    story = Story().serve()
+    story(fleet.Restart(900.0))
+    if end == "cannot be made":
+        story(fleet.SpawnFailed(2, "no memory", permanent=True))
+    else:
+        story.born(2)
+        if end == "never ready":
+            assert story.beat_for(20.5) == [fleet.Kill(2)]
+        story.die(2, "exit 78" if end == "exit 78" else "exit 1", EXIT_CONFIG if end == "exit 78" else 1)
+
+    assert story.proxy.state is State.READY
+    assert story.proxy.pid == 4001
+    assert story.told[-1] == "roll-failed"
+    assert story.proxy.trouble is not None
+    assert story.proxy.trouble.startswith("the roll failed, generation 1 goes on: ")
+    assert story.beat_for(100.0) == []
+    assert story(fleet.Restart(900.0)) == [fleet.Spawn(3)]
+
+
+def test_the_old_one_dies_while_its_successor_starts() -> None:
+    """No third one is started."""
+    story = Story().serve()
+    story(fleet.Restart(900.0))
+    story.born(2)
+
+    assert story.die(1) == []
+    assert story.proxy.state is State.STARTING
+    assert story.ready(2) == []
+    assert story.proxy.state is State.READY
+    assert story.wait(1.0) == []
+
+
+def test_restart_during_starting_gives_one_that_knows_the_wish() -> None:
+    """The one on its way was started before; it is rolled when it is ready."""
+    story = Story()
+    story.up()
+    story.born(1)
+
+    assert story(fleet.Restart(5.0)) == []
+    assert story.ready(1) == [fleet.Spawn(2)]
+    story.born(2)
+    assert story.ready(2) == [fleet.Drain(1, 5.0)]
+
+
+def test_restart_during_a_roll_rolls_once_more() -> None:
+    """However often it is said: once."""
+    story = Story().serve()
+    story(fleet.Restart(5.0))
+    story.born(2)
+
+    assert [story(fleet.Restart(5.0)) for _ in range(3)] == [[], [], []]
+    assert story.ready(2) == [fleet.Drain(1, 5.0), fleet.Spawn(3)]
+    story.born(3)
+    assert story.ready(3) == [fleet.Drain(2, 5.0)]
+    assert story.proxy.state is State.READY
+
+
+def test_restart_during_backoff_starts_at_once() -> None:
+    """A person has looked: no more waiting."""
+    story = Story().serve()
+    story.die(1)
+
+    assert story(fleet.Restart(5.0)) == [fleet.Spawn(2)]
+
+
+def test_restart_of_what_is_not_wanted_does_nothing() -> None:
+    """It is not an `up`."""
+    story = Story()
+
+    assert story(fleet.Restart(5.0)) == []
+    assert story.proxy.state is State.STOPPED
+
+
+def test_a_third_roll_cuts_the_oldest_of_three_drainers() -> None:
+    """Streams that last for hours do not gather processes without end."""
+    story = Story().serve()
+    orders: list[fleet.Action] = []
+    for generation in (2, 3, 4):
+        story(fleet.Restart(900.0))
+        story.born(generation)
+        orders = story.ready(generation)
+
+    assert orders == [fleet.Drain(3, 900.0), fleet.Drain(1, 0.0)]
+    assert story.wait(2.0) == [fleet.Kill(1)]
+
+
+def test_a_changed_spec_rolls_the_worker() -> None:
+    """The fleet compares specs; that the user said so is the commands' business."""
+    story = Story().serve()
+
+    assert story(fleet.Up(spec(base_url="http://elsewhere"))) == [fleet.Spawn(2)]
+    assert story.told[-1] == "changed"
+
+
+# --- goodbyes and the supervisor's end ------------------------------------------------------------
+
+
+def test_bye_after_a_signal_by_hand_is_a_stop() -> None:
+    """`kill PID` means: I do not want it any more."""
+    story = Story().serve()
+
+    assert story(fleet.SaidBye(1, "SIGTERM")) == [fleet.Drain(1, 30.0)]
+    assert (
+        str(story) == "<Proxy echo/demo draining pid=4001 port=3457 unwanted deaths=0> <g1 draining pid=4001>"
+    )
+    assert story.die(1, "exit 0", 0) == []
+    assert story.proxy.state is State.STOPPED
+    assert story.told[-2:] == ["bye", "stopped"]
+
+
+def test_bye_of_a_newcomer_while_the_old_one_answers_stops_nothing() -> None:
+    """The old one serves on, and the roll is tried with another."""
+    story = Story().serve()
+    story(fleet.Restart(5.0))
+    story.born(2)
+
+    assert story(fleet.SaidBye(2, "SIGTERM")) == [fleet.Spawn(3)]
+    assert story.proxy.wanted
+
+
+def test_bye_of_one_that_was_asked_to_leave_is_only_noted() -> None:
+    """It drains, as it should."""
+    story = Story().serve()
+    story(fleet.Restart(5.0))
+    story.born(2)
+    story.ready(2)
+
+    assert story(fleet.SaidBye(1, "stopping")) == []
+    assert story.proxy.state is State.READY
+
+
+def test_halt_keeps_the_wish() -> None:
+    """The supervisor goes down in an orderly way: all drain, nothing is started, all are wanted again."""
+    story = Story().serve()
+    story(fleet.Restart(5.0))
+
+    assert story(fleet.Halt(7.0)) == [fleet.Drain(1, 7.0), fleet.Drain(2, 0.0)]
+    assert story.die(1) == []
+    assert story(fleet.SpawnFailed(2, "no memory")) == []
+    assert (story.proxy.state, story.proxy.wanted) == (State.STOPPED, True)
+    assert story.wait(3600) == []
+
+
+def test_halt_in_backoff_starts_nothing_any_more() -> None:
+    story = Story().serve()
+    story.die(1)
+    story(fleet.Halt(1.0))
+
+    assert (story.wait(3600), story.proxy.state) == ([], State.STOPPED)
+
+
+# --- after a supervisor's death -------------------------------------------------------------------
+
+
+def recalled(*, pid: int | None = 4003, wanted: bool = True, **facts: object) -> Story:
+    """What a new supervisor knows of a worker of generation 3 before it has dialled."""
+    story = Story(Proxy(SPEC.name, SPEC, wanted=wanted, generation=3))
+    story.proxy = attrs.evolve(story.proxy, **facts)
+    story(fleet.Recall(3, pid))
+    return story
+
+
+def dialled(**changes: object) -> fleet.Dialled:
+    event = fleet.Dialled(3, 4003, serving=True, draining=False, ready_for_s=50.0, spec=SPEC)
+    return attrs.evolve(event, **changes)
+
+
+def test_a_worker_that_dials_is_adopted() -> None:
+    """Same pid, same generation, its time being ready included."""
+    story = recalled()
+
+    assert story(fleet.Begin()) == []
+    assert str(story) == "<Proxy echo/demo adopting pid=4003 port=3457 wanted deaths=0> <g3 absent pid=4003>"
+    assert story(dialled()) == []
+    assert str(story) == "<Proxy echo/demo ready pid=4003 port=3457 wanted deaths=0> <g3 ready pid=4003>"
+    assert story.die(3) == [fleet.Spawn(4)]  # it had been ready for fifty seconds
+    assert story.proxy.worked
+
+
+def test_nothing_on_record_is_started() -> None:
+    """It died while there was no supervisor."""
+    story = Story(Proxy(SPEC.name, SPEC, wanted=True, generation=3))
+
+    assert story(fleet.Begin()) == [fleet.Spawn(4)]
+
+
+def test_one_that_lives_but_does_not_dial_is_replaced() -> None:
+    """Three seconds, then its stacks, then its end."""
+    story = recalled()
+    story(fleet.Begin())
+
+    assert story.wait(2.9) == []
+    assert story.wait(0.2) == [fleet.Abort(3)]
+    assert story.wait(0.2) == [fleet.Kill(3)]
+    assert story.die(3, "SIGKILL") == []
+    assert story.wait(0.3) == [fleet.Spawn(4)]
+    assert story.proxy.deaths[0].cause == "hung (did not dial); SIGKILL"
+
+
+def test_one_that_was_ordered_but_perhaps_never_born() -> None:
+    """No pid on record: after the window there was no process."""
+    story = recalled(pid=None)
+    story(fleet.Begin())
+
+    assert story.wait(2.9) == []
+    assert story.wait(0.2) == [fleet.Spawn(4)]
+
+
+def test_one_that_was_born_but_not_noted_is_adopted_by_its_token() -> None:
+    """A newborn has not been told what to be; it is told now and becomes ready."""
+    story = recalled(pid=None)
+    story(fleet.Begin())
+    story(dialled(serving=False, ready_for_s=0.0, spec=None))
+
+    assert (
+        str(story) == "<Proxy echo/demo starting pid=4003 port=3457 wanted deaths=0> <g3 starting pid=4003>"
+    )
+    assert story.ready(3) == []
+    assert story.proxy.state is State.READY
+
+
+def test_a_newborn_that_dials_after_its_replacement_leaves() -> None:
+    """Two at once are one too many."""
+    story = recalled(pid=None)
+    assert story.wait(3.1) == [fleet.Spawn(4)]
+    story.born(4)
+
+    assert story(dialled(serving=False, ready_for_s=0.0, spec=None)) == [fleet.Drain(3, 0.0)]
+    assert [repr(worker) for worker in story.proxy.workers] == [
+        "<g3 draining pid=4003>",
+        "<g4 starting pid=4004>",
+    ]
+
+
+def test_in_the_middle_of_a_roll_the_newer_one_stays() -> None:
+    """Both dial; both were serving."""
+    story = recalled(generation=4)
+    story(fleet.Recall(4, 4004))
+    story(fleet.Begin())
+
+    assert story(dialled()) == []
+    assert story.proxy.state is State.READY  # g4 is still awaited, and nothing is started meanwhile
+    assert story(dialled(generation=4, pid=4004)) == [fleet.Drain(3, policy.ROLL_GRACE_S)]
+    assert story.proxy.pid == 4004
+
+
+def test_one_that_dials_draining_is_left_to_finish() -> None:
+    """And another is started for the wish."""
+    story = recalled()
+    story(fleet.Begin())
+
+    assert story(dialled(draining=True)) == [fleet.Spawn(4)]
+    assert repr(story.proxy.workers[0]) == "<g3 draining pid=4003>"
+
+
+def test_one_that_is_not_wanted_any_more_is_drained() -> None:
+    """The wish was written down before its worker could be told."""
+    story = recalled(wanted=False)
+
+    assert story(fleet.Begin()) == [fleet.Drain(3, 30.0)]
+    story.die(3)
+    assert story.proxy.state is State.STOPPED
+
+
+@pytest.mark.parametrize("pid", [4003, None])
+def test_down_during_adopting_ends(pid: int | None) -> None:
+    """Also when nobody knows whether there is a process at all: then after the window."""
+    story = recalled(pid=pid)
+    story(fleet.Begin())
+    orders = story(fleet.Down(1.0))
+
+    assert orders == ([fleet.Drain(3, 1.0)] if pid else [])
+    story.wait(3.1)
+    if pid:
+        story.die(3)
+    assert story.proxy.state is State.STOPPED
+    assert story.told[-1] == "stopped"
+    assert fleet.next_deadline(story.proxy) is None
+
+
+def test_one_that_dials_after_down_is_drained_then() -> None:
+    story = recalled(pid=None)
+    story(fleet.Down(1.0))
+
+    assert story(dialled()) == [fleet.Drain(3, 30.0)]
+
+
+def test_restart_during_adopting_rolls_the_one_that_dials() -> None:
+    """It was running before the restart was asked for."""
+    story = recalled()
+    story(fleet.Begin())
+
+    assert story(fleet.Restart(5.0)) == []
+    assert story(dialled()) == [fleet.Spawn(4)]
+    story.born(4)
+    assert story.ready(4) == [fleet.Drain(3, 5.0)]
+
+
+@pytest.mark.parametrize("changes", [{"spec": spec(base_url="http://old")}, {"stale": True}])
+def test_one_with_another_spec_or_protocol_is_kept_and_rolled(changes: dict[str, object]) -> None:
+    """It answers until its successor does."""
+    story = recalled()
+    story(fleet.Begin())
+
+    assert story(dialled(**changes)) == [fleet.Spawn(4)]
+    assert story.proxy.state is State.ROLLING
+    assert story.proxy.spec == SPEC
+    story.born(4)
+    assert story.ready(4) == [fleet.Drain(3, policy.ROLL_GRACE_S)]
+    assert story.proxy.state is State.READY
+
+
+def test_a_roll_for_another_spec_that_fails_does_not_loop() -> None:
+    story = recalled()
+    story(dialled(stale=True))
+    story.born(4)
+    story.die(4, "exit 1", 1)
+
+    assert story.proxy.state is State.READY
+    assert story.beat_for(60.0) == []
+
+
+def test_the_key_comes_home_from_the_worker() -> None:
+    """It lived in two memories; one of them died."""
+    story = recalled(key_lost=True)
+    story(fleet.Begin())
+    story(dialled(spec=spec(api_key="sk-1")))
+
+    assert story.proxy.spec.api_key == "sk-1"
+    assert not story.proxy.key_lost
+    assert story.die(3) == [fleet.Spawn(4)]
+
+
+def test_a_lost_key_fails_with_the_command_to_repeat() -> None:
+    """Nobody who knew it is left."""
+    story = Story(Proxy(SPEC.name, SPEC, wanted=True, generation=3, key_lost=True))
+
+    assert story(fleet.Begin()) == []
+    assert story.proxy.state is State.FAILED
+    assert story.proxy.given_up is not None
+    assert "repeat proxyctl up echo/demo --api-key" in story.proxy.given_up
+    assert story(fleet.Up(spec(api_key="sk-1"))) == [fleet.Spawn(4)]
+    assert story.proxy.given_up is None
+
+
+def test_a_worker_that_dials_late_ends_the_failure() -> None:
+    """Its key had been taken for lost."""
+    story = recalled(pid=None, key_lost=True)
+    story.wait(3.1)
+    assert story.proxy.state is State.FAILED
+
+    assert story(dialled(spec=spec(api_key="sk-1"))) == []
+    assert (story.proxy.state, story.proxy.given_up) == (State.READY, None)
+
+
+def test_a_moment_without_a_line_is_no_second_adoption() -> None:
+    story = Story().serve()
+    before = story.proxy
+
+    assert story(fleet.Dialled(1, 4001, serving=True, draining=False, spec=SPEC)) == []
+    assert story.proxy == before
+
+
+# --- silence --------------------------------------------------------------------------------------
+
+
+def silent() -> Story:
+    """Ready, and then not a word for ten seconds."""
+    story = Story().serve()
+    assert story.wait(9.9) == []
+    assert story.wait(0.2) == [fleet.Examine(1)]
+    return story
+
+
+def examined(**changes: object) -> fleet.Examined:
+    return attrs.evolve(fleet.Examined(1, traced=False, busy=False, detail="state T, idle"), **changes)
+
+
+def test_a_silent_idle_worker_is_hung() -> None:
+    """Its stacks, a second, its end, a successor on the same socket."""
+    story = silent()
+
+    assert story(examined()) == [fleet.Abort(1)]
+    assert str(story).startswith("<Proxy echo/demo hung pid=4001 ")
+    assert story.wait(1.1) == [fleet.Kill(1)]
+    assert story.die(1) == [fleet.Spawn(2)]
+    assert story.proxy.deaths[-1].cause == "hung (state T, idle); SIGKILL"
+
+
+def test_a_silent_busy_worker_has_thirty_seconds() -> None:
+    """It computes; it will beat when it is done."""
+    story = silent()
+    while story.now < 129.0:
+        assert story(examined(busy=True, detail="state R, busy")) == []
+        assert story.proxy.state is State.READY
+        assert story.wait(2.0) == [fleet.Examine(1)]
+
+    story.wait(1.1)
+    assert story(examined(busy=True, detail="state R, busy")) == [fleet.Abort(1)]
+
+
+def test_a_traced_worker_is_left_alone() -> None:
+    """Somebody is looking at it with a debugger."""
+    story = silent()
+    for _ in range(10):
+        assert story(examined(traced=True)) == []
+        assert story.wait(10.0) == [fleet.Examine(1)]
+
+    assert story.proxy.state is State.READY
+
+
+def test_a_beat_during_the_look_clears_it() -> None:
+    """What the look shows is stale by then."""
+    story = silent()
+    story(fleet.Beaten(1))
+
+    assert story(examined()) == []
+    assert story.proxy.state is State.READY
+
+
+def test_one_that_beats_after_all_is_not_killed() -> None:
+    story = silent()
+    story(examined())
+    story(fleet.Beaten(1))
+
+    assert story.proxy.state is State.READY
+    assert story.told[-1] == "recovered"
+    assert story.wait(9.0) == []
+
+
+def test_a_look_that_breaks_is_taken_again() -> None:
+    """Else a bug of ours would leave a hung worker for ever."""
+    story = silent()
+    story(fleet.Broke("ZeroDivisionError: look"))
+
+    assert story.wait(10.1) == [fleet.Examine(1)]
+
+
+def test_there_is_no_liveness_before_ready() -> None:
+    story = Story()
+    story.up()
+    story.born(1)
+
+    assert story.wait(19.0) == []
+
+
+def test_a_silence_of_our_own_blames_nobody() -> None:
+    """This process stood still for a minute: the workers' words are waiting in the sockets."""
+    story = Story().serve()
+    story(fleet.Restart(5.0))
+    story.born(2)
+    story.now += 60.0
+    story(fleet.Overslept(50.0))  # the earliest deadline was ten seconds away
+
+    assert story(fleet.Clock()) == []
+    assert story.wait(2.9) == []
+    assert story.wait(0.2) == [fleet.Examine(1)]
+
+
+def test_a_silence_of_our_own_costs_no_adoption() -> None:
+    """The worker's call waits in the backlog of the socket."""
+    story = recalled()
+    story(fleet.Begin())
+    story.now += 60.0
+    story(fleet.Overslept(57.0))
+
+    assert story(fleet.Clock()) == []
+    story(dialled())
+    assert story.proxy.state is State.READY
+
+
+def test_ill_is_shown_and_never_a_reason_to_restart() -> None:
+    """The provider is down for an hour."""
+    story = Story().serve()
+
+    assert story(fleet.FellIll(1, "cannot connect to Ollama")) == []
+    assert story.proxy.state is State.DEGRADED
+    assert story.beat_for(3600.0) == []
+    assert story(fleet.FeltWell(1)) == []
+    assert story.proxy.state is State.READY
+
+
+# --- the whole table ------------------------------------------------------------------------------
+
+
+def _stories() -> dict[str, Story]:
+    """One proxy in each state, and some in a corner of it. Generation 1 exists wherever one does."""
+    made = {"stopped": Story(), "starting": Story(), "unborn": Story(), "failed": Story()}
+    made["starting"].up()
+    made["starting"].born(1)
+    made["unborn"].up()
+    made["failed"].up()
+    made["failed"].die(1, "exit 78", EXIT_CONFIG)
+    for name in ("ready", "degraded", "rolling", "draining", "backoff", "halted", "two draining", "bye"):
+        made[name] = Story().serve()
+    made["degraded"](fleet.FellIll(1, "ill"))
+    made["rolling"](fleet.Restart(5.0))
+    made["rolling"].born(2)
+    made["draining"](fleet.Down(5.0))
+    made["backoff"].die(1)
+    made["halted"](fleet.Halt(5.0))
+    for generation in (2, 3):
+        made["two draining"](fleet.Restart(50.0))
+        made["two draining"].born(generation)
+        made["two draining"].ready(generation)
+    made["bye"](fleet.SaidBye(1, "SIGTERM"))
+    made["hung"] = silent()
+    made["hung"](examined())
+    for name, pid in (("adopting", 4001), ("adopting unborn", None)):
+        made[name] = Story(Proxy(SPEC.name, SPEC, wanted=True, generation=1))
+        made[name](fleet.Recall(1, pid))
+    return made
+
+
+_EVENTS: list[fleet.Event] = [
+    fleet.Up(SPEC),
+    fleet.Up(spec(base_url="http://elsewhere")),
+    fleet.Down(1.0),
+    fleet.Restart(1.0),
+    fleet.Halt(1.0),
+    fleet.Recall(1, 4001),
+    fleet.Dialled(1, 4001, serving=True, draining=False, spec=SPEC),
+    fleet.Dialled(1, 4001, serving=False, draining=False),
+    fleet.Dialled(1, 4001, serving=True, draining=True, spec=SPEC),
+    fleet.Begin(),
+    fleet.Spawned(1, 4001),
+    fleet.SpawnFailed(1, "no"),
+    fleet.SpawnFailed(1, "no", permanent=True),
+    fleet.BecameReady(1),
+    fleet.Beaten(1),
+    fleet.FeltWell(1),
+    fleet.FellIll(1, "ill"),
+    fleet.SaidBye(1, "SIGTERM"),
+    fleet.Exited(1, "exit 1", 1),
+    fleet.Exited(1, "exit 78", EXIT_CONFIG),
+    fleet.Examined(1, traced=False, busy=False, detail="idle"),
+    fleet.Clock(),
+    fleet.Overslept(60.0),
+    fleet.Broke("bug"),
+]
+# A record is read before anything else happens, so `Recall` meets no worker of its own generation.
+_IMPOSSIBLE = {fleet.Recall}
+
+
+def check(proxy: Proxy, now: float) -> None:
+    """What holds for every proxy, whatever has happened."""
+    generations = [worker.generation for worker in proxy.workers]
+    assert generations == sorted(set(generations)), "one worker per generation, oldest first"
+    assert proxy.generation >= max(generations, default=0)
+    if proxy.is_up:
+        assert sum(worker.phase is Phase.STARTING for worker in proxy.workers) <= 1, "at most one successor"
+        assert sum(worker.phase is Phase.READY for worker in proxy.workers) <= 1, "at most one current"
+        has_plan = proxy.workers or proxy.given_up or proxy.retry_at is not None
+        assert has_plan, "what is wanted is there, coming, or known to be hopeless"
+    else:
+        assert proxy.retry_at is None
+        assert not [w for w in proxy.workers if w.phase in (Phase.READY, Phase.STARTING)], (
+            "all were told to leave"
+        )
+    patient = [
+        w for w in proxy.draining if w.kill_by is not None and w.kill_by - now > policy.DRAIN_TO_KILL_S
+    ]
+    assert len(patient) <= policy.MAX_DRAINING or not proxy.is_up
+    assert repr(proxy)
+
+
+def test_every_state_has_its_story() -> None:
+    assert {story.proxy.state for story in _stories().values()} == set(State)
+
+
+def test_every_event_is_in_the_table() -> None:
+    assert {type(event) for event in _EVENTS} == set(fleet._HANDLERS)
+
+
+@pytest.mark.parametrize("name", sorted(_stories()))
+def test_the_whole_table(name: str) -> None:
+    """No cell raises, none makes a second worker, none starts what is not wanted, none keeps the clock busy."""
+    for event in _EVENTS:
+        if type(event) in _IMPOSSIBLE and name != "stopped":
+            continue
+        story = _stories()[name]
+        orders = story(event)
+        check(story.proxy, story.now)
+        if not story.proxy.is_up:
+            assert not [order for order in orders if isinstance(order, fleet.Spawn)]
+        story(fleet.Clock())
+        due = fleet.next_deadline(story.proxy)
+        assert due is None or due > story.now, f"{event} keeps the clock busy"
+
+
+@pytest.mark.parametrize("name", sorted(_stories()))
+def test_events_about_nobody_change_nothing(name: str) -> None:
+    """News of a worker that is already gone are old news."""
+    about = [event for event in _EVENTS if hasattr(event, "generation")]
+    for event in about:
+        if isinstance(event, fleet.Recall | fleet.Dialled):
+            continue
+        story = _stories()[name]
+        before = story.proxy
+
+        assert story(attrs.evolve(event, generation=99)) == []
+        assert story.proxy == before
+
+
+@pytest.mark.parametrize("name", sorted(_stories()))
+@pytest.mark.parametrize("wish", ["down", "halt"])
+def test_an_end_can_be_reached_from_everywhere(name: str, wish: str) -> None:
+    """Nothing is started after it, and when the last process is gone it is stopped."""
+    story = _stories()[name]
+    orders = story(fleet.Down(1.0) if wish == "down" else fleet.Halt(1.0))
+    orders += story.wait(10.0)
+    for worker in story.proxy.workers:
+        orders += story.die(worker.generation)
+    orders += story.wait(3600.0)
+
+    assert story.proxy.state is State.STOPPED
+    assert not [order for order in orders if isinstance(order, fleet.Spawn)]
+
+
+# --- a world in which anything may happen ---------------------------------------------------------
+
+
+class World(RuleBasedStateMachine):
+    """A proxy among processes that are born, get ready, fall silent and die when they like.
+
+    The world keeps its own books: which processes exist, what they were told, what the last wish was.
+    """
+
+    @initialize(recalled=st.lists(st.sampled_from(["lives", "unborn", "phantom"]), max_size=2))
+    def begin(self, recalled: list[str]) -> None:
+        self.now = 100.0
+        self.proxy = Proxy(SPEC.name, SPEC, wanted=bool(recalled), generation=len(recalled))
+        self.wish = bool(recalled)
+        self.halted = False
+        self.ordered: set[int] = set()
+        """Spawns that wait for an answer."""
+        self.answered: set[int] = set()
+        self.alive: dict[int, bool] = {}
+        """Generation -> whether it is ready."""
+        self.told: dict[int, float] = {}
+        """Generation -> when it is to leave."""
+        self.unlinked: set[int] = set()
+        for generation, kind in enumerate(recalled, start=1):
+            if kind != "phantom":
+                self.alive[generation] = kind == "lives"
+                self.unlinked.add(generation)
+            self.send(fleet.Recall(generation, 4000 + generation if kind == "lives" else None))
+        self.send(fleet.Begin())
+
+    def send(self, event: fleet.Event) -> None:
+        self.proxy, actions = fleet.step(self.proxy, event, self.now)
+        for action in actions:
+            if isinstance(action, fleet.Spawn):
+                assert self.wish, "nothing is started that is not wanted"
+                assert not self.halted, "nothing is started any more"
+                assert action.generation not in self.ordered | self.answered, "generations never repeat"
+                self.ordered.add(action.generation)
+            elif isinstance(action, fleet.Drain):
+                self.told[action.generation] = self.now + action.grace_s
+            elif isinstance(action, fleet.Kill) and action.generation in self.alive:
+                self.gone(action.generation)
+
+    def gone(self, generation: int) -> None:
+        del self.alive[generation]
+        self.unlinked.discard(generation)
+        self.send(fleet.Exited(generation, "SIGKILL"))
+
+    # wishes
+
+    @rule(other=st.booleans())
+    def up(self, other: bool) -> None:
+        if not self.halted:
+            self.wish = True
+            self.send(fleet.Up(spec(base_url="http://b") if other else SPEC))
+
+    @rule(grace=st.sampled_from([0.0, 1.0, 60.0]))
+    def down(self, grace: float) -> None:
+        self.wish = False
+        self.send(fleet.Down(grace))
+
+    @rule(grace=st.sampled_from([0.0, 900.0]))
+    def restart(self, grace: float) -> None:
+        self.send(fleet.Restart(grace))
+
+    @rule()
+    @precondition(lambda self: len(self.answered) > 3)
+    def halt(self) -> None:
+        self.halted = True
+        self.send(fleet.Halt(1.0))
+
+    # the world
+
+    @rule(data=st.data(), outcome=st.sampled_from(["born", "born", "born", "failed", "permanent"]))
+    @precondition(lambda self: self.ordered)
+    def answer_a_spawn(self, data: st.DataObject, outcome: str) -> None:
+        generation = data.draw(st.sampled_from(sorted(self.ordered)))
+        self.ordered.remove(generation)
+        self.answered.add(generation)
+        if outcome == "born":
+            self.alive[generation] = False
+            self.send(fleet.Spawned(generation, 4000 + generation))
+        else:
+            self.send(fleet.SpawnFailed(generation, "no", permanent=outcome == "permanent"))
+
+    @rule(data=st.data())
+    @precondition(lambda self: any(not ready for ready in self.alive.values()))
+    def get_ready(self, data: st.DataObject) -> None:
+        waiting = [generation for generation, ready in self.alive.items() if not ready]
+        generation = data.draw(st.sampled_from(waiting))
+        if generation not in self.unlinked:
+            self.alive[generation] = True
+            self.send(fleet.BecameReady(generation))
+
+    @rule(data=st.data())
+    @precondition(lambda self: self.unlinked)
+    def dial(self, data: st.DataObject) -> None:
+        generation = data.draw(st.sampled_from(sorted(self.unlinked)))
+        self.unlinked.remove(generation)
+        serving = self.alive[generation]
+        known = self.proxy.worker(generation)
+        if known is not None and known.phase is not Phase.ABSENT:
+            return  # the keeper greets it with the order to drain
+        self.send(
+            fleet.Dialled(
+                generation, 4000 + generation, serving=serving, draining=False, spec=SPEC if serving else None
+            )
+        )
+
+    @rule(data=st.data(), code=st.sampled_from([None, 0, 1, EXIT_CONFIG]))
+    @precondition(lambda self: self.alive)
+    def die(self, data: st.DataObject, code: int | None) -> None:
+        generation = data.draw(st.sampled_from(sorted(self.alive)))
+        del self.alive[generation]
+        self.unlinked.discard(generation)
+        self.send(fleet.Exited(generation, "exit", code))
+
+    @rule(data=st.data())
+    @precondition(lambda self: self.alive)
+    def say(self, data: st.DataObject) -> None:
+        generation = data.draw(st.sampled_from(sorted(self.alive)))
+        if generation in self.unlinked:
+            return
+        event = data.draw(st.sampled_from([fleet.Beaten(generation), fleet.FellIll(generation, "ill")]))
+        self.send(event)
+
+    @rule(data=st.data())
+    @precondition(lambda self: any(self.alive.values()))
+    def leave_by_hand(self, data: st.DataObject) -> None:
+        generation = data.draw(st.sampled_from(sorted(g for g, ready in self.alive.items() if ready)))
+        if generation in self.unlinked:
+            return
+        was_wanted = self.proxy.wanted
+        self.send(fleet.SaidBye(generation, "SIGTERM"))
+        if was_wanted and not self.proxy.wanted:
+            self.wish = False
+
+    @rule(busy=st.booleans(), traced=st.booleans())
+    @precondition(lambda self: self.proxy.current is not None)
+    def look(self, busy: bool, traced: bool) -> None:
+        current = self.proxy.current
+        assert current is not None  # the precondition
+        self.send(fleet.Examined(current.generation, traced=traced, busy=busy, detail="?"))
+
+    @rule(seconds=st.sampled_from([0.1, 1.0, 3.0, 11.0, 70.0]))
+    def time_passes(self, seconds: float) -> None:
+        end = self.now + seconds
+        for _ in range(1000):
+            due = fleet.next_deadline(self.proxy)
+            if due is None or due > end:
+                break
+            self.now = max(self.now, due)
+            self.send(fleet.Clock())
+            after = fleet.next_deadline(self.proxy)
+            assert after is None or after > self.now, "the clock does not ring twice for one thing"
+        else:
+            raise AssertionError("a thousand deadlines")
+        self.now = end
+
+    @rule(seconds=st.sampled_from([6.0, 600.0]))
+    def oversleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.send(fleet.Overslept(seconds))
+        self.send(fleet.Clock())
+
+    @rule()
+    def break_something(self) -> None:
+        self.send(fleet.Broke("bug"))
+
+    # what always holds
+
+    @invariant()
+    def facts_are_consistent(self) -> None:
+        check(self.proxy, self.now)
+
+    @invariant()
+    def the_last_wish_wins(self) -> None:
+        assert self.proxy.wanted == self.wish
+
+    @invariant()
+    def no_process_is_forgotten(self) -> None:
+        known = {worker.generation for worker in self.proxy.workers}
+        assert set(self.alive) - self.unlinked <= known
+        assert self.ordered <= known | self.answered
+
+    def teardown(self) -> None:
+        """However it got here: from now on all cooperate, and the wish comes true."""
+        if not hasattr(self, "proxy"):
+            return
+        for _ in range(60):
+            if self.proxy.state in (State.READY, State.DEGRADED, State.STOPPED) and not self.ordered:
+                break
+            self._cooperate()
+        fine = (State.READY, State.DEGRADED) if self.wish and not self.halted else (State.STOPPED,)
+        given_up = self.proxy.given_up is not None and self.wish
+        assert self.proxy.state in fine or given_up, f"{self.proxy!r} {self.proxy.workers}"
+
+    def _cooperate(self) -> None:
+        for generation in sorted(self.unlinked):
+            self.unlinked.discard(generation)
+            known = self.proxy.worker(generation)
+            if known is None or known.phase is Phase.ABSENT:
+                serving = self.alive[generation]
+                self.send(fleet.Dialled(generation, 4000 + generation, serving, False, spec=SPEC))
+        for generation in sorted(self.ordered):
+            self.ordered.remove(generation)
+            self.answered.add(generation)
+            self.alive[generation] = False
+            self.send(fleet.Spawned(generation, 4000 + generation))
+        for generation in sorted(self.alive):
+            worker = self.proxy.worker(generation)
+            if worker is not None and worker.phase is Phase.DRAINING:
+                self.gone(generation)
+            elif not self.alive[generation]:
+                self.alive[generation] = True
+                self.send(fleet.BecameReady(generation))
+            else:
+                self.send(fleet.Beaten(generation))
+        due = fleet.next_deadline(self.proxy)
+        if due is not None:
+            self.now = max(self.now, min(due, self.now + 40.0))
+            self.send(fleet.Clock())
+
+
+World.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestWorld = World.TestCase
+
+
+# --- deadlines ------------------------------------------------------------------------------------
+
+
+def test_a_proxy_at_rest_wakes_nobody() -> None:
+    """Stopped and failed ones cost nothing; a ready one only has its worker's next beat."""
+    stories = _stories()
+
+    assert fleet.next_deadline(stories["stopped"].proxy) is None
+    assert fleet.next_deadline(stories["failed"].proxy) is None
+    ready = stories["ready"]
+    assert fleet.next_deadline(ready.proxy) == ready.now + policy.SILENCE_LIMIT_S
+
+
+def test_who_answers_while_nobody_does() -> None:
+    """A short pause is sat out in the queue; in a long one, and for good, the supervisor says why."""
+    story = Story().serve()
+    answers = []
+    for generation in range(1, 6):
+        story.die(generation)
+        answers.append(story.proxy.answers_down(story.now))
+        story.wait(31.0)
+        story.born(generation + 1)
+        story.ready(generation + 1)
+
+    assert answers == [False, False, False, False, True]
+    assert _stories()["failed"].proxy.answers_down(0.0)
+    assert not _stories()["draining"].proxy.answers_down(0.0)
+    assert list(itertools.chain(_stories()["stopped"].proxy.workers)) == []
