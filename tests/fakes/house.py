@@ -149,6 +149,12 @@ class House:
         supervisor.kill()
         supervisor.wait()
 
+    def kill_holder(self) -> None:
+        """The third pair of hands that keeps the listening sockets."""
+        for pid in processes_of(self, b"supervisor/holder.py"):
+            os.kill(pid, signal.SIGKILL)
+            wait_gone(pid)
+
     def daemon_log(self) -> str:
         try:
             return (self.home / "daemon.err").read_text()
@@ -198,6 +204,15 @@ class House:
         for _ in self.events():
             row = self.row(name)
             if condition(row):
+                return row
+        raise AssertionError(f"never came true; the last row was {row}\n{self.daemon_log()}")
+
+    def wait_tally(
+        self, condition: Callable[[dict[str, Any]], bool], name: str = "echo/demo"
+    ) -> dict[str, Any]:
+        """The same for what heartbeats bring (`requests`, `in_flight`), which is no event."""
+        for _ in attempts():
+            if condition(row := self.row(name)):
                 return row
         raise AssertionError(f"never came true; the last row was {row}\n{self.daemon_log()}")
 
@@ -389,6 +404,24 @@ def attempts(limit_s: float = LIMIT_S, pause_s: float = 0.01) -> Iterator[int]:
         yield count
         count += 1
         time.sleep(pause_s)
+
+
+def processes_of(house: House, word: bytes) -> list[int]:
+    """Every process of this house with `word` in its command line."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and house.is_ours(int(entry.name)):
+            try:
+                command = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if word in command:
+                found.append(int(entry.name))
+    return found
+
+
+def workers_of(house: House) -> list[int]:
+    return processes_of(house, b"modelproxy.worker")
 
 
 def free_port() -> int:
