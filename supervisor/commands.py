@@ -190,7 +190,7 @@ class Commands:
             proxy = unit.proxy
             if not proxy.wanted or proxy.spec.model_id != request.model:
                 continue
-            if request.port in (None, proxy.spec.port):
+            if not request.port or request.port == proxy.spec.port:  # 0: any port will do, so this one does
                 return unit
         return None
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from pathlib import Path
 from urllib.parse import parse_qs, unquote
 
@@ -20,6 +21,7 @@ from .paths import Paths
 from .protocol import (
     DaemonRequest,
     DownRequest,
+    Event,
     Fault,
     RestartRequest,
     UpRequest,
@@ -31,13 +33,15 @@ from .protocol import (
 LIMITS = httpd.HttpLimits(
     max_head=16 * 1024,
     max_body=1024 * 1024,
-    max_connections=64,
+    max_connections=128,
     head_timeout_s=10.0,
     body_idle_timeout_s=10.0,
     keep_alive_s=30.0,
     write_stall_timeout_s=60.0,
 )
 MAX_LOG_LINES = 10_000
+MAX_FOLLOWERS = 64
+"""Streams that stay open; fewer than connections, so that `ps` always finds one."""
 _FOLLOW_PAUSE_S = 0.1
 _JSON = [(b"content-type", b"application/json")]
 _NDJSON = [(b"content-type", b"application/x-ndjson")]
@@ -65,6 +69,7 @@ class Control:
         self._warnings = warnings
         self._leave = leave
         self._log = log
+        self._followers = 0
 
     def server(self) -> httpd.Server:
         return httpd.Server(self.handle, refuse=refuse, limits=LIMITS, log=self._log)
@@ -158,12 +163,29 @@ class Control:
         unit = self._commands.find_one(target)
         path = self._paths.log_file(unit.proxy.name)
         lines = min(_number(query, "lines", 100), MAX_LOG_LINES)
-        await exchange.start(200, _NDJSON)
-        await exchange.send(b"".join(_line({"line": line}) for line in logs.tail(path, lines)))
-        if query.get("follow") in ("1", "true"):
-            async for line in _follow(path):
-                await exchange.send(_line({"line": line}))
-        await exchange.finish()
+        ended = b"".join(_line(line) for line in logs.tail(path, lines))
+        await self._stream(exchange, ended, _follow(path) if _wants_more(query) else None)
+
+    async def _stream(
+        self, exchange: httpd.Exchange, begun: bytes, news: AsyncGenerator[bytes, None] | None
+    ) -> None:
+        """What there is, and then what comes until the reader leaves. A slow one slows only itself."""
+        if news is None:
+            await exchange.start(200, _NDJSON)
+            await exchange.send(begun)
+            await exchange.finish()
+            return
+        if self._followers >= MAX_FOLLOWERS:
+            raise Fault("no_resources", f"{MAX_FOLLOWERS} streams are open already", "close one of them")
+        self._followers += 1
+        try:
+            async with aclosing(news):
+                await exchange.start(200, _NDJSON)
+                await exchange.send(begun)
+                async for data in news:
+                    await exchange.send(data)
+        finally:
+            self._followers -= 1
 
     # --- the daemon itself -----------------------------------------------------------------------
 
@@ -190,13 +212,15 @@ class Control:
 
     async def _follow_events(self, exchange: httpd.Exchange, target: str, query: dict[str, str]) -> None:
         since = _number(query, "since", 0)
-        await exchange.start(200, _NDJSON)
-        if query.get("follow") in ("1", "true"):
-            async for batch in self._events.follow(since):
-                await exchange.send(b"".join(to_json(event) + b"\n" for event in batch))
+        if _wants_more(query):
+            await self._stream(exchange, b"", self._lines_of_events(since))
         else:
-            await exchange.send(b"".join(to_json(event) + b"\n" for event in self._events.since(since)))
-        await exchange.finish()
+            await self._stream(exchange, _event_lines(self._events.since(since)), None)
+
+    async def _lines_of_events(self, since: int) -> AsyncGenerator[bytes, None]:
+        async with aclosing(self._events.follow(since)) as batches:
+            async for batch in batches:
+                yield _event_lines(batch)
 
     async def _metrics(self, exchange: httpd.Exchange, target: str, query: dict[str, str]) -> None:
         lines = []
@@ -251,11 +275,19 @@ async def _answer(exchange: httpd.Exchange, status: int, body: bytes) -> None:
     await exchange.respond(status, _JSON, body + b"\n")
 
 
-def _line(document: dict[str, str]) -> bytes:
-    return json.dumps(document).encode() + b"\n"
+def _wants_more(query: dict[str, str]) -> bool:
+    return query.get("follow") in ("1", "true")
 
 
-async def _follow(path: Path) -> AsyncIterator[str]:
+def _line(text: str) -> bytes:
+    return json.dumps({"line": text}).encode() + b"\n"
+
+
+def _event_lines(events: list[Event]) -> bytes:
+    return b"".join(to_json(event) + b"\n" for event in events)
+
+
+async def _follow(path: Path) -> AsyncGenerator[bytes, None]:
     """New lines of a file, over its rotations. The command line follows files itself; this is for others."""
     file = path.open("rb")
     try:
@@ -264,9 +296,8 @@ async def _follow(path: Path) -> AsyncIterator[str]:
         while True:
             data = rest + file.read(65536)
             *lines, rest = data.split(b"\n")
-            for line in lines:
-                yield line.decode(errors="replace")
             if lines:
+                yield b"".join(_line(line.decode(errors="replace")) for line in lines)
                 continue
             if _is_rotated(file.fileno(), path):
                 file.close()

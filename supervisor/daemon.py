@@ -78,9 +78,8 @@ def main(argv: list[str] | None = None) -> int:
         return _refuse(f"cannot start: {error}")
     if ending.restart:
         log.write("executing anew; the workers go on")
-        os.execv(
-            sys.executable, [sys.executable, "-P", "-m", "modelproxy.supervisor", *(sys.argv[1:] if argv is None else argv)]
-        )
+        words = sys.argv[1:] if argv is None else argv
+        os.execv(sys.executable, [sys.executable, "-P", "-m", "modelproxy.supervisor", *words])
     lock.release()
     return EXIT_OK
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import trio
 
@@ -39,7 +39,7 @@ class Events:
             found.insert(0, Event(oldest.seq - 1, oldest.at, "gap", None, f"{lost} events were dropped"))
         return found
 
-    async def follow(self, seq: int) -> AsyncIterator[list[Event]]:
+    async def follow(self, seq: int) -> AsyncGenerator[list[Event], None]:
         """Batches of news, for ever. A slow reader holds nobody up: it meets a gap."""
         while True:
             news = self._news

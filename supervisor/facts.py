@@ -147,8 +147,9 @@ class Proxy:
 
     @property
     def pid(self) -> int | None:
-        """Of the worker that a person would mean."""
-        worker = self.current or self.successor or (self.workers[-1] if self.workers else None)
+        """Of the worker that a person would mean: one that only finishes its streams counts when none is wanted."""
+        meant = [worker for worker in self.workers if not (self.is_up and worker.phase is Phase.DRAINING)]
+        worker = self.current or self.successor or (meant[-1] if meant else None)
         return worker.pid if worker else None
 
     def worker(self, generation: int) -> Worker | None:

@@ -88,7 +88,7 @@ class UpRequest:
     model: str
     """`provider/model-name`."""
     port: int | None = None
-    """None: the one it has, else 3456, else the next free one. 0: any free one."""
+    """None: the one it has, else 3456, else the next free one. 0: the one it has, else any free one."""
     base_url: str | None = None
     api_key: str | None = attrs.field(default=None, repr=False)
     grace_s: float | None = None

@@ -133,10 +133,11 @@ class Link:
             except (OSError, trio.ClosedResourceError):
                 pass  # the reading side notices and dials again
 
-    async def say_last(self, message: FromWorker) -> None:
+    async def say_last(self, *messages: FromWorker) -> None:
         """The same before leaving: not even a supervisor that hangs may hold us up."""
         with trio.move_on_after(_LAST_WORD_S):
-            await self.say(message)
+            for message in messages:
+                await self.say(message)
 
 
 async def _connect(connection: trio.socket.SocketType, path: str) -> None:

@@ -128,7 +128,7 @@ class Worker:
                 nursery.start_soon(self._link.run)
             code = await self._live()
             if self._link is not None:
-                await self._link.say_last(Bye(self._reason, code))
+                await self._link.say_last(self._beat_now(), Bye(self._reason, code))
             nursery.cancel_scope.cancel()
         return code
 
@@ -231,20 +231,19 @@ class Worker:
             planned = trio.current_time()
             with trio.move_on_after(BEAT_S):
                 await self._stirred.wait()
-            lag = max(0.0, trio.current_time() - planned - BEAT_S)
             self._stirred = trio.Event()
-            stats = self._stats
-            await self._link.say(
-                Beat(
-                    lag,
-                    requests=stats.requests,
-                    in_flight=stats.in_flight,
-                    failures=stats.failures,
-                    log_drops=self._journal.drops,
-                    last_error=stats.last_error,
-                )
-            )
+            await self._link.say(self._beat_now(max(0.0, trio.current_time() - planned - BEAT_S)))
             await trio.sleep(STIR_S)
+
+    def _beat_now(self, lag_s: float = 0.0) -> Beat:
+        return Beat(
+            lag_s,
+            requests=self._stats.requests,
+            in_flight=self._stats.in_flight,
+            failures=self._stats.failures,
+            log_drops=self._journal.drops,
+            last_error=self._stats.last_error,
+        )
 
     async def _watch_for_orphanhood(self) -> None:
         """Nobody wants a worker that has been alone for a day and idle at its end."""

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import pytest
 from fakes.house import (
@@ -21,6 +20,7 @@ from fakes.house import (
     message,
     post,
     wait_gone,
+    workers_of,
 )
 
 pytestmark = [pytest.mark.slow, pytest.mark.fault]
@@ -364,17 +364,3 @@ def edit_state(house: House, **facts: object) -> None:
     saved = json.loads(file.read_text())
     saved["proxies"][0]["workers"][0].update(facts)
     file.write_text(json.dumps(saved))
-
-
-def workers_of(house: House) -> list[int]:
-    """Every worker process that lives in this house, by its command line."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and house.is_ours(int(entry.name)):
-            try:
-                command = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if b"modelproxy.worker" in command:
-                found.append(int(entry.name))
-    return found
