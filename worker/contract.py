@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 import attrs
 import cattrs
+from cattrs.gen import make_dict_structure_fn
 from cattrs.strategies import configure_tagged_union
 
 from . import __version__
@@ -59,6 +60,40 @@ class Limits:
 
 
 @attrs.frozen
+class Timeouts:
+    """How long the far side may take. None: no limit."""
+
+    connect_s: float | None = None
+    """None: 5 s on this machine, 10 s elsewhere."""
+    first_byte_s: float = 300.0
+    """To the first meaningful item of an answer; a local model may have to be loaded first."""
+    idle_s: float | None = None
+    """Between two items. None: 300 s on this machine, 120 s elsewhere."""
+    total_s: float | None = None
+
+
+@attrs.frozen
+class Options:
+    """What is configured of a provider and its model. None: it is found out, or the dialect's own way."""
+
+    headers: dict[str, str] = attrs.Factory(dict)
+    """Sent along with every request."""
+    num_ctx: int | None = None
+    keep_alive: str | int | None = None
+    think: bool | str | None = None
+    """For Ollama: this value for this model, whatever the client says."""
+    context_window: int | None = None
+    max_output_tokens: int | None = None
+    capabilities: list[str] | None = None
+    """`tools`, `vision`, `thinking`, …: where the provider cannot be asked."""
+    api: str | None = None
+    """`anthropic`: the server speaks the Messages API itself; its bytes are passed through."""
+    retries: int = 0
+    hold_s: float = 10.0
+    """How long a 200 may be held back until the first meaningful item."""
+
+
+@attrs.frozen
 class WorkerSpec:
     """The full resolved order a worker is born with."""
 
@@ -79,6 +114,8 @@ class WorkerSpec:
     ping_s: float = 10.0
     """Silence on an open stream after which the client gets a `ping`."""
     limits: Limits = Limits()
+    timeouts: Timeouts = Timeouts()
+    options: Options = Options()
 
     def without_secrets(self) -> WorkerSpec:
         """Same spec as it may be written to disk or shown."""
@@ -194,6 +231,18 @@ def strict_converter(*, forbid_extra_keys: bool = True) -> cattrs.Converter:
         return float(value)
 
     converter.register_structure_hook(float, a_float)
+
+    def an_object(cls: type[Any]) -> Callable[[Any, Any], Any]:
+        structure = make_dict_structure_fn(cls, converter, _cattrs_forbid_extra_keys=forbid_extra_keys)
+
+        def check(value: Any, kind: Any) -> Any:
+            if type(value) is not dict:  # cattrs alone takes any text for a class without required fields
+                raise TypeError("expected an object")
+            return structure(value, kind)
+
+        return check
+
+    converter.register_structure_hook_factory(attrs.has, an_object)
     return converter
 
 
@@ -279,8 +328,10 @@ __all__ = [
     "Hello",
     "Limits",
     "Lines",
+    "Options",
     "Ready",
     "Reopen",
+    "Timeouts",
     "Welcome",
     "WorkerSpec",
     "decode_supervisor",
