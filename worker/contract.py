@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from types import NoneType, UnionType
+from typing import Any, TypeVar, get_args
 
 import attrs
 import cattrs
@@ -243,7 +244,24 @@ def strict_converter(*, forbid_extra_keys: bool = True) -> cattrs.Converter:
         return check
 
     converter.register_structure_hook_factory(attrs.has, an_object)
+
+    def one_of(union: Any) -> Callable[[Any, Any], Any]:
+        names = " or ".join(kind.__name__ for kind in get_args(union) if kind is not NoneType)
+
+        def check(value: Any, _: Any) -> Any:
+            if type(value) not in get_args(union):
+                raise TypeError(f"expected {names}")
+            return value
+
+        return check
+
+    converter.register_structure_hook_factory(_is_choice_of_scalars, one_of)
     return converter
+
+
+def _is_choice_of_scalars(kind: Any) -> bool:
+    """`str | int | None` and the like, which cattrs leaves to us."""
+    return isinstance(kind, UnionType) and set(get_args(kind)) <= {str, int, bool, NoneType}
 
 
 def _channel_converter() -> cattrs.Converter:
