@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import attrs
 
 from modelproxy.supervisor import fleet
-from modelproxy.supervisor.facts import Phase, Proxy
+from modelproxy.supervisor.facts import Phase, Proxy, State
 from modelproxy.worker.contract import WorkerSpec
 
 SPEC = WorkerSpec(
@@ -19,7 +21,7 @@ SPEC = WorkerSpec(
 )
 
 
-def spec(**changes: object) -> WorkerSpec:
+def spec(**changes: Any) -> WorkerSpec:
     return attrs.evolve(SPEC, **changes)
 
 
@@ -40,6 +42,9 @@ class Story:
                 self.told.append(action.kind)
                 self.texts.append(action.text)
         return [action for action in actions if not isinstance(action, fleet.Tell)]
+
+    def state(self) -> State:
+        return self.proxy.state
 
     def wait(self, seconds: float) -> list[fleet.Action]:
         """Let time pass, with `Clock` at every deadline on the way, as the daemon does it."""

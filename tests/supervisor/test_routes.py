@@ -1,0 +1,66 @@
+"""From what the user wrote to where requests go."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelproxy.supervisor import routes
+from modelproxy.supervisor.protocol import Fault
+
+
+def test_only_the_first_slash_divides() -> None:
+    """Provider catalogues have slashes of their own, and colons and at-signs."""
+    assert routes.split_model_id("openrouter/anthropic/claude-3-haiku") == (
+        "openrouter",
+        "anthropic/claude-3-haiku",
+    )
+    assert routes.split_model_id("ollama/qwen2.5-coder:7b@x") == ("ollama", "qwen2.5-coder:7b@x")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "/", "echo", "echo/", "/demo", "echo demo/x", "echo/a\nb", "e/\x1b[31m", "e/\ud800"]
+)
+def test_what_is_no_model_id(text: str) -> None:
+    """One sentence that says what is expected."""
+    with pytest.raises(Fault) as caught:
+        routes.split_model_id(text)
+
+    assert caught.value.code == "bad_model_id"
+    assert routes.EXPECTED in caught.value.message
+    assert "\n" not in caught.value.message
+
+
+def test_the_longest_model_id() -> None:
+    routes.split_model_id("echo/" + "x" * 195)
+    with pytest.raises(Fault, match="longer than 200"):
+        routes.split_model_id("echo/" + "x" * 196)
+
+
+@given(st.text())
+def test_any_text_is_divided_or_refused(text: str) -> None:
+    try:
+        outcome = "/".join(routes.split_model_id(text))
+    except Fault as fault:
+        outcome = fault.code
+
+    assert outcome in (text, "bad_model_id")
+
+
+def test_echo_is_resolved() -> None:
+    route = routes.resolve("echo/demo", None)
+
+    assert route == routes.Route("echo/demo", "echo", "echo", "demo", None)
+    assert routes.resolve("echo/demo", "http://here").base_url == "http://here"
+
+
+def test_an_unknown_provider_is_named_with_its_neighbour() -> None:
+    with pytest.raises(Fault) as caught:
+        routes.resolve("ecko/demo", None)
+
+    assert caught.value.code == "unsupported_provider"
+    assert caught.value.message == 'Unsupported provider "ecko"; did you mean "echo"?'
+    assert "echo" in caught.value.hint
+    with pytest.raises(Fault, match=r'^Unsupported provider "zzz"$'):
+        routes.resolve("zzz/demo", None)
