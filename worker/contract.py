@@ -80,10 +80,9 @@ class Options:
     headers: dict[str, str] = attrs.Factory(dict)
     """Sent along with every request."""
     num_ctx: int | None = None
-    keep_alive: str | None = None
-    """`10m`, or a number of seconds, -1 for ever."""
-    think: str | None = None
-    """For Ollama: `true`, `false` or a level for this model, whatever the client says."""
+    keep_alive: str | int | None = None
+    think: bool | str | None = None
+    """For Ollama: this value for this model, whatever the client says."""
     context_window: int | None = None
     max_output_tokens: int | None = None
     capabilities: list[str] | None = None
