@@ -80,6 +80,7 @@ class Paced:
         self._script = script
         self._pause = 0.0
         self._failure: Failure | None = None
+        self._over = False
 
     async def receive(self) -> list[Item] | None:
         """Wait as the script says, then return what comes before its next pause."""
@@ -89,15 +90,17 @@ class Paced:
             if self._failure is not None:
                 failure, self._failure = self._failure, None
                 return [failure]
-            batch = self._batch()
-            if batch or not self._pause:
-                return batch or None
+            self._over = True
+            if batch := self._batch():
+                return batch
+            if self._over:
+                return None
 
     def _batch(self) -> list[Item]:
         batch: list[Item] = []
         for item in self._script:
             if isinstance(item, echo.Pause):
-                self._pause = item.seconds
+                self._pause, self._over = item.seconds, False
                 break
             if isinstance(item, Failure) and batch:
                 # By itself, so that what came before has been sent when the failure is known.

@@ -320,6 +320,14 @@ def test_a_failure_behind_the_finish_loses_nothing() -> None:
     assert grammar.check(streamed([Text("a"), Finish(), BOOM])).complete
 
 
+def test_what_comes_behind_the_finish_is_not_said() -> None:
+    said = grammar.check(streamed([Text("a"), Finish("max_tokens"), Text("late"), CALL, Finish("refusal")]))
+
+    assert said.message is not None
+    assert said.message["content"] == [{"type": "text", "text": "a"}]
+    assert said.message["stop_reason"] == "max_tokens"
+
+
 def test_bytes_appear_only_with_something_to_show() -> None:
     stream = Stream(head("none"))
 

@@ -163,6 +163,10 @@ def test_stop_sequences() -> None:
     assert items[-1] == Finish("stop_sequence", "o th")
 
 
+def test_what_only_began_like_a_stop_sequence_is_said_at_the_end() -> None:
+    assert text(script("one tw", stop_sequences=["two"])) == "one tw"
+
+
 def test_thinking_is_a_signed_block_before_the_text() -> None:
     items = script("echo:think why not\nyes")
 

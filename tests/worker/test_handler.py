@@ -81,10 +81,13 @@ def error(exchange: FakeExchange) -> tuple[int | None, str, str]:
     return exchange.status, body["error"]["type"], body["error"]["message"]
 
 
-class Script:
-    """A provider and source in one: gives batches, waits, raises, and remembers that it was let go."""
+Step = Sequence[Item] | float | Exception | Callable[[], None]
 
-    def __init__(self, *steps: Sequence[Item] | float | Exception) -> None:
+
+class Script:
+    """A provider and source in one: gives batches, waits, raises, calls; remembers that it was let go."""
+
+    def __init__(self, *steps: Step) -> None:
         self.steps = list(steps)
         self.asked: list[Ask] = []
         self.closed = 0
@@ -99,16 +102,19 @@ class Script:
             step = self.steps.pop(0)
             if isinstance(step, Exception):
                 raise step
-            if not isinstance(step, float | int):
+            if callable(step):
+                step()
+            elif isinstance(step, float | int):
+                await trio.sleep(step)
+            else:
                 return step
-            await trio.sleep(step)
         return None
 
     async def aclose(self) -> None:
         self.closed += 1
 
 
-def play(bench: Bench, *steps: Sequence[Item] | float | Exception) -> Script:
+def play(bench: Bench, *steps: Step) -> Script:
     script = Script(*steps)
     bench.handler._provider = script  # type: ignore[assignment]  # the parts that are used
     return script
@@ -481,6 +487,25 @@ async def test_cut_at_any_moment_ends_grammatically(bench: Bench, steps: int) ->
         grammar.check(bytes(exchange.sent))
     else:
         assert error(exchange)[0] == 529
+
+
+async def test_cut_in_the_tick_in_which_the_provider_speaks(bench: Bench) -> None:
+    """The task is on its way already, so it is the first write that notices: nothing may be half begun then."""
+    play(bench, bench.handler.cut, [Text("a")])
+
+    assert error(await post(bench, stream=True)) == (529, "overloaded_error", "proxy is shutting down")
+
+
+async def test_cut_between_the_head_and_the_first_event(bench: Bench) -> None:
+    exchange = FakeExchange(body=asking("a b", stream=True))
+
+    async def cutting() -> None:
+        bench.handler.cut()
+
+    exchange.on_send = cutting
+    await bench.handler(exchange)
+
+    assert grammar.check(bytes(exchange.sent)).names == ["message_start", "error"]
 
 
 async def test_requests_after_the_cut_are_refused(bench: Bench) -> None:

@@ -39,6 +39,7 @@ async def batches(*script: Any) -> list[tuple[float, list[Any]]]:
         ([A, B, Finish()], [(0, [A, B, Finish()])]),
         ([Pause(5), A, Pause(2), B], [(5, [A]), (7, [B])]),
         ([Pause(5), Pause(2), A, Pause(1)], [(7, [A])]),
+        ([Pause(0), A], [(0, [A])]),
         ([BOOM], [(0, [BOOM])]),
         ([A, BOOM], [(0, [A]), (0, [BOOM])]),
         ([A, Pause(0), B], [(0, [A]), (0, [B])]),
