@@ -146,7 +146,7 @@ def test_s55_a_strangers_port_names_pid_and_command(house: House, how: str) -> N
     assert leftovers(house) == []
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::1", "::"])  # noqa: S104
+@pytest.mark.parametrize("host", ["0.0.0.0", "::1", "::"])
 def test_s55_a_stranger_on_another_address_is_in_the_way_as_well(house: House, host: str) -> None:
     house.start()
     with listening(host) as (port, pid):

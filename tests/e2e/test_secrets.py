@@ -1,0 +1,191 @@
+"""S32: a key that the user gives is nowhere to be found."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes.house import House, message, post
+
+pytestmark = pytest.mark.slow
+
+KEY = "sk-nobody-may-see-this-0123456789"
+START_PROXY = "modelproxy.ctl.start_proxy"
+
+
+def type_key(house: House, how: str, *words: str, module: str = "modelproxy.ctl") -> Any:
+    """Give the key in one of the four ways; what the command printed."""
+    env, stdin = dict(house.env), ""
+    if how == "flag":
+        flags = ["--api-key", KEY]
+    elif how == "flag=":
+        flags = [f"--api-key={KEY}"]
+    elif how == "stdin":
+        flags, stdin = ["--api-key", "-"], KEY + "\n"
+    elif how == "env":
+        flags = ["--api-key-env", "THE_VARIABLE"]
+        env["THE_VARIABLE"] = KEY
+    else:
+        # Outside of the home, which is searched for the key.
+        reading, writing = os.pipe()
+        os.write(writing, KEY.encode())
+        os.close(writing)
+        flags = ["--api-key-file", f"/dev/fd/{reading}"]
+        return _run(module, [*words, *flags], env, stdin, pass_fds=(reading,))
+    return _run(module, [*words, *flags], env, stdin)
+
+
+def _run(
+    module: str, words: list[str], env: dict[str, str], stdin: str, pass_fds: tuple[int, ...] = ()
+) -> subprocess.CompletedProcess[str]:
+    import sys
+
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", module, *words],
+        env=env,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        pass_fds=pass_fds,
+        check=False,
+    )
+    for number in pass_fds:
+        os.close(number)
+    return done
+
+
+def command_lines() -> str:
+    """`ps aux` of everybody's processes, and what the kernel lets us see of their arguments."""
+    found = [subprocess.run(["ps", "auxww"], capture_output=True, text=True, check=True).stdout]
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                found.append((entry / "cmdline").read_text(errors="replace"))
+            except OSError:
+                continue
+    return "\n".join(found)
+
+
+def environments(house: House) -> str:
+    """Of every process in this home but the supervisor, who has what its starter's shell had."""
+    supervisors = {process.pid for process in house.supervisors}
+    found = [
+        Path(f"/proc/{pid}/environ").read_text(errors="replace")
+        for pid in house.processes()
+        if pid not in supervisors
+    ]
+    assert found
+    return "\n".join(found)
+
+
+def files(house: House) -> str:
+    return "\n".join(path.read_text(errors="replace") for path in house.home.rglob("*") if path.is_file())
+
+
+def assert_nowhere(house: House, done: subprocess.CompletedProcess[str]) -> None:
+    assert KEY not in done.stdout + done.stderr
+    assert KEY not in command_lines()
+    assert KEY not in environments(house)
+    held = files(house)
+    assert "echo/demo" in held  # the files were really read
+    assert KEY not in held
+    for words in (["ps", "--json"], ["ps", "-a", "-v"], ["events", "--json"], ["logs", "echo/demo"]):
+        said = house.command(*words)
+        assert said.returncode == 0
+        assert "echo/demo" in said.stdout
+        assert KEY not in said.stdout + said.stderr
+    for path in ("/v1/proxies?all=1", "/v1/proxies/echo%2Fdemo", "/v1/metrics", "/v1/version"):
+        assert KEY.encode() not in house.api("GET", path).body
+
+
+@pytest.mark.parametrize("how", ["flag", "flag=", "stdin", "env", "file"])
+def test_s32_a_key_given_to_up_is_nowhere(house: House, how: str) -> None:
+    house.start()
+    done = type_key(house, how, "up", "echo/demo", "--port", "0", "--json")
+    assert done.returncode == 0, done
+    view = json.loads(done.stdout)
+    post(view["port"], message())
+
+    assert_nowhere(house, done)
+    # It did arrive: another key, or none of the kind, is another option.
+    same = type_key(house, how, "up", "echo/demo", "--json")
+    assert json.loads(same.stdout)["reused"] is True
+    other = house.command("up", "echo/demo", "--api-key-env", "OTHER_KEY", "--json")
+    assert other.returncode == 2
+    house.env["OTHER_KEY"] = "another"
+    differs = house.tell("up", "echo/demo", "--api-key-env", "OTHER_KEY", "--json", code=1)["error"]
+    assert differs["code"] == "options_differ"
+    assert "api_key" in differs["message"]
+    assert KEY not in json.dumps(differs)
+
+
+@pytest.mark.parametrize("how", ["flag", "stdin", "env", "file"])
+def test_s50_a_key_given_to_start_proxy_is_nowhere(house: House, how: str) -> None:
+    house.start()
+    done = type_key(house, how, "--model", "echo/demo", "--port", "0", "--background", module=START_PROXY)
+
+    assert done.returncode == 0, done
+    assert_nowhere(house, done)
+
+
+@pytest.mark.parametrize("module", ["modelproxy.ctl", START_PROXY])
+def test_s32_a_key_on_the_command_line_is_gone_from_it_while_the_command_waits(
+    house: House, module: str
+) -> None:
+    house.start(bad_workers=True)
+    words = ["up", "echo/bad-mute"] if module == "modelproxy.ctl" else ["--model", "echo/bad-mute"]
+    with house.running(*words, "--port", "0", "--api-key", KEY, module=module) as waiting:
+        house.wait_event("up", "echo/bad-mute")
+        assert waiting.poll() is None
+        lines = command_lines()
+        assert "echo/bad-mute" in lines
+        assert KEY not in lines
+
+
+def test_s32_a_key_in_the_supervisors_environment_is_not_the_workers(house: House) -> None:
+    house.env["OPENROUTER_API_KEY"] = KEY
+    house.env["SOME_TOKEN"] = KEY
+    house.start()
+    house.up()
+
+    assert KEY in Path(f"/proc/{house.supervisors[0].pid}/environ").read_text()
+    assert KEY not in environments(house)
+
+
+@pytest.mark.parametrize("bad", ["", " ", "with\x07bell", "Schlüssel"])
+def test_s32_a_key_that_is_none_is_refused_and_not_repeated(house: House, bad: str) -> None:
+    house.env["THE_VARIABLE"] = f"{KEY}{bad}" if bad.strip() else bad
+    error = house.tell("up", "echo/demo", "--api-key-env", "THE_VARIABLE", "--json", code=2)["error"]
+
+    assert "THE_VARIABLE" in error["message"]
+    assert KEY not in json.dumps(error)
+    assert house.processes() == []
+
+
+def test_s32_two_keys_are_bad_usage(house: House) -> None:
+    done = house.command("up", "echo/demo", "--api-key", KEY, "--api-key-env", "THE_VARIABLE")
+
+    assert done.returncode == 2
+    assert KEY not in done.stdout + done.stderr
+
+
+def test_s32_a_missing_key_file_is_named(house: House) -> None:
+    path = house.home / "nothing"
+    error = house.tell("up", "echo/demo", "--api-key-file", str(path), "--json", code=2)["error"]
+
+    assert str(path) in error["message"]
+
+
+def test_s32_a_crash_report_does_not_show_the_key(house: House) -> None:
+    """A worker that dies at its start leaves its last words in the log; none of them is the key."""
+    with House(FIRST_DELAY_S=0.02) as other:
+        other.start(bad_workers=True)
+        done = type_key(other, "stdin", "up", "echo/bad-import", "--port", "0", "--json")
+        assert done.returncode == 1
+        assert KEY not in done.stdout + done.stderr
+        assert KEY not in files(other)
