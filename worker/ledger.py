@@ -1,0 +1,257 @@
+"""The ledger: one row for every model request, in one SQLite file that all workers share.
+
+What a row says, how it is stored and how it is read; no event loop here (`books` writes for a worker), so
+that the supervisor and the command line can read without one.
+
+The schema grows by migrations, plain functions that are recorded in the file by name. A file that knows a
+migration which this version does not was written by a newer one: it is left alone, because a row written
+by somebody who does not know the columns would be a wrong row. Reading is more lenient: it takes the columns
+that both sides know.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+if TYPE_CHECKING:
+    # Imported where it is used: a worker is ready before it needs it, most commands never do.
+    import sqlite3
+
+CANCELLED = 499
+"""The status of a request whose client left before the answer was whole."""
+
+MOST_ROWS = 10_000
+"""At most so many are read at once."""
+
+
+@attrs.frozen(kw_only=True)
+class Row:
+    """One model request and what became of it."""
+
+    ts: float
+    """When it came in, in seconds since the epoch."""
+    request_id: str
+    session_id: str | None = None
+    agent: str | None = None
+    agent_id: str | None = None
+    """Of a sub-agent, as the client says it."""
+    proxy: str
+    port: int
+    provider: str
+    requested_model: str | None = None
+    """None: the body could not be read."""
+    model: str
+    """The provider's own name for what answered, or was to."""
+    route: str
+    """The model id of the proxy: `ollama/qwen3:8b`."""
+    stream: bool = False
+    status: int
+    """As the client saw it; of a stream that failed after its 200 what the failure would have been."""
+    error_type: str | None = None
+    """In the words of the Messages API, or `cancelled`; None: the answer arrived whole."""
+    stop_reason: str | None = None
+    input_tokens: int | None = None
+    """Without those from the cache. None: no model has seen the request."""
+    output_tokens: int | None = None
+    cache_read_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    tokens_estimated: bool = False
+    """At least one of the counts is ours, because the provider did not say."""
+    cost_usd: float | None = None
+    """None: nobody knows. Never 0 for that."""
+    cost_source: str = "unknown"
+    """`provider`, `price_table`, `local`, `unknown` or `subscription`."""
+    duration_ms: float
+    ttft_ms: float | None = None
+    """To the first piece of the answer itself."""
+    retry_count: int = 0
+    fallback: bool = False
+    fallback_reason: str | None = None
+
+
+FIELDS = tuple(field.name for field in attrs.fields(Row))
+_BOOLEANS = frozenset({"stream", "tokens_estimated", "fallback"})
+
+
+class NewerSchemaError(Exception):
+    """The file was written by a newer version."""
+
+
+# --- the schema ---------------------------------------------------------------------------------------
+
+Migration = Callable[["sqlite3.Connection"], None]
+
+
+def m001_requests(db: sqlite3.Connection) -> None:
+    """The first table. No unique index over ids: they are random, and each would cost a cold page."""
+    db.execute(
+        """CREATE TABLE requests (
+            id INTEGER PRIMARY KEY,
+            ts REAL NOT NULL,
+            request_id TEXT NOT NULL,
+            session_id TEXT,
+            agent TEXT,
+            agent_id TEXT,
+            proxy TEXT NOT NULL,
+            port INTEGER NOT NULL,
+            provider TEXT NOT NULL,
+            requested_model TEXT,
+            model TEXT NOT NULL,
+            route TEXT NOT NULL,
+            stream INTEGER NOT NULL,
+            status INTEGER NOT NULL,
+            error_type TEXT,
+            stop_reason TEXT,
+            input_tokens INTEGER,
+            output_tokens INTEGER,
+            cache_read_tokens INTEGER,
+            cache_write_tokens INTEGER,
+            tokens_estimated INTEGER NOT NULL,
+            cost_usd REAL,
+            cost_source TEXT NOT NULL,
+            duration_ms REAL NOT NULL,
+            ttft_ms REAL,
+            retry_count INTEGER NOT NULL,
+            fallback INTEGER NOT NULL,
+            fallback_reason TEXT
+        )"""
+    )
+    db.execute("CREATE INDEX requests_by_ts ON requests (ts)")
+
+
+MIGRATIONS: tuple[Migration, ...] = (m001_requests,)
+"""In order, for ever: one that was released is never changed."""
+
+
+def migrate(db: sqlite3.Connection, migrations: Sequence[Migration] = MIGRATIONS) -> None:
+    """Bring the file to this version's schema. Raises NewerSchemaError where that is not for us to do."""
+    wanted = [migration.__name__ for migration in migrations]
+    if _applied(db) == wanted:
+        return
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        db.execute("CREATE TABLE IF NOT EXISTS migrations (name TEXT PRIMARY KEY, at TEXT NOT NULL)")
+        applied = _applied(db)  # again: another worker may have been first
+        if strangers := set(applied) - set(wanted):
+            raise NewerSchemaError(f"it was written by a newer version ({', '.join(sorted(strangers))})")
+        for migration in migrations[len(applied) :]:
+            migration(db)
+            db.execute("INSERT INTO migrations VALUES (?, datetime('now'))", (migration.__name__,))
+    except BaseException:
+        db.execute("ROLLBACK")
+        raise
+    db.execute("COMMIT")
+
+
+def _applied(db: sqlite3.Connection) -> list[str]:
+    known = db.execute("SELECT count(*) FROM sqlite_master WHERE type='table' AND name='migrations'")
+    if not known.fetchone()[0]:
+        return []
+    return [name for (name,) in db.execute("SELECT name FROM migrations ORDER BY name")]
+
+
+# --- writing ------------------------------------------------------------------------------------------
+
+_INSERT = f"INSERT INTO requests ({', '.join(FIELDS)}) VALUES ({', '.join('?' * len(FIELDS))})"
+_REPLACE = f"UPDATE requests SET {', '.join(f'{name}=?' for name in FIELDS)} WHERE id=?"
+
+values = attrs.astuple
+"""A row as the statement's parameters."""
+
+
+def connect(path: str, *, busy_s: float) -> sqlite3.Connection:
+    """Open for writing, and make the file if there is none. Used by one thread at a time.
+
+    A commit hands the row to the operating system and waits for nothing: it outlives this process however
+    that ends, though perhaps not a power cut. Checkpoints, which do wait for the disk, are the caller's.
+    """
+    import sqlite3
+
+    # SQLite gives its two companions the same mode.
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    db = sqlite3.connect(path, timeout=busy_s, isolation_level=None, check_same_thread=False)
+    try:
+        db.execute("PRAGMA journal_mode=WAL").fetchone()
+        db.execute("PRAGMA synchronous=NORMAL")
+        db.execute("PRAGMA wal_autocheckpoint=0")
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def insert(db: sqlite3.Connection, row: Row) -> int:
+    """Add a row; its number in the file."""
+    number = db.execute(_INSERT, values(row, recurse=False)).lastrowid
+    assert number is not None  # an INSERT always has one
+    return number
+
+
+def replace(db: sqlite3.Connection, number: int, row: Row) -> None:
+    """Say something else in a row that is there."""
+    db.execute(_REPLACE, (*values(row, recurse=False), number))
+
+
+def checkpoint(db: sqlite3.Connection) -> None:
+    """Move what was committed into the file itself. Waits for the disk, never for other writers."""
+    db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+
+
+# --- reading ------------------------------------------------------------------------------------------
+
+
+def read(path: str, *, since: float = 0.0, limit: int = MOST_ROWS, proxy: str | None = None) -> list[Row]:
+    """The newest rows, oldest of them first; none when there is no file. `proxy`: a name, model id or port.
+
+    Raises `sqlite3.Error` for what is no ledger.
+    """
+    import sqlite3
+    from urllib.parse import quote
+
+    if not os.path.exists(path):  # read-only connections to nothing fail in words that help nobody
+        return []
+    db = sqlite3.connect(f"file:{quote(path)}?mode=ro", timeout=1.0, uri=True, isolation_level=None)
+    try:
+        return _select(db, since, limit, proxy)
+    finally:
+        db.close()
+
+
+def _select(db: sqlite3.Connection, since: float, limit: int, proxy: str | None) -> list[Row]:
+    there = {name for _, name, *_ in db.execute("PRAGMA table_info(requests)")}
+    if not there:
+        return []  # a file that a worker is just about to fill
+    names = [name for name in FIELDS if name in there]
+    where = "ts >= ?"
+    parameters: list[float | str] = [since]
+    if proxy is not None:
+        where += " AND (proxy = ? OR route = ? OR CAST(port AS TEXT) = ?)"
+        parameters += [proxy] * 3
+    found = db.execute(
+        f"SELECT {', '.join(names)} FROM requests WHERE {where} ORDER BY ts DESC, id DESC LIMIT ?",
+        (*parameters, min(limit, MOST_ROWS)),
+    ).fetchall()
+    return [_row(names, one) for one in reversed(found)]
+
+
+def _row(names: Sequence[str], found: Sequence[Any]) -> Row:
+    document = dict(zip(names, found, strict=True))
+    for name in _BOOLEANS & document.keys():
+        document[name] = bool(document[name])
+    return Row(**document)
+
+
+def to_document(row: Row) -> dict[str, Any]:
+    """A row as it is printed; every field is there, null or not."""
+    return {name: getattr(row, name) for name in FIELDS}
+
+
+def from_document(document: object) -> Row:
+    """The row in a document of ours. Raises for unknown fields and wrong types."""
+    from .contract import strict_converter
+
+    return strict_converter().structure(document, Row)
