@@ -181,7 +181,7 @@ def up(
         wait_s=_seconds(wait),
         replace=replace,
         wait=not no_wait,
-        pid_file=pid_file,
+        pid_file=None if pid_file is None else typed.pid_file(pid_file),
         api_key=typed.api_key(api_key, api_key_env, api_key_file),
     )
     view = bring_up(find(), wanted)

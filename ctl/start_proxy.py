@@ -123,7 +123,7 @@ def start_proxy(
         model=typed.model_id(model),
         port=None if port is None else typed.port(port),
         base_url=base_url,
-        pid_file=pid_file,
+        pid_file=None if pid_file is None else typed.pid_file(pid_file),
         api_key=typed.api_key(api_key, api_key_env, api_key_file),
     )
     paths = find()

@@ -30,6 +30,20 @@ def port(text: str) -> int:
     return int(text)
 
 
+def pid_file(text: str) -> str:
+    """An absolute path where a file can be made: a supervisor that cannot would only log it."""
+    try:
+        path = os.path.abspath(os.path.expanduser(text))
+    except OSError as error:  # the present folder has been removed
+        raise usage(f"Cannot tell where {text} is: {error.strerror}") from None
+    folder = os.path.dirname(path)
+    if not text or "\0" in path or os.path.isdir(path):
+        raise usage(f'Cannot write a pid file at "{text}": it must be the name of a file')
+    if not os.path.isdir(folder) or not os.access(folder, os.W_OK | os.X_OK):
+        raise usage(f"Cannot write a pid file at {path}: {folder} is not a folder that you can write to")
+    return path
+
+
 def duration(text: str, most: float = MAX_GRACE_S) -> float:
     """Seconds: `30`, `30s`, `2m`, `500ms`, `1.5h`."""
     number = text.strip().rstrip("abcdefghijklmnopqrstuvwxyz")

@@ -44,6 +44,20 @@ def test_s59_one_more_place_by_wish(house: House, module: str) -> None:
     assert not extra.exists()
 
 
+@pytest.mark.parametrize("path", ["missing/x.pid", "", ".", "state"])
+@pytest.mark.parametrize("module", ["modelproxy.ctl", "modelproxy.ctl.start_proxy"])
+def test_s59_a_place_where_no_file_can_be_is_refused(house: House, module: str, path: str) -> None:
+    """Before anything is started: a script that waits for its file would wait for ever."""
+    (house.home / "state").mkdir()
+    words = ["up", "echo/demo"] if module == "modelproxy.ctl" else ["--model", "echo/demo", "--background"]
+    where = str(house.home / path) if path else ""
+    done = house.command(*words, "--port", "0", "--pid-file", where, module=module)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Cannot write a pid file at" in done.stderr
+    assert house.processes() == []
+
+
 def test_s59_a_stale_file_never_blocks_a_start_and_nobody_is_signalled_by_it(house: House) -> None:
     """It names a living process that is none of ours: this one."""
     house.start()
