@@ -227,7 +227,7 @@ def down(
 
     from .up import Refused, take_down
 
-    answers = take_down(find(), targets, _seconds(grace))
+    answers = take_down(find(), [typed.target(target) for target in targets], _seconds(grace))
     faults = [answer.fault for answer in answers if isinstance(answer, Refused)]
     if json:
         documents = [answer.document if isinstance(answer, Refused) else answer for answer in answers]
@@ -298,7 +298,9 @@ def restart(
     said = {"grace_s": _seconds(grace), "wait_s": _seconds(wait)}
     body = {key: value for key, value in said.items() if value is not None}
     limit = body.get("wait_s", DEFAULT_WAIT_S)
-    views = Client(find()).ask("POST", f"/v1/proxies/{quote(target)}/restart", body, limit_s=limit)
+    views = Client(find()).ask(
+        "POST", f"/v1/proxies/{quote(typed.target(target))}/restart", body, limit_s=limit
+    )
     if json:
         say_json(views[0] if target != "all" and len(views) == 1 else views)
         return EXIT_OK

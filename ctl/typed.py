@@ -30,6 +30,13 @@ def port(text: str) -> int:
     return int(text)
 
 
+def target(text: str) -> str:
+    """What to act on. Empty is what a shell makes of an unset variable, and no proxy's name."""
+    if not text:
+        raise usage("The target is empty", "proxyctl ps lists what there is")
+    return text
+
+
 def pid_file(text: str) -> str:
     """An absolute path where a file can be made: a supervisor that cannot would only log it."""
     try:
