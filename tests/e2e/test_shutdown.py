@@ -15,6 +15,7 @@ from fakes.house import (
     House,
     Stream,
     attempts,
+    get,
     is_alive,
     is_refused,
     message,
@@ -270,6 +271,27 @@ def test_s96_stopping_what_does_not_run_is_safe(house: House) -> None:
     assert house.tell("down", "echo/demo", "--json").get("already") is None
     for _ in range(2):
         assert house.tell("down", "echo/demo", "--json")["already"] == "stopped"
+
+
+@pytest.mark.parametrize("model", ["echo/demo", "echo/other"])
+def test_s96_the_port_is_free_while_the_last_stream_still_drains(house: House, model: str) -> None:
+    """For the same model and for another one; the old stream is not disturbed."""
+    house.start()
+    row = house.up()
+    stream = Stream(row["port"], "echo:slow 20ms\n" + "word " * 80)
+    stream.read_until(b"content_block_delta")
+    with house.running("down", "echo/demo") as down:
+        wait_refused(row["port"])
+        view = house.tell("up", model, "--port", str(row["port"]), "--json")
+        assert view["pid"] != row["pid"]
+        assert get(row["port"], "/health").json["model_id"] == model
+        assert is_alive(row["pid"])
+        assert b"event: message_stop" in stream.rest()
+        assert down.wait(timeout=30) == 0
+    assert wait_gone(row["pid"])
+    assert get(row["port"], "/health").json["pid"] == view["pid"]
+    path = house.runtime / "modelproxy" / "proxies" / f"{row['port']}.pid"
+    assert path.read_text() == f"{view['pid']}\n"
 
 
 # --- the supervisor goes --------------------------------------------------------------------------

@@ -6,10 +6,11 @@ import json
 import os
 import re
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes.house import House, free_port, get, is_alive, is_refused, listens, message, post, wait_gone
+from fakes.house import House, Stream, free_port, get, is_alive, is_refused, listens, message, post, wait_gone
 
 from .conftest import Served
 
@@ -336,6 +337,48 @@ def test_restart_rolls_to_another_worker_on_the_same_port(house: House) -> None:
     assert house.tell("restart", "echo/nobody", "--json", code=1)["error"]["code"] == "unknown_proxy"
 
 
+def test_restart_finishes_the_streams_of_the_old_worker(house: House) -> None:
+    house.start()
+    row = house.up()
+    stream = Stream(row["port"], "echo:slow 20ms\n" + "word " * 60)
+    stream.read_until(b"content_block_delta")
+    after = house.tell("restart", "echo/demo", "--json")
+    verbose = house.command("ps", "-v").stdout
+
+    # The new one serves while the old one is still talking.
+    assert get(row["port"], "/health").json["pid"] == after["pid"] != row["pid"]
+    assert [old["pid"] for old in after["draining"]] == [row["pid"]]
+    assert f"draining: generation 1, pid {row['pid']}, 1 in flight" in verbose
+    assert b"event: message_stop" in stream.rest()
+    assert wait_gone(row["pid"])
+
+
+@pytest.mark.parametrize("command", ["down", "restart"])
+def test_an_empty_target_is_bad_usage(house: House, command: str) -> None:
+    """What a shell makes of an unset variable."""
+    assert house.tell(command, "", "--json", code=2)["error"]["code"] == "usage"
+
+
+@pytest.mark.parametrize(
+    "model", ["echo/é漢", "echo/a?b#c%2F", "echo/../../x", "echo/a\"b'c$(id)", "echo/all", "echo/-x"]
+)
+def test_s31_odd_names_work_in_every_command(served: Served, model: str) -> None:
+    house = served.house
+    view = house.tell("up", model, "--port", "0", "--json")
+    health = get(view["port"], "/health").json
+
+    assert (view["model"], health["model_id"], health["model"]) == (model, model, model[5:])
+    assert post(view["port"], message()).status == 200
+    assert "info ready" in house.command("logs", model).stdout
+    assert model in house.command("ps").stdout
+    log = Path(view["log"])
+    assert log.parent == house.state / "logs"
+    assert log.is_file()
+    assert house.tell("restart", model, "--json")["port"] == view["port"]
+    assert house.tell("down", model, "--json")["name"] == model
+    assert get(served.port, "/livez").status == 200
+
+
 # --- logs and events ------------------------------------------------------------------------------
 
 
@@ -464,6 +507,30 @@ def test_exit_3_without_a_daemon_in_words_and_json(house: House, words: tuple[st
     assert "proxyctl daemon start" in done.stderr
     assert error["code"] == "daemon_not_running"
     assert house.processes() == []
+
+
+@pytest.mark.parametrize(
+    "words", [("ps",), ("ps", "--json"), ("events",), ("logs", "echo/demo")], ids=" ".join
+)
+def test_exit_0_when_the_reader_of_a_pipe_has_had_enough(served: Served, words: tuple[str, ...]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with served.house.running(*words, stdout=writing) as process:
+        os.close(writing)
+        _, said = process.communicate(timeout=30)
+
+    assert (process.returncode, said) == (0, "")
+
+
+def test_exit_130_for_ctrl_c_while_up_waits(house: House) -> None:
+    house.start(bad_workers=True)
+    with house.running("up", "echo/bad-mute", "--port", "0") as waiting:
+        house.wait_event("up", "echo/bad-mute")
+        waiting.send_signal(signal.SIGINT)
+        out, said = waiting.communicate(timeout=30)
+
+    assert (waiting.returncode, out) == (130, "")
+    assert "Traceback" not in said
 
 
 def test_s48_up_without_a_model_is_usage(house: House) -> None:
