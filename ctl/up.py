@@ -27,6 +27,10 @@ def bring_up(paths: Paths, request: dict[str, Any]) -> dict[str, Any]:
                 "PUT", f"/v1/proxies/{quote(request['model'])}", request, limit_s=limit
             )
         except Fault as fault:
+            if fault.code == "missing_api_key" and fault.env in os.environ and "api_key" not in request:
+                # The daemon may run under another environment than the shell that asks.
+                request = {**request, "api_key": os.environ[fault.env]}
+                continue
             if fault.code not in ("stopping", "daemon_not_running") or time.monotonic() > deadline:
                 raise
             _wait_until_left(paths, deadline)

@@ -10,7 +10,9 @@ import trio
 
 from modelproxy.worker.contract import WorkerSpec
 
-from . import fleet, kernel, logs, policy, routes, sockets, views
+from . import fleet, kernel, keys, logs, policy, routes, sockets, views
+from .config import Config, ConfigError
+from .config import parse as parse_config
 from .facts import Phase, Proxy, State
 from .keeper import Keeper, Unit, port_trouble
 from .paths import Paths
@@ -143,12 +145,12 @@ class Commands:
 
     async def _wish(self, request: UpRequest) -> _Wished:
         """Put the wish on record; a port that a leaving worker of ours still holds is waited for."""
-        route = routes.resolve(request.model, request.base_url)
+        order = await self._resolve(request)
         deadline = trio.current_time() + _PORT_HANDOVER_S
         while True:
             self._refuse_when_closing()
             try:
-                return await self._keeper.ask(lambda: self._place(request, route))
+                return await self._keeper.ask(lambda: self._place(request, order))
             except sockets.PortInUseError as error:
                 leaving = self._leaving_on(error.port)
                 if leaving is None or trio.current_time() > deadline:
@@ -161,24 +163,75 @@ class Commands:
                     "port_in_use", f"cannot listen on port {request.port}: {error.strerror}"
                 ) from None
 
-    def _place(self, request: UpRequest, route: routes.Route) -> _Wished:
+    async def _resolve(self, request: UpRequest) -> WorkerSpec:
+        """The order for a worker, all but its name and port; the configuration is read anew each time."""
+        try:
+            config = await trio.to_thread.run_sync(self._read_config)
+        except ConfigError as error:
+            where = self._paths.config_file
+            raise Fault(
+                "bad_config", f"{where}: {'; '.join(error.problems)}", "mend it and say it again"
+            ) from None
+        except OSError as error:
+            where = self._paths.config_file
+            raise Fault("bad_config", f"{where} cannot be read: {error.strerror}") from None
+        route = routes.resolve(request.model, config)
+        provider = route.provider
+        return WorkerSpec(
+            name=route.model_id,
+            model_id=route.model_id,
+            provider=route.name,
+            kind=provider.kind,
+            model=route.model,
+            port=0,
+            base_url=request.base_url or provider.base_url,
+            api_key=request.api_key or await self._key_for(route),
+            grace_s=request.grace_s if request.grace_s is not None else DEFAULT_GRACE_S,
+            timeouts=provider.timeouts,
+            options=provider.options_for(route.model),
+        )
+
+    def _read_config(self) -> Config:
+        try:
+            return parse_config(self._paths.config_file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return parse_config("")
+        except UnicodeDecodeError:
+            raise ConfigError(["not UTF-8"]) from None
+
+    async def _key_for(self, route: routes.Route) -> str | None:
+        """The configured key; refused before anything runs when there must be one and there is none."""
+        provider = route.provider
+        try:
+            key = await trio.to_thread.run_sync(keys.fetch, provider.key)
+        except keys.KeyUnavailableError as error:
+            raise Fault("missing_api_key", f"{route.name}: {error}", self._key_hint(route)) from None
+        running = self._running_key(route.model_id)
+        if key is None and running is None and provider.needs_key:
+            raise Fault(
+                "missing_api_key", f"{route.name} needs an API key", self._key_hint(route), provider.key.env
+            )
+        return key or running
+
+    def _running_key(self, model_id: str) -> str | None:
+        """A key that was given by flag stays with the proxy until it is taken down."""
+        for unit in self._keeper.units.values():
+            if unit.proxy.wanted and unit.proxy.spec.model_id == model_id and unit.proxy.spec.api_key:
+                return unit.proxy.spec.api_key
+        return None
+
+    def _key_hint(self, route: routes.Route) -> str:
+        variable = f"set {route.provider.key.env}, or " if route.provider.key.env else ""
+        return f"{variable}give --api-key, or api_key_env under [providers.{route.name}] in {self._paths.config_file}"
+
+    def _place(self, request: UpRequest, order: WorkerSpec) -> _Wished:
         """Inside the loop: reuse what runs, change it, or make it."""
         running = self._running(request)
         if running is not None:
-            return self._reuse(running, request, route)
+            return self._reuse(running, request, order)
         port, listeners, notes = self._listen(request)
-        name = self._name_for(route.model_id, port)
-        spec = WorkerSpec(
-            name=name,
-            model_id=route.model_id,
-            provider=route.provider,
-            kind=route.kind,
-            model=route.model,
-            port=port,
-            base_url=route.base_url,
-            api_key=request.api_key,
-            grace_s=request.grace_s if request.grace_s is not None else DEFAULT_GRACE_S,
-        )
+        name = self._name_for(order.model_id, port)
+        spec = attrs.evolve(order, name=name, port=port)
         unit = self._keeper.units.get(name) or self._keeper.create(Proxy(name, spec))
         unit.listeners = listeners
         unit.pid_file = request.pid_file
@@ -194,12 +247,14 @@ class Commands:
                 return unit
         return None
 
-    def _reuse(self, unit: Unit, request: UpRequest, route: routes.Route) -> _Wished:
+    def _reuse(self, unit: Unit, request: UpRequest, order: WorkerSpec) -> _Wished:
+        """What was not said stays as it is: a flag of an earlier `up` is not taken back by silence."""
         spec = unit.proxy.spec
         wanted = attrs.evolve(
-            spec,
+            order,
+            name=spec.name,
+            port=spec.port,
             base_url=request.base_url if request.base_url is not None else spec.base_url,
-            api_key=request.api_key if request.api_key is not None else spec.api_key,
             grace_s=request.grace_s if request.grace_s is not None else spec.grace_s,
         )
         if wanted != spec and not request.replace:

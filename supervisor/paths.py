@@ -61,6 +61,14 @@ class Paths:
         return self.state / "state.json"
 
     @property
+    def config_file(self) -> Path:
+        return self.config / "config.toml"
+
+    @property
+    def ledger(self) -> Path:
+        return self.state / "ledger.db"
+
+    @property
     def logs(self) -> Path:
         return self.state / "logs"
 

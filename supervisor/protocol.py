@@ -49,6 +49,8 @@ STATUS = {
     "bad_model_id": 400,
     "unsupported_provider": 400,
     "bad_port": 400,
+    "bad_config": 409,
+    "missing_api_key": 409,
     "forbidden": 403,
     "unknown_proxy": 404,
     "unknown_route": 404,
@@ -72,6 +74,8 @@ class Fault(Exception):
     code: str
     message: str
     hint: str = ""
+    env: str | None = None
+    """The variable that would have helped: the caller may have it where the supervisor has not."""
 
     @property
     def status(self) -> int:
@@ -213,7 +217,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list):
         return [_plain(item) for item in value]
     if isinstance(value, Fault):
-        return {"error": {"code": value.code, "message": value.message, "hint": value.hint}}
+        error = {"code": value.code, "message": value.message, "hint": value.hint}
+        return {"error": error if value.env is None else {**error, "env": value.env}}
     document = _converter.unstructure(value)
     if isinstance(value, Stopped) and value.already is None:
         del document["already"]

@@ -6,6 +6,7 @@ import difflib
 
 import attrs
 
+from .config import Config, Provider
 from .protocol import Fault
 
 EXPECTED = "Expected: provider/model-name"
@@ -13,25 +14,19 @@ MAX_MODEL_ID = 200
 
 
 @attrs.frozen
-class Provider:
-    """A configured service; the built-in ones need no configuration."""
-
-    kind: str
-    base_url: str | None = None
-
-
-BUILT_IN = {
-    "echo": Provider("echo"),
-}
-
-
-@attrs.frozen
 class Route:
+    """Where a proxy's requests go. The key is fetched later, when a worker needs it."""
+
     model_id: str
-    provider: str
-    kind: str
+    name: str
+    """The provider's name, as the user knows it."""
+    provider: Provider
     model: str
-    base_url: str | None
+    """The provider's own name of the model."""
+
+    @property
+    def base_url(self) -> str | None:
+        return self.provider.base_url
 
 
 def split_model_id(text: str) -> tuple[str, str]:
@@ -46,17 +41,17 @@ def split_model_id(text: str) -> tuple[str, str]:
     return provider, model
 
 
-def resolve(model_id: str, base_url: str | None) -> Route:
+def resolve(model_id: str, config: Config) -> Route:
     """Where requests for `model_id` go; `Fault` when nowhere."""
     name, model = split_model_id(model_id)
-    provider = BUILT_IN.get(name)
+    provider = config.providers.get(name)
     if provider is None:
-        raise _unsupported(name)
-    return Route(model_id, name, provider.kind, model, base_url or provider.base_url)
+        raise _unsupported(name, config)
+    return Route(model_id, name, provider, model)
 
 
-def _unsupported(name: str) -> Fault:
-    near = difflib.get_close_matches(name, BUILT_IN, n=1)
-    supported = ", ".join(sorted(BUILT_IN))
+def _unsupported(name: str, config: Config) -> Fault:
+    near = difflib.get_close_matches(name, config.providers, n=1)
+    supported = ", ".join(sorted(config.providers))
     guess = f'; did you mean "{near[0]}"?' if near else ""
     return Fault("unsupported_provider", f'Unsupported provider "{name}"{guess}', f"supported: {supported}")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelproxy.supervisor import routes
+from modelproxy.supervisor import config, routes
 from modelproxy.supervisor.protocol import Fault
 
 
@@ -48,19 +48,34 @@ def test_any_text_is_divided_or_refused(text: str) -> None:
     assert outcome in (text, "bad_model_id")
 
 
-def test_echo_is_resolved() -> None:
-    route = routes.resolve("echo/demo", None)
+CONFIG = config.parse("")
 
-    assert route == routes.Route("echo/demo", "echo", "echo", "demo", None)
-    assert routes.resolve("echo/demo", "http://here").base_url == "http://here"
+
+def test_echo_is_resolved() -> None:
+    route = routes.resolve("echo/demo", CONFIG)
+
+    assert route == routes.Route("echo/demo", "echo", config.BUILT_IN["echo"], "demo")
+
+
+def test_a_configured_provider_is_resolved_by_its_own_name() -> None:
+    route = routes.resolve(
+        "mine/a/b", config.parse('[providers.mine]\nkind = "echo"\nbase_url = "http://here"')
+    )
+
+    assert (route.name, route.provider.kind, route.model, route.base_url) == (
+        "mine",
+        "echo",
+        "a/b",
+        "http://here",
+    )
 
 
 def test_an_unknown_provider_is_named_with_its_neighbour() -> None:
     with pytest.raises(Fault) as caught:
-        routes.resolve("ecko/demo", None)
+        routes.resolve("ecko/demo", CONFIG)
 
     assert caught.value.code == "unsupported_provider"
     assert caught.value.message == 'Unsupported provider "ecko"; did you mean "echo"?'
     assert "echo" in caught.value.hint
     with pytest.raises(Fault, match=r'^Unsupported provider "zzz"$'):
-        routes.resolve("zzz/demo", None)
+        routes.resolve("zzz/demo", CONFIG)

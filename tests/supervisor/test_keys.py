@@ -1,0 +1,56 @@
+"""Where a key comes from, and what is said when it does not come."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from modelproxy.supervisor.config import Key
+from modelproxy.supervisor.keys import KeyUnavailableError, fetch
+
+
+def test_the_value_itself() -> None:
+    assert fetch(Key(value="k")) == "k"
+
+
+def test_a_variable_that_may_be_unset_or_empty() -> None:
+    assert fetch(Key(env="A"), {"A": "k"}) == "k"
+    assert fetch(Key(env="A"), {}) is None
+    assert fetch(Key(env="A"), {"A": ""}) is None
+
+
+def test_nothing_configured() -> None:
+    assert fetch(Key()) is None
+
+
+def test_the_first_line_of_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text("k\n")
+
+    assert fetch(Key(file=str(file))) == "k"
+
+
+@pytest.mark.parametrize("content", ["", "\n", "sk-one\nsk-two\n"])
+def test_a_file_that_is_no_key(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "key"
+    file.write_text(content)
+
+    with pytest.raises(KeyUnavailableError, match="one line that is not empty") as caught:
+        fetch(Key(file=str(file)))
+    assert "sk-two" not in str(caught.value).partition(" must ")[2]
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(KeyUnavailableError, match="No such file"):
+        fetch(Key(file=str(tmp_path / "absent")))
+
+
+def test_a_command() -> None:
+    assert fetch(Key(command="printf k")) == "k"
+
+
+def test_a_command_that_fails_says_so_without_its_output() -> None:
+    with pytest.raises(KeyUnavailableError, match="ended with 3") as caught:
+        fetch(Key(command="echo sk-secret; exit 3"))
+    assert "sk-secret" not in str(caught.value)
