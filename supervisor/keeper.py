@@ -583,6 +583,7 @@ class Keeper:
                 socket_path=str(self._paths.workers_socket),
                 listeners=unit.listeners,
                 log_file=self._paths.log_file(unit.proxy.name),
+                ledger=self._paths.ledger,
             )
         )
 

@@ -82,6 +82,7 @@ class Birth:
     socket_path: str
     listeners: Sequence[socket.socket]
     log_file: Path
+    ledger: Path
 
 
 class Runner:
@@ -148,6 +149,7 @@ def _certificate(birth: Birth, fds: list[int]) -> bytes:
             "socket": birth.socket_path,
             "listeners": fds,
             "log": str(birth.log_file),
+            "ledger": str(birth.ledger),
         }
     ).encode()
 

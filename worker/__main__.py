@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         sys.stderr.write(f"modelproxy worker: {error}\n")
         return EXIT_USAGE
-    return serve.run(listeners, spec=spec)
+    return serve.run(listeners, spec=spec, ledger=arguments.ledger)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -36,6 +36,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--spec", metavar="FILE", help="serve this spec, without a supervisor; - reads stdin")
     source.add_argument("--birth-fd", type=int, metavar="FD", help="used by the supervisor")
+    parser.add_argument("--ledger", metavar="FILE", help="with --spec: write a row per model request here")
     parser.add_argument("label", nargs="*", help="shown by ps, otherwise unused")
     return parser.parse_args(argv)
 
@@ -55,6 +56,7 @@ def _read_birth(fd: int) -> tuple[serve.Birth, list[socket.socket]]:
         token=document["token"],
         socket_path=document["socket"],
         log_path=document["log"],
+        ledger=document["ledger"],
     )
     return birth, listeners
 

@@ -90,23 +90,21 @@ class Books:
 
     # --- for the handler ---
 
-    async def record(self, row: Row) -> Entry:
-        """Write a row, or give up waiting for it: it is written later then."""
-        entry = self.note(row)
-        if entry.number is None and not entry.dropped and self._trouble is None:
-            entry.written = trio.Event()
-            with trio.move_on_after(PATIENCE_S) as scope:
-                await entry.written.wait()
-            if scope.cancelled_caught:
-                self._suffer("it does not take rows in time")
-        return entry
-
     def note(self, row: Row) -> Entry:
         """Write a row now if that costs nothing, else soon."""
         entry = Entry(row)
         if not self._write_now(entry):
             self._keep(entry)
         return entry
+
+    async def settle(self, entry: Entry) -> None:
+        """Wait until the row is in the file, but not for long."""
+        if entry.number is None and not entry.dropped and self._trouble is None:
+            entry.written = trio.Event()
+            with trio.move_on_after(PATIENCE_S) as scope:
+                await entry.written.wait()
+            if scope.cancelled_caught:
+                self._suffer("it does not take rows in time")
 
     def amend(self, entry: Entry, row: Row) -> None:
         """What was recorded came out otherwise."""

@@ -26,12 +26,15 @@ from typing import Any, Protocol
 import trio
 
 from . import app, failures
+from .accounts import Account, Told, name_in, wall_clock
 from .app import Endpoint, Route
+from .books import Books, Entry
 from .contract import WorkerSpec
 from .failures import Failure, Headers, Kind, Refused
 from .httpd import ClientGone
 from .httpd_parse import BodyIncomplete, BodyTooLarge
 from .httpd_parse import Headers as AnyHeaders
+from .ledger import Row
 from .provider import Source, provider
 from .stats import Stats
 from .wire import asks, codec, sse
@@ -120,6 +123,7 @@ class Handler:
         started_at: float,
         generation: int | None = None,
         hold_s: float = HOLD_S,
+        books: Books | None = None,
     ) -> None:
         self.draining = False
         self._spec = spec
@@ -129,6 +133,7 @@ class Handler:
         self._started_at = started_at
         self._generation = generation
         self._hold_s = hold_s
+        self._books = books
         self._provider = provider(spec, new_id)
         self._calls: set[_Call] = set()
         self._closing: str | None = None
@@ -175,9 +180,11 @@ class Handler:
             await call.fail(Failure(Kind.BUG, f"internal error; the proxy's log has more under {call.id}"))
 
     async def _serve(self, call: _Call) -> None:
+        found = app.route(call.exchange.request)
+        if not isinstance(found, Failure):
+            self._begin(call, found.endpoint)
         if self._closing is not None:
             raise Refused(self._closing_failure())
-        found = app.route(call.exchange.request)
         if isinstance(found, Failure):
             raise Refused(found)
         await self._ENDPOINTS[found.endpoint](self, call, found)
@@ -220,14 +227,14 @@ class Handler:
     # --- model requests ---
 
     async def _count_tokens(self, call: _Call, _: Route) -> None:
-        self._begin(call)
         call.model, call.input_tokens = asks.count(await _body(call))
         await call.respond(200, [_JSON, self._truth], codec.dumps({"input_tokens": call.input_tokens}))
 
     async def _messages(self, call: _Call, _: Route) -> None:
-        self._begin(call)
         ask = asks.ask(await _body(call))
         call.model, call.stream = ask.model, ask.stream
+        if call.account is not None:
+            call.account.model, call.account.stream = ask.model, ask.stream
         head = Head.of(ask, message_id=new_id("msg_"), request_id=call.id)
         source = self._source(ask)
         try:
@@ -238,19 +245,31 @@ class Handler:
         finally:
             await source.aclose()
 
-    def _begin(self, call: _Call) -> None:
-        call.counted = True
-        self._stats.requests += 1
-        self._stats.in_flight += 1
+    def _begin(self, call: _Call, endpoint: Endpoint) -> None:
+        if endpoint in (Endpoint.MESSAGES, Endpoint.COUNT_TOKENS):
+            call.counted = True
+            self._stats.requests += 1
+            self._stats.in_flight += 1
+        if endpoint is Endpoint.MESSAGES and self._books is not None:
+            header = call.exchange.request.header
+            call.account = Account(
+                ts=wall_clock(),
+                request_id=call.id,
+                session_id=name_in(header(b"x-claude-code-session-id")),
+                agent_id=name_in(header(b"x-claude-code-agent-id")),
+            )
+            call.before_last = self._record
 
     def _source(self, ask: Ask) -> Source:
         return _Nothing() if ask.max_tokens == 0 else self._provider.answer(ask)
 
     async def _plain(self, call: _Call, head: Head, source: Source) -> None:
         whole = Whole(head)
-        call.usage = whole.usage
+        call.tell(whole.turn)
         while whole.failure is None and (items := await source.receive()) is not None:
             whole.feed(items)
+            if whole.turn.blocks:
+                call.mark_first(self._now())
         body = whole.end()
         if body is None:
             await call.fail(whole.failure or Failure(Kind.BUG, "no answer"))
@@ -259,11 +278,11 @@ class Handler:
 
     async def _streamed(self, call: _Call, head: Head, source: Source) -> None:
         stream = Stream(head)
-        call.usage = stream.usage
+        call.tell(stream.turn)
         call.open_stream(stream, [*_SSE, self._truth])
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep_alive, call)
-            failure = await _pump(call, stream, source)
+            failure = await _pump(call, stream, source, self._now)
             nursery.cancel_scope.cancel()
         if failure is not None:
             await call.fail(failure)
@@ -280,7 +299,28 @@ class Handler:
 
     # --- the books ---
 
+    async def _record(self, call: _Call) -> None:
+        """The row is in the ledger before the client can know that its answer is complete."""
+        if self._books is not None and call.account is not None and call.entry is None:
+            call.entry = self._books.note(self._row(call, call.account))
+            await self._books.settle(call.entry)
+
+    def _record_end(self, call: _Call) -> None:
+        """What ended without last words gets its row here, what ended otherwise than recorded another one."""
+        if self._books is None or call.account is None:
+            return
+        row = self._row(call, call.account)
+        if call.entry is None:
+            self._books.note(row)
+        elif row.status != call.entry.row.status:
+            self._books.amend(call.entry, row)
+
+    def _row(self, call: _Call, account: Account) -> Row:
+        gone = call.gone and not call.exchange.finished
+        return account.row(self._spec, duration_s=self._now() - call.began, failure=call.failure, gone=gone)
+
     def _account(self, call: _Call) -> None:
+        self._record_end(call)
         if call.counted:
             self._stats.in_flight -= 1
             if call.failure is not None:
@@ -333,6 +373,10 @@ class _Call:
         self.stream = False
         self.input_tokens = 0
         self.usage: Callable[[], dict[str, int]] = dict
+        self.account: Account | None = None
+        self.entry: Entry | None = None
+        self.before_last: Callable[[_Call], Awaitable[None]] | None = None
+        """Called when all is known and the client does not know it yet."""
         self.status: int | None = None
         self.failure: Failure | None = None
         self.gone = False
@@ -348,6 +392,17 @@ class _Call:
         if not self._answering:
             self.scope.cancel()
 
+    def tell(self, told: Told) -> None:
+        """From now on this knows what the answer says of itself."""
+        self.usage = told.usage
+        if self.account is not None:
+            self.account.told = told
+
+    def mark_first(self, now: float) -> None:
+        """Something of the answer itself has come."""
+        if self.account is not None and self.account.ttft_s is None:
+            self.account.ttft_s = now - self.began
+
     @property
     def talking(self) -> bool:
         """Somebody writes at this very moment."""
@@ -359,6 +414,8 @@ class _Call:
         await trio.lowlevel.checkpoint_if_cancelled()
         self._answering = True
         self.status = status
+        if self.before_last is not None:
+            await self.before_last(self)
         await self.exchange.respond(status, [*headers, (b"request-id", self.id.encode())], body)
 
     def open_stream(self, events: Stream, headers: Headers) -> None:
@@ -380,6 +437,8 @@ class _Call:
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
             self._answering = True
+            if self.before_last is not None:
+                await self.before_last(self)
             await self._say(data)
             await self.exchange.finish()
         finally:
@@ -416,13 +475,14 @@ class _Call:
         self.last_said = trio.current_time()
 
 
-async def _pump(call: _Call, stream: Stream, source: Source) -> Failure | None:
+async def _pump(call: _Call, stream: Stream, source: Source, now: Callable[[], float]) -> Failure | None:
     """From the provider to the client, until either has had enough. Returns what is left to say."""
     while (items := await source.receive()) is not None:
         shown = stream.feed(items)
         if stream.failure is not None:
             return stream.failure
         if shown:
+            call.mark_first(now())
             await call.say(shown)
     last = stream.end()
     if stream.failure is None:

@@ -18,6 +18,7 @@ import attrs
 import trio
 
 from . import handler, httpd
+from .books import Books
 from .contract import EXIT_CONFIG, EXIT_OK, Beat, Bye, Drain, Hello, Ready, WorkerSpec
 from .journal import Journal
 from .link import Ears, Link
@@ -45,6 +46,7 @@ class Birth:
     token: str = attrs.field(repr=False)
     socket_path: str
     log_path: str | None = None
+    ledger: str | None = None
 
 
 class Worker:
@@ -56,11 +58,13 @@ class Worker:
         *,
         birth: Birth | None = None,
         spec: WorkerSpec | None = None,
+        ledger: str | None = None,
     ) -> None:
         self._listeners = list(listeners)
         self._birth = birth
         self._spec = spec
         self._journal = Journal(birth.log_path if birth else None)
+        self._books = Books(ledger, log=self._journal) if ledger else None
         self._stats = Stats()
         self._told = trio.Event()
         self._ending = trio.Event()
@@ -143,6 +147,7 @@ class Worker:
                 log=self._journal,
                 started_at=trio.current_time(),
                 generation=self._birth.generation if self._birth else None,
+                books=self._books,
             )
         except ValueError as error:
             self._journal("error", "configuration", detail=str(error))
@@ -171,12 +176,17 @@ class Worker:
             await nursery.start(self._run_server, server)
             self._ready_at = _wall_clock()
             self._journal("info", "ready", name=spec.name, port=spec.port, pid=os.getpid())
+            if self._books is not None:
+                nursery.start_soon(self._books.run)
             nursery.start_soon(self._beat)
             nursery.start_soon(self._watch_for_orphanhood)
             await self._ending.wait()
             await self._drain(spec, server, serving)
+            if self._books is not None:
+                await self._books.close()
             nursery.cancel_scope.cancel()
-        self._journal("info", "leaving", reason=self._reason, drops=self._journal.drops)
+        drops = {"drops": self._journal.drops, "ledger_drops": self._books.drops if self._books else 0}
+        self._journal("info", "leaving", reason=self._reason, **drops)
 
     async def _run_server(
         self, server: httpd.Server, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -242,6 +252,7 @@ class Worker:
             in_flight=self._stats.in_flight,
             failures=self._stats.failures,
             log_drops=self._journal.drops,
+            ledger_drops=self._books.drops if self._books else 0,
             last_error=self._stats.last_error,
         )
 
@@ -282,7 +293,11 @@ def _wall_clock() -> float:
 
 
 def run(
-    listeners: Sequence[socket.socket], *, birth: Birth | None = None, spec: WorkerSpec | None = None
+    listeners: Sequence[socket.socket],
+    *,
+    birth: Birth | None = None,
+    spec: WorkerSpec | None = None,
+    ledger: str | None = None,
 ) -> int:
     """The whole life of the process."""
     faulthandler.enable()  # SIGABRT from the supervisor leaves every stack in the log
@@ -291,6 +306,6 @@ def run(
     gc.set_threshold(10_000, 20, 20)
 
     async def live() -> int:
-        return await Worker(listeners, birth=birth, spec=spec).run()
+        return await Worker(listeners, birth=birth, spec=spec, ledger=birth.ledger if birth else ledger).run()
 
     return trio.run(live)

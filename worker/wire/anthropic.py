@@ -69,7 +69,8 @@ class Turn:
         self._head = head
         self._sink = sink
         self._open: type[Text | Thinking] | None = None
-        self._blocks = 0
+        self.blocks = 0
+        """So many have begun."""
         self._calls = 0
         self._output_bytes = 0
         self._usage = Usage()
@@ -98,10 +99,20 @@ class Turn:
             self.failure = Failure(Kind.CUT, "upstream closed the stream early")
             return
         self._ended = True
-        if not self._blocks and not self._head.may_be_empty:
+        if not self.blocks and not self._head.may_be_empty:
             self._switch(Text, {"type": "text", "text": ""})
         self._close()
         self._sink.end(self._true_finish(self._finish), self.usage())
+
+    @property
+    def said(self) -> Usage:
+        """The provider's own numbers."""
+        return self._usage
+
+    @property
+    def stop_reason(self) -> str | None:
+        """Why the answer ended; None while it has not, and when it failed."""
+        return self._true_finish(self._finish).stop_reason if self._ended and self._finish else None
 
     def usage(self) -> dict[str, int]:
         """The provider's own numbers, estimates where it said nothing."""
@@ -168,7 +179,7 @@ class Turn:
     def _switch(self, kind: type[Text | Thinking] | None, shell: dict[str, Any]) -> None:
         self._close()
         self._open = kind
-        self._blocks += 1
+        self.blocks += 1
         self._sink.open(shell)
 
     def _close(self) -> None:
@@ -183,16 +194,16 @@ class Stream:
     def __init__(self, head: Head) -> None:
         self._head = head
         self._sink = _Events()
-        self._turn = Turn(head, self._sink)
+        self.turn = Turn(head, self._sink)
 
     @property
     def failure(self) -> Failure | None:
         """What ended the answer early; the caller says it, as a status or by `fail`."""
-        return self._turn.failure
+        return self.turn.failure
 
     def usage(self) -> dict[str, int]:
         """Token counts as far as they are known."""
-        return self._turn.usage()
+        return self.turn.usage()
 
     def start(self) -> bytes:
         """The first event. To be sent before any other bytes, once."""
@@ -208,12 +219,12 @@ class Stream:
     def feed(self, items: Iterable[Item]) -> bytes:
         """All that a batch of items shows."""
         for item in items:
-            self._turn.add(item)
+            self.turn.add(item)
         return self._sink.take()
 
     def end(self) -> bytes:
         """The source ended: the last events, or `failure` is set."""
-        self._turn.end()
+        self.turn.end()
         return self._sink.take()
 
     def fail(self, failure: Failure) -> bytes:
@@ -227,28 +238,28 @@ class Whole:
     def __init__(self, head: Head) -> None:
         self._head = head
         self._sink = _Blocks()
-        self._turn = Turn(head, self._sink)
+        self.turn = Turn(head, self._sink)
 
     @property
     def failure(self) -> Failure | None:
         """What ended the answer early."""
-        return self._turn.failure
+        return self.turn.failure
 
     def usage(self) -> dict[str, int]:
         """Token counts as far as they are known."""
-        return self._turn.usage()
+        return self.turn.usage()
 
     def feed(self, items: Iterable[Item]) -> None:
         """Take a batch of items."""
         for item in items:
-            self._turn.add(item)
+            self.turn.add(item)
 
     def end(self) -> bytes | None:
         """The source ended: the body, or None and `failure` is set."""
-        self._turn.end()
-        if self._turn.failure is not None:
+        self.turn.end()
+        if self.turn.failure is not None:
             return None
-        return codec.dumps(_message(self._head, self._sink.content, self._sink.finish, self._turn.usage()))
+        return codec.dumps(_message(self._head, self._sink.content, self._sink.finish, self.turn.usage()))
 
 
 def _message(

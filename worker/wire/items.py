@@ -53,6 +53,8 @@ class Usage:
     output_tokens: int | None = None
     cache_creation_input_tokens: int = 0
     cache_read_input_tokens: int = 0
+    cost_usd: float | None = None
+    """What the provider says it charges for the answer; 0 is free, None is unknown."""
 
 
 @attrs.frozen
