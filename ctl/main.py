@@ -334,6 +334,42 @@ def logs(
 
 
 @app.command()
+def usage(
+    proxy: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[PROXY]", help="A name, a model id or a port.", autocompletion=_complete_target
+        ),
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option("--since", metavar="DURATION", help="Only those of the last 30m, 2h, 7d.")
+    ] = None,
+    limit: Annotated[
+        int,
+        typer.Option("--limit", "-n", min=0, max=10_000, metavar="N", help="At most so many, the newest."),
+    ] = 100,
+    json: Json = False,
+) -> int:
+    """Print the model requests of the past: one row each, the newest last
+
+    Read from the supervisor, or without one from the ledger itself. A cost that nobody knows is a dash
+    (null with --json), never 0.
+
+    \b
+    Examples:
+      proxyctl usage
+      proxyctl usage ollama/codellama --since 2h
+      proxyctl usage --json --limit 1000
+    """
+    from modelproxy.supervisor.paths import find
+
+    from .usage import usage as print_usage
+
+    age = None if since is None else typed.duration(since, most=typed.LONGEST_AGE_S)
+    return print_usage(find(), proxy, age_s=age, limit=limit, as_json=json)
+
+
+@app.command()
 def events(
     since: Annotated[int, typer.Option("--since", min=0, metavar="SEQ", help="Only later ones.")] = 0,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as things happen.")] = False,

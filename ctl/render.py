@@ -140,6 +140,43 @@ def serving(count: int) -> str:
     return f"supervisor not running; {_count(count, 'worker')} serving"
 
 
+USAGE_COLUMNS = ("TIME", "PROXY", "ASKED FOR", "STATUS", "STOP", "IN", "OUT", "COST", "FIRST", "TOOK")
+
+
+def usage(rows: Sequence[tuple[str, dict[str, Any]]]) -> str:
+    """The table of `proxyctl usage`; each row with its local time, which only the caller can know."""
+    return table(USAGE_COLUMNS, [_request(clock, row) for clock, row in rows])
+
+
+def _request(clock: str, row: dict[str, Any]) -> list[str]:
+    about = "~" if row.get("tokens_estimated") else ""
+    read = [row.get(name) for name in ("input_tokens", "cache_read_tokens", "cache_write_tokens")]
+    known = [number for number in read if number is not None]
+    return [
+        clock,
+        clipped(cell(row.get("proxy"))),
+        clipped(cell(row.get("requested_model"))),
+        cell(row.get("status")),
+        cell(row.get("stop_reason") or row.get("error_type")),
+        about + str(sum(known)) if known else "-",
+        "-" if row.get("output_tokens") is None else f"{about}{row['output_tokens']}",
+        cost(row.get("cost_usd")),
+        _milliseconds(row.get("ttft_ms")),
+        _milliseconds(row.get("duration_ms")),
+    ]
+
+
+def cost(dollars: float | None) -> str:
+    """`$0.00`, `$0.0123`; a dash for what nobody knows."""
+    if dollars is None:
+        return "-"
+    return f"${dollars:.2f}" if dollars == 0 or dollars >= 1 else f"${dollars:.6f}".rstrip("0").ljust(5, "0")
+
+
+def _milliseconds(number: float | None) -> str:
+    return "-" if number is None else took(number / 1000)
+
+
 def _count(number: int, one: str, many: str = "") -> str:
     return f"{number} {one if number == 1 else many or one + 's'}"
 

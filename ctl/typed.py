@@ -12,7 +12,9 @@ from .faults import MAX_GRACE_S, Fault, usage
 
 MODEL_FORM = "Expected: provider/model-name"
 
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+LONGEST_AGE_S = 100 * 366 * 86400.0
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def model_id(text: str) -> str:

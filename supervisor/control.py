@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, unquote
 
 import trio
 
-from modelproxy.worker import __version__, httpd
+from modelproxy.worker import __version__, httpd, ledger
 
 from . import kernel, logs
 from .commands import Commands, check_grace
@@ -132,6 +132,7 @@ class Control:
             ("v1", "proxies", "*", "restart"): {"POST": self._restart},
             ("v1", "proxies", "*", "logs"): {"GET": self._logs},
             ("v1", "events"): {"GET": self._follow_events},
+            ("v1", "usage"): {"GET": self._usage},
             ("v1", "metrics"): {"GET": self._metrics},
             ("v1", "daemon", "*"): {"POST": self._daemon},
         }
@@ -222,6 +223,23 @@ class Control:
             async for batch in batches:
                 yield _event_lines(batch)
 
+    async def _usage(self, exchange: httpd.Exchange, target: str, query: dict[str, str]) -> None:
+        path, since = str(self._paths.ledger), _seconds(query, "since")
+        limit, proxy = _number(query, "limit", 100), query.get("proxy")
+
+        def rows() -> bytes:
+            found = ledger.read(path, since=since, limit=limit, proxy=proxy)
+            return json.dumps([ledger.to_document(row) for row in found]).encode()
+
+        try:
+            # In a thread, the rendering too: thousands of rows would keep every heartbeat waiting.
+            body = await trio.to_thread.run_sync(rows)
+        except ledger.UnreadableError as error:
+            raise Fault(
+                "ledger_unreadable", str(error), "proxyctl logs tells whether workers can write it"
+            ) from None
+        await _answer(exchange, 200, body)
+
     async def _metrics(self, exchange: httpd.Exchange, target: str, query: dict[str, str]) -> None:
         lines = []
         for row in self._commands.rows():
@@ -269,6 +287,13 @@ def _number(query: dict[str, str], name: str, default: int) -> int:
     if not text.isdecimal() or len(text) > 18:  # int() refuses "²", which is a digit, and endless ones
         raise Fault("bad_request", f'{name} must be a number, not "{text[:40]}"')
     return int(text)
+
+
+def _seconds(query: dict[str, str], name: str) -> float:
+    text = query.get(name) or "0"
+    if not text.isascii() or not text.replace(".", "", 1).isdigit() or len(text) > 30:
+        raise Fault("bad_request", f'{name} must be seconds since the epoch, not "{text[:40]}"')
+    return float(text)
 
 
 async def _answer(exchange: httpd.Exchange, status: int, body: bytes) -> None:

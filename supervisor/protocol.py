@@ -14,6 +14,7 @@ The shapes of the answers are relied on by scripts: keys may be added, never ren
 | POST /v1/proxies/{target}/restart | RestartRequest (may be absent) | list of ProxyView |
 | GET /v1/proxies/{name}/logs?lines=N&follow=1 | | NDJSON of {"line"} |
 | GET /v1/events?since=SEQ&follow=1 | | NDJSON of Event |
+| GET /v1/usage?since=T&limit=N&proxy=P | | list of the ledger's rows (`worker.ledger.Row`), the newest last |
 | GET /v1/metrics | | Prometheus text |
 | POST /v1/daemon/stop, /v1/daemon/restart | DaemonRequest (may be absent) | Version |
 
@@ -59,6 +60,7 @@ STATUS = {
     "options_differ": 409,
     "superseded": 409,
     "start_failed": 500,
+    "ledger_unreadable": 500,
     "internal": 500,
     "stopping": 503,
     "no_resources": 503,

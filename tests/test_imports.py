@@ -19,8 +19,8 @@ PACKAGES = ("supervisor", "worker", "ctl")
 
 # package -> what it may import of the other two; a package's own bare name stands for `__version__`.
 ALLOWED = {
-    "ctl": {"supervisor.protocol", "supervisor.paths"},
-    "supervisor": {"worker", "worker.contract", "worker.httpd", "worker.httpd_parse"},
+    "ctl": {"supervisor.protocol", "supervisor.paths", "worker.ledger"},
+    "supervisor": {"worker", "worker.contract", "worker.httpd", "worker.httpd_parse", "worker.ledger"},
     "worker": set(),
 }
 
@@ -33,6 +33,7 @@ TOO_HEAVY = {
 
 # Modules that decide and do not do: all they know comes in as arguments.
 PURE = (
+    "supervisor.config",
     "supervisor.facts",
     "supervisor.fleet",
     "supervisor.policy",

@@ -163,9 +163,9 @@ class Beat:
     failures: int = 0
     """Requests that ended in an error."""
     log_drops: int = 0
+    last_error: str | None = None
     ledger_drops: int = 0
     """Rows that were lost because their file was in trouble for too long."""
-    last_error: str | None = None
 
 
 @attrs.frozen

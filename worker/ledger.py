@@ -81,6 +81,10 @@ class NewerSchemaError(Exception):
     """The file was written by a newer version."""
 
 
+class UnreadableError(Exception):
+    """The file cannot be read now; the text says which and why."""
+
+
 # --- the schema ---------------------------------------------------------------------------------------
 
 Migration = Callable[["sqlite3.Connection"], None]
@@ -207,18 +211,21 @@ def checkpoint(db: sqlite3.Connection) -> None:
 def read(path: str, *, since: float = 0.0, limit: int = MOST_ROWS, proxy: str | None = None) -> list[Row]:
     """The newest rows, oldest of them first; none when there is no file. `proxy`: a name, model id or port.
 
-    Raises `sqlite3.Error` for what is no ledger.
+    Raises UnreadableError.
     """
     import sqlite3
     from urllib.parse import quote
 
     if not os.path.exists(path):  # read-only connections to nothing fail in words that help nobody
         return []
-    db = sqlite3.connect(f"file:{quote(path)}?mode=ro", timeout=1.0, uri=True, isolation_level=None)
     try:
-        return _select(db, since, limit, proxy)
-    finally:
-        db.close()
+        db = sqlite3.connect(f"file:{quote(path)}?mode=ro", timeout=1.0, uri=True, isolation_level=None)
+        try:
+            return _select(db, since, limit, proxy)
+        finally:
+            db.close()
+    except sqlite3.Error as error:
+        raise UnreadableError(f"cannot read the ledger {path}: {error}") from None
 
 
 def _select(db: sqlite3.Connection, since: float, limit: int, proxy: str | None) -> list[Row]:
