@@ -13,7 +13,7 @@ import pytest
 import typer
 
 from modelproxy.ctl import faults, main
-from modelproxy.supervisor import facts, logs, paths, policy, protocol, routes, runner
+from modelproxy.supervisor import config, facts, logs, paths, policy, protocol, runner
 from modelproxy.worker import contract, serve
 
 ROOT = Path(__file__).parent.parent
@@ -141,7 +141,7 @@ def test_the_readme_shows_code_early() -> None:
 
 def test_the_readme_promises_no_provider_that_does_not_exist() -> None:
     """This fails on the day when a provider is added, and that is the day to rewrite the sentence."""
-    assert set(routes.BUILT_IN) == {"echo"}
+    assert set(config.KINDS) == {"echo"}
     assert "one provider, `echo`" in README
 
 
