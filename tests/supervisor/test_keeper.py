@@ -1,0 +1,647 @@
+"""The fleet in a world of fake workers: what is saved, spawned, adopted, contained and put right."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import socket
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+
+import attrs
+import pytest
+import trio
+import trio.testing
+from fakes import clock
+from fakes.spawner import FakeLink, FakeWorker, World
+from fakes.story import SPEC
+
+from modelproxy.supervisor import fleet, kernel, runner, sockets, state
+from modelproxy.supervisor.facts import State
+from modelproxy.supervisor.protocol import DownRequest, Fault, ProxyView, RestartRequest, UpRequest
+from modelproxy.worker.contract import EXIT_CONFIG, Bye, Drain, Hello, Welcome
+
+MakeWorld = Callable[[], World]
+pytestmark = clock.jumping
+
+
+async def up(world: World, model: str = "echo/demo", **options: Any) -> ProxyView:
+    """On any free port, unless told otherwise."""
+    return await world.commands.up(UpRequest(model, **({"port": 0} | options)))
+
+
+def on_disk(world: World) -> dict[str, Any]:
+    """The saved proxies by name."""
+    document = json.loads(world.paths.state_file.read_bytes())
+    return {record["name"]: record for record in document["proxies"]}
+
+
+def full_disk(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+# --- lives ----------------------------------------------------------------------------------------
+
+
+async def test_a_life_from_up_to_down(world: World) -> None:
+    """The worker gets its spec over the channel, serves, and leaves when it is told to."""
+    row = await up(world)
+
+    assert (row.name, row.state, row.generation, row.reused) == ("echo/demo", "ready", 1, False)
+    assert world.worker().spec == world.proxy().spec
+    assert world.custody.held == {row.port: 2}
+    stopped = await world.commands.down("echo/demo", DownRequest())
+    assert [(one.name, one.state, one.already) for one in stopped] == [("echo/demo", "stopped", None)]
+    assert world.worker().handle.outcome == kernel.Exit(code=0)
+    assert world.kinds() == ["up", "ready", "down", "stopped"]
+    assert world.custody.held == {}
+    for one in sockets.bind_loopback(row.port):  # free again
+        one.close()
+
+
+async def test_one_that_dies_is_replaced_on_the_same_socket(world: World) -> None:
+    """Clients queue in the meantime."""
+    await up(world)
+    world.worker().die()
+    await world.until(lambda: world.proxy().state is State.READY and world.proxy().generation == 2)
+
+    first, second = world.births
+    assert [one.fileno() for one in first.listeners] == [one.fileno() for one in second.listeners] != []
+    assert world.commands.rows()[0].restarts == 1
+
+
+async def test_a_hung_one_is_aborted_killed_and_replaced(world: World) -> None:
+    """Ten seconds without a beat, a look, SIGABRT, a second, SIGKILL."""
+    await up(world)
+    worker = world.worker()
+    worker.beating = False
+    worker.handle.deaf = True
+    await world.until(lambda: world.proxy().generation == 2 and world.proxy().state is State.READY)
+
+    assert worker.handle.signals == [signal.SIGABRT, signal.SIGCONT, signal.SIGKILL, signal.SIGCONT]
+    assert world.proxy().deaths[0].cause == "hung (silent); SIGKILL"
+
+
+async def test_what_ignores_the_drain_is_killed_at_the_deadline(world: World) -> None:
+    """And `down` returns then."""
+    world.conduct = lambda birth: "stubborn"
+    await up(world)
+    began = trio.current_time()
+    await world.commands.down("echo/demo", DownRequest(5.0))
+
+    assert trio.current_time() - began == pytest.approx(6.5)
+    assert world.worker().handle.signals[0] == signal.SIGKILL
+
+
+async def test_bye_by_hand_stops_the_proxy(world: World) -> None:
+    await up(world)
+    world.worker().say(Bye("SIGTERM"))
+    await world.until(lambda: world.proxy().state is State.STOPPED)
+
+    assert not world.proxy().wanted
+
+
+async def test_bye_with_an_error_is_a_death(world: World) -> None:
+    """A worker whose configuration cannot work says goodbye as well; nobody wanted it to leave."""
+    await up(world)
+    world.worker().say(Bye("", EXIT_CONFIG))
+    world.worker().die(kernel.Exit(code=EXIT_CONFIG))
+    await world.until(lambda: world.proxy().state is State.FAILED)
+
+    assert world.proxy().given_up == "exit 78: the configuration cannot work"
+
+
+async def test_only_so_many_start_at_a_time(world: World) -> None:
+    """The others wait for their turn, without being blamed for it."""
+    turns = max(2, os.cpu_count() or 2)
+    world.conduct = lambda birth: "silent"
+    async with trio.open_nursery() as nursery:
+        for number in range(turns + 3):
+            nursery.start_soon(partial(up, world, f"echo/{number}", wait=False))
+    await trio.testing.wait_all_tasks_blocked()
+
+    assert len(world.births) == turns
+    world.conduct = lambda birth: "good"
+    await world.until(lambda: len(world.births) >= turns + 3)
+    first = {birth.name for birth in world.births[:turns]}
+    late = [unit.proxy for name, unit in world.keeper.units.items() if name not in first]
+    assert [proxy.deaths for proxy in late] == [()] * 3
+
+
+async def test_down_takes_back_a_start_that_waits(world: World) -> None:
+    """Its process is never made."""
+    world.conduct = lambda birth: "silent"
+    turns = max(2, os.cpu_count() or 2)
+    for number in range(turns):
+        await up(world, f"echo/{number}", wait=False)
+    await trio.testing.wait_all_tasks_blocked()
+    await up(world, "echo/late", wait=False)
+    await world.commands.down("echo/late", DownRequest())
+
+    assert world.proxy("echo/late").state is State.STOPPED
+    assert "echo/late" not in [birth.name for birth in world.births]
+
+
+# --- saving ---------------------------------------------------------------------------------------
+
+
+async def test_the_wish_is_on_disk_before_the_process_exists(world: World) -> None:
+    """Generation and token too, so that a worker whose supervisor dies now is believed by the next one."""
+    seen: list[Any] = []
+    world.on_spawn = lambda birth: seen.append((birth.token, on_disk(world)["echo/demo"]))
+    await up(world, api_key="sk-secret")
+
+    [(token, record)] = seen
+    assert record["wanted"]
+    assert [(one["generation"], one["pid"], one["token"]) for one in record["workers"]] == [(1, None, token)]
+
+
+async def test_no_key_is_ever_on_disk(world: World) -> None:
+    """Neither in the state file nor in a log nor in an event."""
+    await up(world, api_key="sk-secret")
+    await world.commands.up(UpRequest("echo/demo", api_key="sk-secret-2", replace=True))
+    await world.commands.down("all", DownRequest())
+
+    assert on_disk(world)["echo/demo"]["needs_key"]
+    files = [path for path in world.paths.state.parent.rglob("*") if path.is_file()]
+    assert files
+    assert not [path for path in files if b"sk-secret" in path.read_bytes()]
+    assert "sk-secret" not in repr(world.events.since(0)) + repr(world.log)
+
+
+async def test_a_full_disk_refuses_wishes_and_changes_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a proxy nor a socket nor a process is left of it; what runs is not touched."""
+    row = await up(world, "echo/old")
+    before, saved = world.proxy("echo/old"), world.paths.state_file.read_bytes()
+    monkeypatch.setattr(state, "save", full_disk)
+    wishes: list[Callable[[], Awaitable[object]]] = [
+        lambda: up(world, "echo/new"),
+        lambda: world.commands.down("echo/old", DownRequest()),
+        lambda: world.commands.restart("echo/old", RestartRequest()),
+        lambda: world.commands.up(UpRequest("echo/old", base_url="http://b", replace=True)),
+    ]
+    for wish in wishes:
+        with pytest.raises(Fault) as caught:
+            await wish()
+        assert (caught.value.code, caught.value.status) == ("disk_full", 507)
+        assert "nothing was changed" in caught.value.hint
+
+    assert list(world.keeper.units) == ["echo/old"]
+    assert world.proxy("echo/old") == before
+    assert world.paths.state_file.read_bytes() == saved
+    assert len(world.births) == 1
+    assert world.custody.held == {row.port: 2}
+
+
+async def test_room_again_heals_by_itself(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(state, "save", full_disk)
+        with pytest.raises(Fault):
+            await up(world)
+    row = await up(world)
+
+    assert row.state == "ready"
+    assert on_disk(world)["echo/demo"]["wanted"]
+
+
+async def test_a_full_disk_does_not_keep_a_dead_worker_dead(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What happens is a fact: the clock, the dial and the start go on, and are saved when there is room."""
+    await up(world)
+    with monkeypatch.context() as patch:
+        patch.setattr(state, "save", full_disk)
+        world.worker().die()
+        await world.until(lambda: world.proxy().state is State.READY and world.proxy().generation == 2)
+        await trio.sleep(120.0)
+        assert world.proxy().failures == 0  # the clock has rung
+    await up(world, port=None)
+
+    assert on_disk(world)["echo/demo"]["generation"] == 2
+
+
+# --- contained ------------------------------------------------------------------------------------
+
+
+async def other_is_fine(world: World) -> None:
+    assert world.proxy("echo/other").state is State.READY
+    assert len([birth for birth in world.births if birth.name == "echo/other"]) == 1
+
+
+async def test_a_bug_in_starting_hits_that_proxy_only(world: World) -> None:
+    """It waits and is tried again."""
+    await up(world, "echo/other")
+    world.trouble["echo/demo"] = RuntimeError("bug")
+    await up(world, wait=False)
+    await world.until(lambda: world.proxy().trouble == "internal error: RuntimeError: bug")
+    assert world.proxy().state is State.BACKOFF
+    del world.trouble["echo/demo"]
+    await world.until(lambda: world.proxy().state is State.READY)
+
+    await other_is_fine(world)
+
+
+async def test_a_bug_in_watching_hits_that_proxy_only(world: World) -> None:
+    """What cannot be watched is ended, or its death would never be noticed."""
+    await up(world, "echo/other")
+    world.blind["echo/demo"] = RuntimeError("bug")
+    await up(world, wait=False)
+    await world.until(lambda: world.proxy().state is State.BACKOFF)
+    assert world.worker().handle.signals == [signal.SIGKILL, signal.SIGCONT]
+    assert world.worker().handle.closed
+    world.blind.clear()
+    await world.until(lambda: world.proxy().state is State.READY)
+
+    await other_is_fine(world)
+
+
+async def test_a_bug_in_draining_hits_that_proxy_only(world: World) -> None:
+    """The deadline ends it."""
+    await up(world, "echo/other")
+    await up(world)
+    link = world.worker().link
+    assert link is not None  # it is ready
+    link.trouble = RuntimeError("bug")
+    await world.commands.down("echo/demo", DownRequest(1.0))
+
+    assert world.proxy().state is State.STOPPED
+    await other_is_fine(world)
+
+
+async def test_a_bug_in_a_look_hits_that_proxy_only(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the look is taken again."""
+    await up(world, "echo/other")
+    await up(world)
+
+    def broken(pid: int) -> int:
+        monkeypatch.setattr(kernel, "cpu_ticks", lambda pid: None)
+        raise RuntimeError("bug")
+
+    monkeypatch.setattr(kernel, "cpu_ticks", broken)
+    world.worker().beating = False
+    await world.until(lambda: world.proxy().generation == 2 and world.proxy().state is State.READY)
+
+    assert "internal" in world.kinds()
+    await other_is_fine(world)
+
+
+async def test_a_bug_in_a_step_hits_that_event_only(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    await up(world, "echo/other")
+    await up(world)
+    real = fleet.step
+
+    def broken(proxy: Any, event: fleet.Event, *args: Any) -> Any:
+        if isinstance(event, fleet.FellIll):
+            raise RuntimeError("bug")
+        return real(proxy, event, *args)
+
+    monkeypatch.setattr(fleet, "step", broken)
+    world.keeper.post("echo/demo", fleet.FellIll(1, "x"))
+    await world.commands.down("echo/demo", DownRequest())
+
+    assert any("RuntimeError: bug" in line for line in world.log)
+    await other_is_fine(world)
+
+
+async def test_a_bug_in_what_follows_a_step_does_not_end_the_loop(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await up(world, "echo/other")
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("bug")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.custody, "hold", broken)
+        await up(world)
+    await world.commands.down("echo/demo", DownRequest())
+
+    assert world.proxy().state is State.STOPPED
+    await other_is_fine(world)
+
+
+async def test_a_command_that_raises_is_undone(world: World) -> None:
+    """As a whole: proxies and sockets."""
+    await up(world)
+    before = world.proxy()
+    opened: list[socket.socket] = []
+
+    def command() -> None:
+        world.keeper.apply(world.keeper.units["echo/demo"], fleet.Down(0.0))
+        unit = world.keeper.create(attrs.evolve(before, name="echo/new"))
+        unit.listeners = world.keeper.bind(0)
+        opened.extend(unit.listeners)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await world.keeper.ask(command)
+
+    assert (list(world.keeper.units), world.proxy()) == (["echo/demo"], before)
+    assert {one.fileno() for one in opened} == {-1}
+    assert world.proxy().state is State.READY
+
+
+async def test_only_commands_may_change_the_fleet(world: World) -> None:
+    """One writer."""
+    await up(world)
+    with pytest.raises(RuntimeError, match="only a command"):
+        world.keeper.apply(world.keeper.units["echo/demo"], fleet.Down(0.0))
+
+
+async def test_news_of_an_unknown_proxy_are_no_trouble(world: World) -> None:
+    world.keeper.post("nobody", fleet.Clock())
+
+    assert (await up(world)).state == "ready"
+
+
+# --- after a supervisor's death -------------------------------------------------------------------
+
+
+def record(**changes: Any) -> state.ProxyRecord:
+    """Generation 3 of `echo/demo`, pid 77, as an earlier supervisor wrote it down."""
+    worker = state.WorkerRecord(3, 77, 1, kernel.boot_id(), "secret token")
+    made = state.ProxyRecord(
+        "echo/demo", True, "ready", SPEC.port, SPEC, 3, restarts=2, needs_key=False, workers=[worker]
+    )
+    return attrs.evolve(made, **changes)
+
+
+def remember(world: World, *records: state.ProxyRecord) -> None:
+    state.save(world.paths.state_file, state.Saved(state.DaemonRecord(1, 1.0), list(records)))
+
+
+async def start_with_survivor(make_world: MakeWorld, **changes: Any) -> tuple[World, FakeWorker]:
+    world = make_world()
+    remember(world, record(**changes))
+    survivor = world.survivor("echo/demo", 3, 77, "secret token")
+    await world.start()
+    return world, survivor
+
+
+async def test_a_survivor_is_adopted_with_its_sockets(make_world: MakeWorld) -> None:
+    """Nothing is started; when it dies later, its successor gets the very same sockets."""
+    world, survivor = await start_with_survivor(make_world)
+    assert world.proxy().state is State.ADOPTING
+    brought = sockets.bind_loopback(0)
+    link = await survivor.dial(
+        brought, spec=SPEC, serving=True, requests=5, started_at=kernel.wall_clock() - 50
+    )
+
+    assert repr(world.proxy()) == "<Proxy echo/demo ready pid=77 port=3457 wanted deaths=0>"
+    assert (link.heard, link.listeners, world.births) == ([Welcome()], [], [])
+    row = world.commands.rows()[0]
+    assert (row.requests, row.restarts) == (5, 2)
+    assert row.uptime_s == pytest.approx(50.0, abs=1.0)
+    survivor.die()
+    await world.until(lambda: world.proxy().pid not in (None, 77))
+    assert [one.fileno() for one in world.births[0].listeners] == [one.fileno() for one in brought]
+
+
+async def test_a_survivor_that_never_dials_is_replaced(make_world: MakeWorld) -> None:
+    world, survivor = await start_with_survivor(make_world, port=0, spec=attrs.evolve(SPEC, port=0))
+    survivor.handle.deaf = True
+    began = trio.current_time()
+    await world.until(lambda: world.proxy().state is State.READY)
+
+    assert trio.current_time() - began < 5.0
+    assert survivor.handle.signals[0] == signal.SIGABRT
+    assert survivor.handle.ended.is_set()
+
+
+async def test_a_process_that_is_not_ours_any_more_is_not_touched(make_world: MakeWorld) -> None:
+    """Its pid belongs to somebody else: not recognised, and replaced at once."""
+    world = make_world()
+    remember(world, record(port=0, spec=attrs.evolve(SPEC, port=0)))
+    await world.start()
+    await world.until(lambda: world.proxy().state is State.READY)
+
+    assert (world.proxy().generation, world.proxy().restarts) == (4, 2)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"token": "guessed"}, {"generation": 9}, {"name": "echo/none"}, {"pid": 78}]
+)
+async def test_who_is_not_on_record_is_sent_away(make_world: MakeWorld, wrong: dict[str, Any]) -> None:
+    """With time to finish its streams. Nothing of ours changes."""
+    world, _ = await start_with_survivor(make_world)
+    before = world.proxy()
+    hello = attrs.evolve(Hello("echo/demo", 3, 77, "secret token", spec=SPEC, serving=True), **wrong)
+    link = FakeLink(hello)
+    await world.on_link(link)
+
+    assert [type(message) for message in link.heard] == [Welcome, Drain]
+    assert world.proxy() == before
+
+
+async def test_one_that_dies_while_it_dials_is_no_trouble(make_world: MakeWorld) -> None:
+    """The kernel does not know it any more when we look."""
+    world = make_world()
+    remember(world, record(workers=[state.WorkerRecord(3, None, None, kernel.boot_id(), "secret token")]))
+    await world.start()
+    with pytest.raises(ProcessLookupError):
+        await world.on_link(FakeLink(Hello("echo/demo", 3, 77, "secret token", spec=SPEC, serving=True)))
+
+    assert world.proxy().state is State.ADOPTING
+    assert not [line for line in world.log if "internal" in line]
+
+
+async def test_a_full_disk_does_not_keep_survivors_out(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Starting and adopting are facts."""
+    world = make_world()
+    remember(world, record())
+    survivor = world.survivor("echo/demo", 3, 77, "secret token")
+    monkeypatch.setattr(state, "save", full_disk)
+    await world.start()
+    await survivor.dial(spec=SPEC, serving=True)
+
+    assert world.proxy().state is State.READY
+
+
+async def test_a_record_of_an_earlier_boot_is_void(make_world: MakeWorld) -> None:
+    """The wish is not."""
+    world = make_world()
+    worker = state.WorkerRecord(3, None, None, "another boot", "secret token")
+    remember(world, record(port=0, spec=attrs.evolve(SPEC, port=0), workers=[worker]))
+    await world.start()
+    await world.until(lambda: world.proxy().state is State.READY)
+
+    assert world.proxy().generation == 4
+
+
+async def test_a_spoilt_file_costs_no_worker(make_world: MakeWorld) -> None:
+    """Each brings its own spec, key included; a warning stays."""
+    world = make_world()
+    world.paths.state_file.write_text("{")
+    survivor = world.survivor("echo/demo", 3, 77, "any token")
+    await world.start()
+    await survivor.dial(spec=attrs.evolve(SPEC, api_key="sk-1"), serving=True)
+
+    assert repr(world.proxy()) == "<Proxy echo/demo ready pid=77 port=3457 wanted deaths=0>"
+    assert world.proxy().spec.api_key == "sk-1"
+    assert len(world.keeper.warnings) == 1
+    assert world.paths.state_file.with_name("state.json.bad").read_text() == "{"
+
+
+async def test_without_memory_the_one_that_serves_counts(make_world: MakeWorld) -> None:
+    """In the middle of a roll the old generation may dial first; it is on its way out."""
+    world = make_world()
+    world.paths.state_file.write_text("{")
+    old, new = (world.survivor("echo/demo", number, 70 + number, "any") for number in (3, 4))
+    await world.start()
+    await old.dial(spec=SPEC, serving=True, draining=True)
+    await new.dial(spec=SPEC, serving=True)
+
+    assert repr(world.proxy()) == "<Proxy echo/demo ready pid=74 port=3457 wanted deaths=0>"
+
+
+async def test_what_is_not_wanted_stays_down(make_world: MakeWorld) -> None:
+    world = make_world()
+    remember(world, record(wanted=False, workers=[]))
+    await world.start()
+
+    assert (world.proxy().state, world.births) == (State.STOPPED, [])
+
+
+async def test_sockets_in_safe_keeping_go_back_to_their_proxies(make_world: MakeWorld) -> None:
+    """Those of nobody are closed."""
+    world = make_world()
+    held, unclaimed = sockets.bind_loopback(0), sockets.bind_loopback(0)
+    remember(world, record(workers=[]))
+    world.custody.left = {SPEC.port: held, 9: unclaimed}
+    await world.start()
+    await world.until(lambda: world.proxy().state is State.READY)
+
+    assert [one.fileno() for one in world.births[0].listeners] == [one.fileno() for one in held]
+    assert {one.fileno() for one in unclaimed} == {-1}
+
+
+async def test_a_line_that_breaks_is_taken_up_again(world: World) -> None:
+    """What was said meanwhile is in the next hello; what the old line says is not heard any more."""
+    await up(world)
+    worker = world.worker()
+    old = worker.link
+    await worker.dial(spec=SPEC, serving=True, requests=9)
+    assert old is not None  # it was ready
+    world.on_message(old, Bye("SIGTERM"))
+    await trio.testing.wait_all_tasks_blocked()
+
+    assert world.proxy().state is State.READY
+    assert world.commands.rows()[0].requests == 9
+
+
+async def test_readiness_said_while_the_line_was_down(world: World) -> None:
+    world.conduct = lambda birth: "silent"
+    await up(world, wait=False)
+    await trio.testing.wait_all_tasks_blocked()
+    await world.worker().dial(spec=SPEC, serving=True)
+
+    assert world.proxy().state is State.READY
+
+
+async def test_a_drain_that_was_not_heard_is_in_the_greeting(world: World) -> None:
+    """With the time that is left of it."""
+    world.conduct = lambda birth: "stubborn"
+    await up(world)
+    worker = world.worker()
+    assert worker.link is not None  # it is ready
+    worker.link.closed.set()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(world.commands.down, "echo/demo", DownRequest(20.0))
+        await trio.sleep(5.0)
+        link = await worker.dial(spec=SPEC, serving=True)
+        assert [type(message) for message in link.heard] == [Welcome, Drain]
+        assert link.heard[1] == Drain(15.0)
+    assert worker.handle.signals[0] == signal.SIGTERM  # nobody was on the line
+
+
+# --- what follows from the facts ------------------------------------------------------------------
+
+
+async def test_pid_files_follow_the_worker(world: World, paths: Any) -> None:
+    """In the usual place, and in one more by the user's wish."""
+    mine = paths.state / "mine.pid"
+    row = await up(world, pid_file=str(mine))
+    usual = paths.pid_file(row.port)
+
+    assert usual.read_text() == mine.read_text() == f"{row.pid}\n"
+    world.worker().die()
+    await world.until(lambda: world.proxy().generation == 2 and world.proxy().state is State.READY)
+    assert usual.read_text() == mine.read_text() == f"{world.proxy().pid}\n" != f"{row.pid}\n"
+    await world.commands.down("all", DownRequest())
+    assert not usual.exists()
+    assert not mine.exists()
+
+
+async def test_a_pid_file_belongs_to_the_port_s_present_owner(world: World, paths: Any) -> None:
+    """A leaving proxy must not take its successor's away."""
+    world.conduct = lambda birth: "stubborn"
+    row = await up(world)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(world.commands.down, "echo/demo", DownRequest(30.0))
+        await trio.sleep(1.0)
+        world.conduct = lambda birth: "good"
+        other = await up(world, "echo/other", port=row.port)
+        assert world.proxy().state is State.DRAINING
+    assert world.proxy().state is State.STOPPED
+
+    assert paths.pid_file(row.port).read_text() == f"{other.pid}\n"
+
+
+async def test_a_pid_file_that_cannot_be_written_is_only_logged(world: World) -> None:
+    row = await up(world, pid_file="/nowhere/at/all.pid")
+
+    assert row.state == "ready"
+    assert any("cannot keep the pid file" in line for line in world.log)
+
+
+async def test_old_stopped_proxies_are_forgotten(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The newest stay."""
+    monkeypatch.setattr("modelproxy.supervisor.keeper.KEPT_STOPPED", 2)
+    for number in range(4):
+        await up(world, f"echo/{number}")
+        await world.commands.down("all", DownRequest())
+
+    assert list(world.keeper.units) == ["echo/2", "echo/3"]
+
+
+async def test_a_daemon_at_rest_does_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An hour with nothing but a stopped and a failed proxy: no wake-up."""
+    await up(world)
+    await world.commands.down("all", DownRequest())
+    world.trouble["echo/bad"] = runner.SpawnError("no interpreter", permanent=True)
+    with pytest.raises(Fault):
+        await up(world, "echo/bad")
+    posted: list[object] = []
+    original = world.keeper.post
+
+    def post(name: str, event: fleet.Event) -> None:
+        posted.append(event)
+        original(name, event)
+
+    monkeypatch.setattr(world.keeper, "post", post)
+    await trio.sleep(3600.0)
+
+    assert posted == []
+
+
+async def test_a_full_log_is_rotated_and_the_worker_told(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("modelproxy.supervisor.logs.is_full", lambda path: path.exists())
+    await up(world)
+    log = world.paths.log_file("echo/demo")
+    log.write_text("old\n")
+    await trio.sleep(3.0)
+
+    assert not log.exists()
+    assert log.with_name(log.name + ".1").read_text() == "old\n"
+    link = world.worker().link
+    assert link is not None  # it is ready
+    assert "Reopen" in [type(message).__name__ for message in link.heard]

@@ -1,0 +1,120 @@
+"""`GET /v1/usage`: the ledger's rows over the control API."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from fakes.exchange import FakeExchange, request
+
+from modelproxy.supervisor.control import Control
+from modelproxy.supervisor.paths import Paths, prepare
+from modelproxy.worker import ledger
+from modelproxy.worker.ledger import Row
+
+ROW = Row(
+    ts=1.5,
+    request_id="1",
+    proxy="p",
+    port=1,
+    provider="x",
+    model="m",
+    route="x/m",
+    status=200,
+    duration_ms=1.0,
+)
+ROWS = [
+    attrs.evolve(ROW, ts=number + 0.5, request_id=str(number), proxy=f"p{number % 2}") for number in range(5)
+]
+
+
+@attrs.define
+class Asked(FakeExchange):
+    """With the socket whose peer the supervisor looks at."""
+
+    socket: Any = None
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> Paths:
+    paths = Paths(tmp_path / "run", tmp_path / "state", tmp_path / "config")
+    prepare(paths)
+    return paths
+
+
+@pytest.fixture
+def peer() -> Iterator[socket.socket]:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield ours
+
+
+async def ask(paths: Paths, peer: socket.socket, query: str = "") -> tuple[int | None, Any]:
+    nothing: Any = None  # no other part of the supervisor is asked
+    control = Control(
+        nothing, nothing, paths, started_at=0.0, warnings=list, leave=nothing, log=lambda text: None
+    )
+    exchange: Any = Asked(request=request("GET", f"/v1/usage{query}", ()), socket=peer)
+    await control.handle(exchange)
+    return exchange.status, json.loads(exchange.sent)
+
+
+def fill(paths: Paths) -> None:
+    db = ledger.connect(str(paths.ledger), busy_s=1.0)
+    ledger.migrate(db)
+    for row in ROWS:
+        ledger.insert(db, row)
+    db.close()
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("", "01234"),
+        ("?limit=2", "34"),
+        ("?since=2.5", "234"),
+        ("?since=2.6", "34"),
+        ("?proxy=p1", "13"),
+        ("?proxy=p0&since=1&limit=1", "4"),
+        ("?proxy=x%2Fm&limit=999999999", "01234"),
+        ("?limit=0", ""),
+    ],
+)
+async def test_the_rows_that_were_asked_for(
+    paths: Paths, peer: socket.socket, query: str, expected: str
+) -> None:
+    """The newest last."""
+    fill(paths)
+    status, rows = await ask(paths, peer, query)
+
+    assert status == 200
+    assert expected == "".join(row["request_id"] for row in rows)
+    assert all(tuple(row) == ledger.FIELDS for row in rows)
+
+
+async def test_before_the_first_request_there_are_none(paths: Paths, peer: socket.socket) -> None:
+    """Not an error."""
+    assert await ask(paths, peer) == (200, [])
+
+
+@pytest.mark.parametrize("query", ["?since=yesterday", "?since=-1", "?since=1e3", "?limit=x", "?since=."])
+async def test_nonsense_is_refused(paths: Paths, peer: socket.socket, query: str) -> None:
+    """By name."""
+    status, document = await ask(paths, peer, query)
+
+    assert status == 400
+    assert query[1:].partition("=")[0] in document["error"]["message"]
+
+
+async def test_a_file_that_cannot_be_read(paths: Paths, peer: socket.socket) -> None:
+    """The supervisor goes on."""
+    paths.ledger.write_text("what is this? " * 100)
+    status, document = await ask(paths, peer)
+
+    assert status == 500
+    assert document["error"]["code"] == "ledger_unreadable"
