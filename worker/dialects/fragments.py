@@ -1,0 +1,182 @@
+"""Tool calls out of the fragments in which servers send them.
+
+Theory of operation
+-------------------
+The format says: a fragment names its call by `index`; id and name come first, arguments after. Servers
+say the index always 0 or never, the id late, never or on every fragment, the name again and again, the
+arguments at once, and two calls run together. So a fragment belongs to the call at its index (without
+one, to the call with its id, else to the last), unless it shows that another call begins: by a new id,
+by another name behind a finished call, or by a second `{` where the arguments were complete.
+
+Calls stay here until the answer ends: blocks must not interleave on the client's side, and before its end
+nobody knows that a call is whole.
+"""
+
+from __future__ import annotations
+
+import re
+
+from modelproxy.worker.wire.openai import Fragment
+
+
+class Call:
+    """One call, growing."""
+
+    def __init__(self, name: str = "", *, is_split: bool = False) -> None:
+        self.name = name
+        self.id = ""
+        self.is_split = is_split
+        """It shows itself only by a second object behind the arguments of another call."""
+        self._pieces: list[str] = []
+        self._extent = Extent()
+
+    @property
+    def arguments(self) -> str:
+        """All that was sent of them."""
+        if len(self._pieces) > 1:
+            self._pieces = ["".join(self._pieces)]
+        return self._pieces[0] if self._pieces else ""
+
+    @property
+    def is_complete(self) -> bool:
+        """True when the brackets are balanced; it need not parse."""
+        return self._extent.over
+
+    def add(self, text: str) -> str:
+        """Take what belongs to this call; return the beginning of another one's arguments."""
+        rest = text
+        if not self._extent.over:
+            end = self._extent.feed(text)
+            if end is None:
+                self._pieces.append(text)
+                return ""
+            self._pieces.append(text[:end])
+            rest = text[end:]
+        if rest.lstrip().startswith("{"):
+            return rest.lstrip()
+        self._pieces.append(rest)
+        return ""
+
+    def says_again(self, others: list[Call]) -> bool:
+        """True when one of the others says the same: to run it twice would be worse than once."""
+        return any(
+            (other.name, other.arguments.strip()) == (self.name, self.arguments.strip()) for other in others
+        )
+
+    def clear(self) -> None:
+        """Forget the arguments: they were only a shell."""
+        self._pieces.clear()
+        self._extent = Extent()
+
+
+class Calls:
+    """The calls of one answer, in the order in which they began."""
+
+    def __init__(self) -> None:
+        self._calls: list[Call] = []
+        self._at: dict[int, Call] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._calls)
+
+    def all(self) -> list[Call]:
+        """Those that said anything, each once; some servers send empty shells or say a call again whole."""
+        return [
+            call
+            for place, call in enumerate(self._calls)
+            if (call.name or call.arguments) and not (call.is_split and call.says_again(self._calls[:place]))
+        ]
+
+    def add(self, fragment: Fragment) -> None:
+        """Take the next fragment."""
+        call = self._of(fragment)
+        if fragment.index is not None:
+            self._at[fragment.index] = call
+        call.name = call.name or fragment.name
+        call.id = call.id or fragment.id
+        rest = call.add(fragment.arguments)
+        while rest:
+            call = self._after(call, fragment)
+            rest = call.add(rest)
+
+    def _after(self, call: Call, fragment: Fragment) -> Call:
+        """The call that a second object belongs to."""
+        if call.arguments.strip() == "{}":
+            call.clear()  # some relays open every call with an empty object
+            return call
+        return self._new(Call(fragment.name or call.name, is_split=True), fragment.index)
+
+    def _new(self, call: Call, index: int | None) -> Call:
+        self._calls.append(call)
+        if index is not None:
+            self._at[index] = call
+        return call
+
+    def _of(self, fragment: Fragment) -> Call:
+        known = self._known(fragment)
+        return self._new(Call(), fragment.index) if known is None else known
+
+    def _known(self, fragment: Fragment) -> Call | None:
+        """The call that a fragment goes on with; None: it begins another."""
+        current, named = self._current(fragment), self._named(fragment)
+        if current is None and fragment.index is not None and named is not None:
+            # The same id under a new index: a call that drifts, unless it plainly begins anew.
+            return None if fragment.name and named.is_complete else named
+        if current is not None and fragment.id and current.id == fragment.id:
+            named = current  # ids may be the same for all, then the index tells them apart
+        if named is None and fragment.id and current is not None and current.id:
+            return None
+        found = named or current
+        return None if found is None or _is_another(found, fragment) else found
+
+    def _current(self, fragment: Fragment) -> Call | None:
+        if fragment.index is not None:
+            return self._at.get(fragment.index)
+        return self._calls[-1] if self._calls else None
+
+    def _named(self, fragment: Fragment) -> Call | None:
+        found = (call for call in reversed(self._calls) if fragment.id and call.id == fragment.id)
+        return next(found, None)
+
+
+def _is_another(current: Call, fragment: Fragment) -> bool:
+    """Another name begins another call, unless arguments are still being written."""
+    if not fragment.name or not current.name or fragment.name == current.name:
+        return False
+    return current.is_complete or not current.arguments
+
+
+class Extent:
+    """Finds where the first bracketed value of a text ends, piece by piece and without parsing it."""
+
+    def __init__(self) -> None:
+        self.over = False
+        self._depth = 0
+        self._in_string = False
+        self._escaped = False
+
+    def feed(self, text: str) -> int | None:
+        """Where in `text` the value ends, or None."""
+        at = 1 if self._escaped and text else 0
+        self._escaped = self._escaped and not text
+        while at < len(text):
+            found = (_IN_STRING if self._in_string else _OUTSIDE).search(text, at)
+            if found is None:
+                return None
+            at = found.end()
+            mark = found.group()
+            if mark == "\\":
+                self._escaped = at == len(text)
+                at += 1
+            elif mark == '"':
+                self._in_string = not self._in_string
+            else:
+                self._depth += 1 if mark in "{[" else -1
+                if self._depth <= 0:
+                    self.over = True
+                    return at
+        return None
+
+
+_OUTSIDE = re.compile(r'["{}\[\]]')
+_IN_STRING = re.compile(r'["\\]')

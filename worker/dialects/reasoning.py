@@ -1,0 +1,126 @@
+"""Reasoning on its way to the client, with all that its maker wants to see again.
+
+OpenRouter sends, beside the text, `reasoning_details`: signed or encrypted entries in pieces, which the
+next request must bring back unchanged and in order. They travel in the signature of the thinking block;
+without any text to show, in a redacted block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from modelproxy.worker.wire.items import Block, Item, Thinking
+
+from . import thinking
+
+Details = list[dict[str, Any]]
+
+
+class Reasoning:
+    """The reasoning of one answer: its text at once, a signature when a block of it is over."""
+
+    def __init__(self, provider: str, model: str, *, display: str) -> None:
+        """`display`: see `Ask.thinking`."""
+        self._provider = provider
+        self._model = model
+        self._display = display
+        self._text: list[str] = []
+        self._fresh: Details = []
+        self._before: Details = []
+
+    def add(self, text: str, details: Details) -> list[Item]:
+        """Take a piece."""
+        self._fresh += details
+        shown = text or "".join(_readable(entry) for entry in details)
+        if not shown:
+            return []
+        self._text.append(shown)
+        return [Thinking(shown)]
+
+    def close(self) -> list[Item]:
+        """Something else begins: what ends the block, if there is one."""
+        if not self._text and not self._fresh:
+            return []
+        text, self._text = "".join(self._text), []
+        fresh, self._fresh = self._fresh, []
+        if self._display == "none":
+            return []  # the client wants no such blocks, so nothing can travel in one
+        signature = thinking.sign(self._provider, self._model, self._envelope(text, fresh))
+        if text:
+            return [Thinking("", signature)]
+        return [Block({"type": "redacted_thinking", "data": signature})]
+
+    def _envelope(self, text: str, fresh: Details) -> dict[str, Any] | None:
+        if not fresh:
+            # A shown block brings its text back by itself.
+            return {"text": text} if self._display == "omitted" else None
+        late = any(_place(self._before, entry) is not None for entry in fresh)
+        entries = merged(fresh)
+        self._before += entries
+        return {"details": entries, "late": True} if late else {"details": entries}
+
+
+def _readable(entry: dict[str, Any]) -> str:
+    value = entry.get("text") or entry.get("summary")
+    return value if isinstance(value, str) else ""
+
+
+def merged(pieces: Iterable[dict[str, Any]], entries: Details | None = None) -> Details:
+    """Pieces of entries put together, behind `entries` or into them."""
+    found = [dict(entry) for entry in entries or ()]
+    for piece in pieces:
+        place = _place(found, piece)
+        if place is None:
+            found.append(dict(piece))
+        else:
+            found[place] = _joined(found[place], piece)
+    return found
+
+
+def _place(entries: Details, piece: dict[str, Any]) -> int | None:
+    """Which entry a piece continues: of its type and index, its id, and not yet signed."""
+    for place in range(len(entries) - 1, -1, -1):
+        entry = entries[place]
+        if (entry.get("type"), entry.get("index")) != (piece.get("type"), piece.get("index")):
+            continue
+        same = all(not entry.get(key) or not piece.get(key) or entry[key] == piece[key] for key in _WHOLE)
+        return place if same and not (entry.get("signature") and _readable(piece)) else None
+    return None
+
+
+_WHOLE = ("id", "format", "signature", "data")
+"""Never in pieces: two different ones are of two entries."""
+_GROWING = ("text", "summary")
+
+
+def _joined(entry: dict[str, Any], piece: dict[str, Any]) -> dict[str, Any]:
+    for key, value in piece.items():
+        known = entry.get(key)
+        if key in _GROWING and isinstance(known, str) and isinstance(value, str):
+            entry[key] = known + value
+        elif not known and value is not None:
+            entry[key] = value
+    return entry
+
+
+# --- and back --------------------------------------------------------------------------------------------
+
+
+def replayed(blocks: Iterable[dict[str, Any]], provider: str, model: str) -> tuple[str, Details]:
+    """The text and the entries that this model may see again of a turn's blocks."""
+    texts: list[str] = []
+    entries: Details = []
+    for block in blocks:
+        if not thinking.is_thinking(block):
+            continue
+        found = thinking.replay(block, provider, model)
+        if found is None:
+            continue
+        inside = found.details if isinstance(found.details, dict) else {}
+        details = inside.get("details")
+        details = [one for one in details if isinstance(one, dict)] if isinstance(details, list) else []
+        entries = merged(details, entries) if inside.get("late") else entries + details
+        hidden = inside.get("text")
+        texts.append(found.text or (hidden if isinstance(hidden, str) else ""))
+    return "".join(texts), entries

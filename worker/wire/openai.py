@@ -1,0 +1,212 @@
+"""An answer of a chat-completions server, read as it comes: every server has its own idea of the format.
+
+What is absent, null, empty, of an unknown type or in a list of parts is taken for what it means or for
+nothing. Nothing is interpreted here: two fragments of a call stay two fragments.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import attrs
+
+from . import codec
+from .items import Usage
+
+REASONING_FIELDS = ("reasoning", "reasoning_content", "reasoning_text")
+"""vLLM says the same in two of them at once, so only the first that holds anything counts."""
+
+
+@attrs.frozen
+class Fragment:
+    """A piece of a tool call."""
+
+    index: int | None = None
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
+@attrs.frozen
+class Chunk:
+    """One piece of an answer, or the whole of it."""
+
+    text: str = ""
+    refusal: str = ""
+    reasoning: str = ""
+    details: list[dict[str, Any]] = attrs.Factory(list)
+    """OpenRouter's `reasoning_details`."""
+    fragments: list[Fragment] = attrs.Factory(list)
+    images: int = 0
+    finish: str = ""
+    """In lower case; empty while the answer goes on."""
+    stopped_by: str = ""
+    """The stop sequence that matched, where the server says it."""
+    usage: dict[str, Any] | None = None
+
+
+def loads(text: str) -> Any:
+    """One chunk's JSON. Raises ValueError. Control characters and NaN pass: they harm nobody here."""
+    try:
+        return codec.loads(text.encode("utf-8", "surrogatepass"))
+    except ValueError:
+        try:
+            return json.loads(text, strict=False, parse_constant=lambda name: None)
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
+
+
+def error(document: dict[str, Any]) -> Any:
+    """The error that a chunk or an answer carries, or None."""
+    found = document.get("error") or _choice(document).get("error")
+    if found:
+        return found
+    if document.get("object") == "error" or document.get("type") == "error":
+        return document
+    return None
+
+
+def is_answer(document: dict[str, Any]) -> bool:
+    """True for what has a message in it, so that something else in JSON is not taken for an empty answer."""
+    return isinstance(_choice(document).get("message", _choice(document).get("delta")), dict)
+
+
+def chunk(document: dict[str, Any], reasoning: tuple[str, ...] = REASONING_FIELDS) -> Chunk:
+    """A chunk of a stream, or a whole answer: `delta` and `message` are read alike."""
+    choice = _choice(document)
+    said = choice.get("delta") or choice.get("message")
+    said = said if isinstance(said, dict) else {}
+    text, thought = _content(said.get("content"))
+    fields = (value for key in reasoning if isinstance(value := said.get(key), str) and value)
+    return Chunk(
+        text=text,
+        refusal=_text(said.get("refusal")),
+        reasoning=next(fields, thought),
+        details=_objects(said.get("reasoning_details")),
+        fragments=list(_fragments(said)),
+        images=len(_objects(said.get("images"))),
+        finish=_text(choice.get("finish_reason")).strip().lower(),
+        stopped_by=_text(choice.get("stop_reason")),
+        usage=_usage(document, choice),
+    )
+
+
+def _choice(document: dict[str, Any]) -> dict[str, Any]:
+    return next(iter(_objects(document.get("choices"))), {})
+
+
+def _objects(value: Any) -> list[dict[str, Any]]:
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _content(content: Any) -> tuple[str, str]:
+    """Text and reasoning; Mistral sends both as parts."""
+    if not isinstance(content, list):
+        return _text(content), ""
+    parts = _objects(content)
+    text = "".join(_text(part.get("text")) for part in parts if part.get("type") != "thinking")
+    return text, "".join(_thought(part.get("thinking")) for part in parts if part.get("type") == "thinking")
+
+
+def _thought(value: Any) -> str:
+    return value if isinstance(value, str) else _content(value)[0]
+
+
+def _fragments(said: dict[str, Any]) -> Iterator[Fragment]:
+    for call in _objects(said.get("tool_calls")):
+        index = call.get("index")
+        yield _fragment(call.get("function"), call.get("id"), index if type(index) is int else None)
+    if isinstance(said.get("function_call"), dict):  # the format before there were several
+        yield _fragment(said["function_call"], None, 0)
+
+
+def _fragment(function: Any, call_id: Any, index: int | None) -> Fragment:
+    function = function if isinstance(function, dict) else {}
+    arguments = function.get("arguments")
+    if arguments is not None and not isinstance(arguments, str):
+        arguments = codec.dumps(arguments).decode("utf-8")
+    return Fragment(index, _text(call_id), _text(function.get("name")).strip(), arguments or "")
+
+
+# --- token counts --------------------------------------------------------------------------------------
+
+
+def _usage(document: dict[str, Any], choice: dict[str, Any]) -> dict[str, Any] | None:
+    """Groq and Moonshot keep it in places of their own."""
+    side = document.get("x_groq")
+    places = (
+        document.get("usage"),
+        side.get("usage") if isinstance(side, dict) else None,
+        choice.get("usage"),
+    )
+    return next((place for place in places if isinstance(place, dict) and place), None)
+
+
+def usage(said: dict[str, Any], *, cost: str | None = None) -> Usage:
+    """Counts as Anthropic counts: what came from the cache or went into it is no input.
+
+    `cost` names the field that holds what was charged, where the server charges.
+    """
+    prompt_details = _dict(said.get("prompt_tokens_details"))
+    prompt = _first(said, "prompt_tokens", "input_tokens")
+    read = (
+        _first(prompt_details, "cached_tokens")
+        or _first(said, "prompt_cache_hit_tokens", "cached_tokens")
+        or 0
+    )
+    written = _first(prompt_details, "cache_write_tokens") or 0
+    return Usage(
+        # Servers that do not count say 0, and a prompt without tokens does not exist.
+        input_tokens=max(prompt - read - written, 0) if prompt else None,
+        output_tokens=_output(said) if prompt else _output(said) or None,
+        cache_creation_input_tokens=written,
+        cache_read_input_tokens=read,
+        cost_usd=None if cost is None else _cost(said, cost),
+    )
+
+
+def _output(said: dict[str, Any]) -> int | None:
+    output = _first(said, "completion_tokens", "output_tokens")
+    thought = _first(_dict(said.get("completion_tokens_details")), "reasoning_tokens") or 0
+    total = _first(said, "total_tokens")
+    prompt = _first(said, "prompt_tokens", "input_tokens")
+    # xAI leaves reasoning out of the completion; only the sum tells.
+    if output is not None and thought and total == (prompt or 0) + output + thought:
+        return output + thought
+    return output
+
+
+def _cost(said: dict[str, Any], field: str) -> float | None:
+    """With the user's own key at the provider behind a router, that one's bill comes on top."""
+    cost = _money(said.get(field))
+    if cost is not None and said.get("is_byok") is True:
+        cost += _money(_dict(said.get("cost_details")).get("upstream_inference_cost")) or 0.0
+    return cost
+
+
+def _money(value: Any) -> float | None:
+    return (
+        float(value)
+        if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
+        else None
+    )
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _first(said: dict[str, Any], *keys: str) -> int | None:
+    for key in keys:
+        value = said.get(key)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if type(value) is int and value >= 0:
+            return value
+    return None
