@@ -38,9 +38,26 @@ def served() -> Iterator[Served]:
         yield Served(house, row["port"], row["pid"])
 
 
+@pytest.fixture(scope="module")
+def started() -> Iterator[House]:
+    with House() as house:
+        house.start()
+        yield house
+
+
+@pytest.fixture
+def shared(started: House) -> Iterator[House]:
+    """A supervisor that the tests of a module share; nothing runs at the beginning of each."""
+    yield started
+    assert started.down("all", grace_s=0.0).status == 200
+
+
 @pytest.fixture
 def usual_port() -> Iterator[int]:
-    """The default port, which is one for the whole machine: another run of these tests is waited for."""
+    """The default port, which is one for the whole machine: another run of these tests is waited for.
+
+    To be asked for before the home, so that the home gives the port back first.
+    """
     lock = Path(tempfile.gettempdir()) / f"modelproxy-tests-{USUAL_PORT}.lock"
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

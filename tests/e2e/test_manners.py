@@ -338,10 +338,12 @@ def test_s04_the_sdk_plain_and_streamed(served: Served) -> None:
 
 
 def test_s46_every_request_is_counted_and_nothing_is_left_over(served: Served) -> None:
-    before = served.house.wait_tally(lambda row: not row["in_flight"])["requests"]
-    for _ in range(3):
-        post(served.port, message())
-    after = served.house.wait_tally(lambda row: row["requests"] >= before + 3 and not row["in_flight"])
+    view = served.house.tell("up", "echo/counted", "--port", "0", "--json")
+    for order in ("hello", "echo:fail 500", "hello"):
+        post(view["port"], message(order))
+    get(view["port"], "/health")
+    row = served.house.wait_tally(lambda row: row["requests"] >= 3 and not row["in_flight"], "echo/counted")
 
-    assert after["requests"] == before + 3
-    assert after["pid"] == served.pid
+    assert row["requests"] == 3
+    assert row["pid"] == view["pid"]
+    assert get(view["port"], "/health").json["in_flight"] == 0

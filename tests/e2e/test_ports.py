@@ -63,6 +63,11 @@ def own_address() -> str | None:
         return None if address.startswith("127.") else address
 
 
+def names(house: House) -> set[str]:
+    """Of every proxy that is known, stopped ones of other tests included."""
+    return {row["name"] for row in house.ps(stopped=True)}
+
+
 def leftovers(house: House) -> list[str]:
     return [path.name for path in (house.runtime / "modelproxy" / "proxies").iterdir()]
 
@@ -70,9 +75,8 @@ def leftovers(house: House) -> list[str]:
 # --- the usual port -------------------------------------------------------------------------------
 
 
-def test_s03_s33_the_usual_port_is_3456(house: House, usual_port: int) -> None:
-    house.start()
-    view = house.tell("up", "echo/demo", "--json")
+def test_s03_s33_the_usual_port_is_3456(usual_port: int, shared: House) -> None:
+    view = shared.tell("up", "echo/demo", "--json")
 
     assert view["port"] == usual_port
     assert view["notes"] == []
@@ -80,17 +84,15 @@ def test_s03_s33_the_usual_port_is_3456(house: House, usual_port: int) -> None:
     assert listening_addresses(usual_port) <= {"127.0.0.1", "::1"}
 
 
-def test_s49_start_proxy_has_the_same_usual_port(house: House, usual_port: int) -> None:
-    house.start()
-    assert house.tell("--model", "echo/demo", "--background", module=START_PROXY)["port"] == usual_port
+def test_s49_start_proxy_has_the_same_usual_port(usual_port: int, shared: House) -> None:
+    assert shared.tell("--model", "echo/demo", "--background", module=START_PROXY)["port"] == usual_port
 
 
-def test_section4_the_usual_port_gives_way_to_one_of_ours_and_says_so(house: House, usual_port: int) -> None:
-    house.start()
-    house.tell("up", "echo/first", "--json")
-    done = house.command("up", "echo/second")
-    third = house.tell("up", "echo/third", "--json")
-    second = house.row("echo/second")
+def test_section4_the_usual_port_gives_way_to_one_of_ours_and_says_so(usual_port: int, shared: House) -> None:
+    shared.tell("up", "echo/first", "--json")
+    done = shared.command("up", "echo/second")
+    third = shared.tell("up", "echo/third", "--json")
+    second = shared.row("echo/second")
 
     assert done.returncode == 0
     assert second["port"] > usual_port
@@ -102,97 +104,89 @@ def test_section4_the_usual_port_gives_way_to_one_of_ours_and_says_so(house: Hou
 
 @ways
 def test_section4_the_usual_port_never_gives_way_to_a_stranger(
-    house: House, usual_port: int, how: str
+    usual_port: int, shared: House, how: str
 ) -> None:
-    house.start()
     with listening(port=usual_port) as (_, pid):
-        done = try_up(house, how, "echo/demo")
+        done = try_up(shared, how, "echo/refused")
 
     assert done.returncode == 1
     said = words_of(how, done)
     assert f"Port {usual_port} is already in use by" in said
     assert f"pid {pid}" in said
-    assert house.ps(stopped=True) == []
+    assert "echo/refused" not in names(shared)
 
 
 # --- taken ports ----------------------------------------------------------------------------------
 
 
 @ways
-def test_s55_a_port_of_ours_names_the_proxy(house: House, how: str) -> None:
-    house.start()
-    row = house.up("echo/first")
-    done = try_up(house, how, "echo/second", "--port", str(row["port"]))
+def test_s55_a_port_of_ours_names_the_proxy(shared: House, how: str) -> None:
+    row = shared.up("echo/first")
+    done = try_up(shared, how, "echo/refused", "--port", str(row["port"]))
 
     assert done.returncode == 1
     assert f"Port {row['port']} is already in use by proxy echo/first" in words_of(how, done)
-    assert [one["name"] for one in house.ps(stopped=True)] == ["echo/first"]
-    assert leftovers(house) == [f"{row['port']}.pid"]
+    assert "echo/refused" not in names(shared)
+    assert leftovers(shared) == [f"{row['port']}.pid"]
     assert get(row["port"], "/health").json["model_id"] == "echo/first"
 
 
 @ways
-def test_s55_a_strangers_port_names_pid_and_command(house: House, how: str) -> None:
-    house.start()
+def test_s55_a_strangers_port_names_pid_and_command(shared: House, how: str) -> None:
     with listening() as (port, pid):
-        done = try_up(house, how, "echo/demo", "--port", str(port))
+        done = try_up(shared, how, "echo/refused", "--port", str(port))
 
     assert done.returncode == 1
     said = words_of(how, done)
     assert f"Port {port} is already in use by" in said
     assert f"pid {pid}" in said
     assert "python" in said
-    assert house.ps(stopped=True) == []
-    assert leftovers(house) == []
+    assert "echo/refused" not in names(shared)
+    assert leftovers(shared) == []
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::1", "::"])
-def test_s55_a_stranger_on_another_address_is_in_the_way_as_well(house: House, host: str) -> None:
-    house.start()
+def test_s55_a_stranger_on_another_address_is_in_the_way_as_well(shared: House, host: str) -> None:
     with listening(host) as (port, pid):
-        error = house.tell("up", "echo/demo", "--port", str(port), "--json", code=1)["error"]
+        error = shared.tell("up", "echo/refused", "--port", str(port), "--json", code=1)["error"]
 
     assert error["code"] == "port_in_use"
     assert f"Port {port} is already in use by" in error["message"]
     assert f"pid {pid}" in error["message"]
-    assert house.ps(stopped=True) == []
+    assert "echo/refused" not in names(shared)
 
 
-def test_s140_a_port_with_another_model_is_never_reused(house: House) -> None:
-    house.start()
-    row = house.up("echo/a")
-    error = house.tell("up", "echo/b", "--port", str(row["port"]), "--json", code=1)["error"]
+def test_s140_a_port_with_another_model_is_never_reused(shared: House) -> None:
+    row = shared.up("echo/a")
+    error = shared.tell("up", "echo/b", "--port", str(row["port"]), "--json", code=1)["error"]
 
     assert error["code"] == "port_in_use"
     assert f"by proxy echo/a (ready, pid {row['pid']})" in error["message"]
-    assert house.row("echo/a")["pid"] == row["pid"]
+    assert shared.row("echo/a")["pid"] == row["pid"]
 
 
-def test_s140_a_port_with_another_program_is_never_reused(house: House) -> None:
+def test_s140_a_port_with_another_program_is_never_reused(shared: House) -> None:
     """Also when that program is a proxy of another user's supervisor that serves the same model."""
-    house.start()
     with House() as other:
         other.start()
-        theirs = other.up("echo/demo")
-        error = house.tell("up", "echo/demo", "--port", str(theirs["port"]), "--json", code=1)["error"]
+        theirs = other.up("echo/refused")
+        error = shared.tell("up", "echo/refused", "--port", str(theirs["port"]), "--json", code=1)["error"]
 
     assert error["code"] == "port_in_use"
-    assert house.ps(stopped=True) == []
+    assert "echo/refused" not in names(shared)
 
 
-def test_s55_the_port_can_be_had_once_the_stranger_has_left(house: House) -> None:
-    house.start()
+def test_s55_the_port_can_be_had_once_the_stranger_has_left(shared: House) -> None:
     with listening() as (port, _):
-        assert house.command("up", "echo/demo", "--port", str(port)).returncode == 1
-    assert house.tell("up", "echo/demo", "--port", str(port), "--json")["port"] == port
+        assert shared.command("up", "echo/demo", "--port", str(port)).returncode == 1
+    assert shared.tell("up", "echo/demo", "--port", str(port), "--json")["port"] == port
 
 
 # --- loopback only --------------------------------------------------------------------------------
 
 
-def test_s94_only_loopback_is_listened_on(house: House) -> None:
-    house.start()
-    row = house.up()
+def test_s94_only_loopback_is_listened_on(shared: House) -> None:
+    row = shared.up()
 
     assert listening_addresses(row["port"]) <= {"127.0.0.1", "::1"}
     assert listens(row["pid"], row["port"])
@@ -201,10 +195,9 @@ def test_s94_only_loopback_is_listened_on(house: House) -> None:
         assert is_refused(row["port"], address)
 
 
-def test_s94_localhost_may_mean_either_loopback_address(house: House) -> None:
+def test_s94_localhost_may_mean_either_loopback_address(shared: House) -> None:
     """Node asks ::1 first."""
-    house.start()
-    row = house.up()
+    row = shared.up()
     addresses = listening_addresses(row["port"])
     if "::1" not in addresses:
         pytest.skip("this machine has no IPv6")
@@ -216,21 +209,19 @@ def test_s94_localhost_may_mean_either_loopback_address(house: House) -> None:
 # --- after down -----------------------------------------------------------------------------------
 
 
-def test_s96_the_port_can_be_bound_at_once_after_down(house: House) -> None:
+def test_s96_the_port_can_be_bound_at_once_after_down(shared: House) -> None:
     """By a stranger too, without SO_REUSEADDR: nothing of ours listens there any more."""
-    house.start()
     port = free_port()
-    house.tell("up", "echo/demo", "--port", str(port), "--json")
-    house.tell("down", "echo/demo", "--json")
+    shared.tell("up", "echo/demo", "--port", str(port), "--json")
+    shared.tell("down", "echo/demo", "--json")
     with socket.socket() as stranger:
         stranger.bind(("127.0.0.1", port))
 
 
-def test_s96_the_port_can_be_given_to_the_next_proxy_at_once(house: House) -> None:
-    house.start()
+def test_s96_the_port_can_be_given_to_the_next_proxy_at_once(shared: House) -> None:
     port = str(free_port())
-    house.tell("up", "echo/one", "--port", port, "--json")
-    house.tell("down", "echo/one", "--json")
+    shared.tell("up", "echo/one", "--port", port, "--json")
+    shared.tell("down", "echo/one", "--json")
 
-    assert house.tell("up", "echo/two", "--port", port, "--json")["port"] == int(port)
+    assert shared.tell("up", "echo/two", "--port", port, "--json")["port"] == int(port)
     assert get(int(port), "/health").json["model_id"] == "echo/two"

@@ -70,9 +70,8 @@ def test_s51_s54_s61_background_returns_when_the_port_answers(house: House) -> N
     assert house.row()["state"] == "ready"
 
 
-def test_s54_foreground_says_one_line_with_a_pid_that_owns_the_port(house: House) -> None:
-    house.start()
-    with house.running("--model", "echo/demo", "--port", "0", module=START_PROXY) as process:
+def test_s54_foreground_says_one_line_with_a_pid_that_owns_the_port(shared: House) -> None:
+    with shared.running("--model", "echo/demo", "--port", "0", module=START_PROXY) as process:
         said = first_line(process)
         assert said["background"] is False
         assert said["model"] == "echo/demo"
@@ -84,9 +83,10 @@ def test_s54_foreground_says_one_line_with_a_pid_that_owns_the_port(house: House
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_s51_foreground_takes_the_proxy_down_when_told_to_leave(house: House, signum: signal.Signals) -> None:
-    house.start()
-    with house.running("--model", "echo/demo", "--port", "0", module=START_PROXY) as process:
+def test_s51_foreground_takes_the_proxy_down_when_told_to_leave(
+    shared: House, signum: signal.Signals
+) -> None:
+    with shared.running("--model", "echo/demo", "--port", "0", module=START_PROXY) as process:
         said = first_line(process)
         stream = Stream(said["port"], "echo:slow 20ms\n" + "word " * 30)
         stream.read_until(b"content_block_delta")
@@ -97,22 +97,20 @@ def test_s51_foreground_takes_the_proxy_down_when_told_to_leave(house: House, si
 
     assert is_refused(said["port"])
     assert not is_alive(said["pid"])
-    assert house.row()["state"] == "stopped"
+    assert shared.row()["state"] == "stopped"
 
 
-def test_s51_foreground_ends_when_somebody_else_takes_the_proxy_down(house: House) -> None:
-    house.start()
-    with house.running("--model", "echo/demo", "--port", "0", module=START_PROXY) as process:
+def test_s51_foreground_ends_when_somebody_else_takes_the_proxy_down(shared: House) -> None:
+    with shared.running("--model", "echo/demo", "--port", "0", module=START_PROXY) as process:
         said = first_line(process)
-        house.tell("down", str(said["port"]), "--json")
+        shared.tell("down", str(said["port"]), "--json")
         assert process.wait(timeout=30) == 0
 
 
-def test_s51_foreground_stays_when_the_worker_dies_and_is_replaced(house: House) -> None:
-    house.start()
-    with house.running("--model", "echo/demo", "--port", "0", module=START_PROXY) as process:
+def test_s51_foreground_stays_when_the_worker_is_replaced(shared: House) -> None:
+    with shared.running("--model", "echo/demo", "--port", "0", module=START_PROXY) as process:
         said = first_line(process)
-        house.command("restart", "echo/demo")
+        shared.command("restart", "echo/demo")
         assert wait_gone(said["pid"])
         assert get(said["port"], "/livez").status == 200
         assert process.poll() is None
@@ -121,9 +119,8 @@ def test_s51_foreground_stays_when_the_worker_dies_and_is_replaced(house: House)
     assert is_refused(said["port"])
 
 
-def test_s02_start_proxy_reuses_what_runs(house: House) -> None:
-    house.start()
-    row = house.up()
-    said = house.tell("--model", "echo/demo", "--background", module=START_PROXY)
+def test_s02_start_proxy_reuses_what_runs(shared: House) -> None:
+    row = shared.up()
+    said = shared.tell("--model", "echo/demo", "--background", module=START_PROXY)
 
     assert (said["pid"], said["port"], said["reused"]) == (row["pid"], row["port"], True)

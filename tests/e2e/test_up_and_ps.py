@@ -16,6 +16,8 @@ from .conftest import Served
 
 pytestmark = pytest.mark.slow
 
+START_PROXY = "modelproxy.ctl.start_proxy"
+
 
 # --- up -------------------------------------------------------------------------------------------
 
@@ -87,35 +89,46 @@ def test_s33_a_port_is_taken_as_given_and_0_is_any_free_one(house: House) -> Non
     assert get(free, "/livez").status == get(port, "/livez").status == 200
 
 
-@pytest.mark.parametrize("port", ["70000", "abc", "-1", "1.5", ""])
-def test_s33_what_is_no_port_is_bad_usage(house: House, port: str) -> None:
-    done = house.command("up", "echo/demo", f"--port={port}")
-    error = house.tell("up", "echo/demo", f"--port={port}", "--json", code=2)["error"]
-    script = house.command("--model", "echo/demo", f"--port={port}", module="modelproxy.ctl.start_proxy")
+NO_PORTS = ["70000", "abc", "-1", "1.5", ""]
 
-    assert (done.returncode, done.stdout) == (2, "")
-    assert f'Invalid port "{port}"' in done.stderr
-    assert error["code"] == "bad_port"
-    assert (script.returncode, script.stdout) == (2, "")
-    assert f'Invalid port "{port}"' in json.loads(script.stderr)["error"]
+
+def test_s33_what_is_no_port_is_bad_usage(house: House) -> None:
+    for port, (code, out, err) in zip(
+        NO_PORTS, house.at_once(*[("up", "echo/demo", f"--port={port}") for port in NO_PORTS]), strict=True
+    ):
+        assert (code, out) == (2, "")
+        assert f'Invalid port "{port}"' in err
+    scripted = [("--model", "echo/demo", f"--port={port}") for port in NO_PORTS]
+    for port, (code, out, err) in zip(NO_PORTS, house.at_once(*scripted, module=START_PROXY), strict=True):
+        assert (code, out) == (2, "")
+        assert f'Invalid port "{port}"' in json.loads(err)["error"]
+    assert house.tell("up", "echo/demo", "--port=abc", "--json", code=2)["error"]["code"] == "bad_port"
     assert house.processes() == []
 
 
-@pytest.mark.parametrize(
-    "model",
-    ["invalid", "/x", "echo/", "echo", "", "echo/two words", "echo/a\tb", "echo/a\nb", "echo/\x1b[31m"],
-)
-def test_s56_a_malformed_model_is_refused_by_both_commands(house: House, model: str) -> None:
-    done = house.command("up", "--", model)
-    error = house.tell("up", "--json", "--", model, code=2)["error"]
-    script = house.command("--model", model, module="modelproxy.ctl.start_proxy")
+NO_MODELS = [
+    "invalid",
+    "/x",
+    "echo/",
+    "echo",
+    "",
+    "echo/two words",
+    "echo/a\tb",
+    "echo/a\nb",
+    "echo/\x1b[31m",
+]
 
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "Expected: provider/model-name" in done.stderr
-    assert "\x1b" not in done.stderr
+
+def test_s56_a_malformed_model_is_refused_by_both_commands(house: House) -> None:
+    for code, out, err in house.at_once(*[("up", "--", model) for model in NO_MODELS]):
+        assert (code, out) == (2, "")
+        assert "Expected: provider/model-name" in err
+        assert "\x1b" not in err
+    for code, out, err in house.at_once(*[("--model", model) for model in NO_MODELS], module=START_PROXY):
+        assert (code, out) == (2, "")
+        assert "Expected: provider/model-name" in json.loads(err)["error"]
+    error = house.tell("up", "--json", "invalid", code=2)["error"]
     assert error["code"] == "bad_model_id"
-    assert script.returncode == 2
-    assert "Expected: provider/model-name" in json.loads(script.stderr)["error"]
     assert house.processes() == []
 
 
@@ -123,7 +136,7 @@ def test_s56_s19_an_unsupported_provider_is_refused_with_the_nearest_one(house: 
     house.start()
     error = house.tell("up", "ecko/x", "--json", code=2)["error"]
     done = house.command("up", "gemini/x")
-    script = house.command("--model", "gemini/x", module="modelproxy.ctl.start_proxy")
+    script = house.command("--model", "gemini/x", module=START_PROXY)
 
     assert error["code"] == "unsupported_provider"
     assert 'Unsupported provider "ecko"' in error["message"]
@@ -369,8 +382,9 @@ def test_s31_odd_names_work_in_every_command(served: Served, model: str) -> None
 
     assert (view["model"], health["model_id"], health["model"]) == (model, model, model[5:])
     assert post(view["port"], message()).status == 200
-    assert "info ready" in house.command("logs", model).stdout
-    assert model in house.command("ps").stdout
+    logs, ps = house.at_once(("logs", model), ("ps",))
+    assert "info ready" in logs[1]
+    assert model in ps[1]
     log = Path(view["log"])
     assert log.parent == house.state / "logs"
     assert log.is_file()
@@ -472,40 +486,28 @@ COMMANDS = [
 ]
 
 
-@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
-def test_exit_2_for_an_unknown_option_in_words_and_json(house: House, words: tuple[str, ...]) -> None:
-    done = house.command(*words, "--nonsense")
-    error = house.tell(*words, "--nonsense", "--json", code=2)["error"]
-
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "--nonsense" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert error["code"] == "usage"
-    assert "--nonsense" in error["message"]
-    assert set(error) == {"code", "message", "hint"}
+def test_exit_2_for_an_unknown_option_in_words_and_json(house: House) -> None:
+    for code, out, err in house.at_once(*[(*words, "--nonsense") for words in COMMANDS]):
+        assert (code, out) == (2, "")
+        assert "--nonsense" in err
+        assert "Traceback" not in err
+    for code, out, _ in house.at_once(*[(*words, "--nonsense", "--json") for words in COMMANDS]):
+        error = json.loads(out)["error"]
+        assert (code, error["code"]) == (2, "usage")
+        assert "--nonsense" in error["message"]
+        assert set(error) == {"code", "message", "hint"}
     assert house.processes() == []
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("down", "echo/demo"),
-        ("restart", "echo/demo"),
-        ("events",),
-        ("daemon", "stop"),
-        ("daemon", "restart"),
-        ("daemon", "status"),
-    ],
-    ids=" ".join,
-)
-def test_exit_3_without_a_daemon_in_words_and_json(house: House, words: tuple[str, ...]) -> None:
-    done = house.command(*words)
-    error = house.tell(*words, "--json", code=3)["error"]
-
-    assert (done.returncode, done.stdout) == (3, "")
-    assert "not running" in done.stderr
-    assert "proxyctl daemon start" in done.stderr
-    assert error["code"] == "daemon_not_running"
+def test_exit_3_without_a_daemon_in_words_and_json(house: House) -> None:
+    """Of those that have nothing to say without one; `up` and `daemon start` start it."""
+    helpless = [words for words in COMMANDS if words[0] not in ("up", "ps", "logs") and words[-1] != "start"]
+    for code, out, err in house.at_once(*helpless):
+        assert (code, out) == (3, "")
+        assert "not running" in err
+        assert "proxyctl daemon start" in err
+    for code, out, _ in house.at_once(*[(*words, "--json") for words in helpless]):
+        assert (code, json.loads(out)["error"]["code"]) == (3, "daemon_not_running")
     assert house.processes() == []
 
 

@@ -275,10 +275,10 @@ class House:
             finally:
                 process.kill()
 
-    def at_once(self, *lines: Sequence[str]) -> list[tuple[int, str, str]]:
+    def at_once(self, *lines: Sequence[str], module: str = "modelproxy.ctl") -> list[tuple[int, str, str]]:
         """Several commands at the same time: exit code, stdout and stderr of each."""
         with ExitStack() as stack:
-            running = [stack.enter_context(self.running(*words)) for words in lines]
+            running = [stack.enter_context(self.running(*words, module=module)) for words in lines]
             said = [process.communicate(timeout=60) for process in running]
             return [(process.returncode, *texts) for process, texts in zip(running, said, strict=True)]
 
