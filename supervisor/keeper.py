@@ -131,6 +131,7 @@ class Keeper:
         self._inbox_in, self._inbox = trio.open_memory_channel[_Happened | _Question](float("inf"))
         self._slots = trio.Semaphore(max(2, os.cpu_count() or 2))
         self._changed = trio.Event()
+        self._acting = False
         self._alarm = trio.Event()
         self._saved: dict[str, state.ProxyRecord] = {}
         self._draft: _Draft | None = None
@@ -166,9 +167,12 @@ class Keeper:
         return reply
 
     async def wait_until(self, condition: Callable[[], bool], timeout: float) -> bool:
-        """Until `condition` holds, looked at after each change; False when the time is over."""
+        """Until `condition` holds, looked at after each change; False when the time is over.
+
+        Never in the middle of a change: who reads `ready` may rely on what follows from it (saved, pid files).
+        """
         with trio.move_on_after(timeout):
-            while not condition():
+            while self._acting or not condition():
                 await self._changed.wait()
             return True
         return condition()
@@ -219,10 +223,13 @@ class Keeper:
 
     async def _loop(self) -> None:
         async for item in self._inbox:
+            self._acting = True
             if isinstance(item, _Question):
                 await self._answer(item)
             else:
                 await self._take(item)
+            self._acting = False
+            self._wake()
 
     async def _take(self, happened: _Happened) -> None:
         unit = self._units.get(happened.name)
@@ -235,7 +242,6 @@ class Keeper:
             return
         await self._save_or_complain()
         self._perform(unit, actions)
-        self._wake()
 
     async def _answer(self, question: _Question) -> None:
         self._draft = draft = _Draft()
@@ -248,7 +254,6 @@ class Keeper:
         else:
             for unit, actions in draft.orders:
                 self._perform(unit, actions)
-            self._wake()
         finally:
             self._draft = None
             question.done.set()
