@@ -68,6 +68,8 @@ async def test_one_that_dies_is_replaced_on_the_same_socket(world: World) -> Non
     world.worker().die()
     await world.until(lambda: world.proxy().state is State.READY and world.proxy().generation == 2)
 
+    saved = on_disk(world)["echo/demo"]
+    assert (saved["generation"], saved["restarts"], saved["workers"][0]["pid"]) == (2, 1, world.proxy().pid)
     first, second = world.births
     assert [one.fileno() for one in first.listeners] == [one.fileno() for one in second.listeners] != []
     assert world.commands.rows()[0].restarts == 1
@@ -139,10 +141,26 @@ async def test_down_takes_back_a_start_that_waits(world: World) -> None:
         await up(world, f"echo/{number}", wait=False)
     await trio.testing.wait_all_tasks_blocked()
     await up(world, "echo/late", wait=False)
+    began = trio.current_time()
     await world.commands.down("echo/late", DownRequest())
 
+    assert trio.current_time() == began
     assert world.proxy("echo/late").state is State.STOPPED
     assert "echo/late" not in [birth.name for birth in world.births]
+
+
+async def test_one_that_is_to_leave_gives_its_turn_away(world: World) -> None:
+    """It is not going to be ready any more, however long it takes to leave."""
+    world.conduct = lambda birth: "mute"
+    turns = max(2, os.cpu_count() or 2)
+    for number in range(turns):
+        await up(world, f"echo/{number}", wait=False)
+    world.conduct = lambda birth: "good"
+    async with trio.open_nursery() as nursery:
+        began = trio.current_time()
+        nursery.start_soon(world.commands.down, "echo/0", DownRequest())
+        await up(world, "echo/late")
+        assert trio.current_time() == began
 
 
 # --- saving ---------------------------------------------------------------------------------------
@@ -155,6 +173,7 @@ async def test_the_wish_is_on_disk_before_the_process_exists(world: World) -> No
     await up(world, api_key="sk-secret")
 
     [(token, record)] = seen
+    assert len(token) == 32
     assert record["wanted"]
     assert [(one["generation"], one["pid"], one["token"]) for one in record["workers"]] == [(1, None, token)]
 
@@ -470,8 +489,9 @@ async def test_a_record_of_an_earlier_boot_is_void(make_world: MakeWorld) -> Non
     worker = state.WorkerRecord(3, None, None, "another boot", "secret token")
     remember(world, record(port=0, spec=attrs.evolve(SPEC, port=0), workers=[worker]))
     await world.start()
-    await world.until(lambda: world.proxy().state is State.READY)
 
+    assert world.proxy().state is State.STARTING  # nobody is awaited
+    await world.until(lambda: world.proxy().state is State.READY)
     assert world.proxy().generation == 4
 
 
