@@ -175,17 +175,29 @@ def connect(path: str, *, busy_s: float) -> sqlite3.Connection:
     """
     import sqlite3
 
-    # SQLite gives its two companions the same mode.
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    _make(path)
     db = sqlite3.connect(path, timeout=busy_s, isolation_level=None, check_same_thread=False)
     try:
         db.execute("PRAGMA journal_mode=WAL").fetchone()
         db.execute("PRAGMA synchronous=NORMAL")
-        db.execute("PRAGMA wal_autocheckpoint=0")
+        db.execute("PRAGMA wal_autocheckpoint=0").fetchone()
+        db.execute("PRAGMA journal_size_limit=16000000").fetchone()
     except BaseException:
         db.close()
         raise
     return db
+
+
+def _make(path: str) -> None:
+    """An empty file that only its owner can read; SQLite gives its two companions the same mode.
+
+    One that exists is not opened: closing it would drop every lock that SQLite holds on it for this process
+    (the rule of POSIX locks), and the next stranger to leave would take the write-ahead log for abandoned.
+    """
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        pass
 
 
 def insert(db: sqlite3.Connection, row: Row) -> int:

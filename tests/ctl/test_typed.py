@@ -62,7 +62,7 @@ def test_durations(text: str, expected: float) -> None:
     assert typed.duration(text) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("text", ["", "s", "-1", "1e3", "nan", "inf", "5 days", "5d", "1.2.3", "٣s", "."])
+@pytest.mark.parametrize("text", ["", "s", "-1", "1e3", "nan", "inf", "5 days", "5w", "1.2.3", "٣s", "."])
 def test_bad_durations(text: str) -> None:
     with pytest.raises(Fault, match="Invalid duration"):
         typed.duration(text)

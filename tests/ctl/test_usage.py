@@ -1,0 +1,202 @@
+"""`proxyctl usage`: the same rows from the supervisor and from the file."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+from fakes.control import Control, fault
+from fakes.terminal import Run
+
+from modelproxy.supervisor.paths import Paths
+from modelproxy.worker import ledger
+from modelproxy.worker.ledger import Row
+
+
+def row(**changes: Any) -> Row:
+    facts: dict[str, Any] = {
+        "ts": time.time() - 60,
+        "request_id": "req_1",
+        "proxy": "ollama/qwen3:8b",
+        "port": 3457,
+        "provider": "ollama",
+        "requested_model": "claude-sonnet-4-5",
+        "model": "qwen3:8b",
+        "route": "ollama/qwen3:8b",
+        "status": 200,
+        "stop_reason": "end_turn",
+        "input_tokens": 1000,
+        "output_tokens": 20,
+        "cache_read_tokens": 200,
+        "cache_write_tokens": 34,
+        "cost_usd": 0.0,
+        "cost_source": "local",
+        "duration_ms": 1234.5,
+        "ttft_ms": 40.0,
+    }
+    return Row(**facts | changes)
+
+
+def fill(paths: Paths, *rows: Row) -> None:
+    db = ledger.connect(str(paths.ledger), busy_s=1.0)
+    ledger.migrate(db)
+    for one in rows:
+        ledger.insert(db, one)
+    db.close()
+
+
+def documents(*rows: Row) -> list[dict[str, Any]]:
+    return [ledger.to_document(one) for one in rows]
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_the_rows_as_json(run: Run, paths: Paths, alive: bool) -> None:
+    """One list, every field in every row, whoever is asked."""
+    rows = [row(), row(request_id="req_2", cost_usd=None, cost_source="unknown", status=529)]
+    if alive:
+        with Control(paths) as control:
+            control.replies["GET /v1/usage"] = 200, documents(*rows)
+            ran = run("usage", "--json")
+    else:
+        fill(paths, *rows)
+        ran = run("usage", "--json")
+
+    assert ran.code == 0
+    assert documents(*rows) == ran.json
+    assert ran.err == ("" if alive else "the supervisor is not running; reading the ledger itself\n")
+
+
+def test_what_is_asked_of_the_supervisor(run: Run, control: Control) -> None:
+    """A name is one segment; a duration becomes a time."""
+    control.replies["GET /v1/usage"] = 200, []
+    run("usage", "ollama/qwen3:8b", "--since", "2h", "--limit", "7")
+    [(_, path, _)] = control.asked
+    head, _, rest = path.partition("since=")
+    since, _, tail = rest.partition("&")
+
+    assert head == "/v1/usage?"
+    assert tail == "limit=7&proxy=ollama%2Fqwen3%3A8b"
+    assert time.time() - float(since) == pytest.approx(7200, abs=60)
+
+
+def test_s106_the_table(run: Run, paths: Paths) -> None:
+    """A cost that nobody knows is a dash, an estimate has a tilde, what the cache held counts as read."""
+    fill(
+        paths,
+        row(),
+        row(
+            ts=time.time() - 50,
+            proxy="openrouter/x",
+            cost_usd=0.0123,
+            tokens_estimated=True,
+            ttft_ms=None,
+            duration_ms=12,
+        ),
+        row(
+            ts=time.time() - 40,
+            proxy="work/x",
+            cost_usd=None,
+            status=529,
+            stop_reason=None,
+            error_type="overloaded_error",
+            requested_model=None,
+            input_tokens=None,
+            output_tokens=None,
+            cache_read_tokens=None,
+            cache_write_tokens=None,
+        ),
+    )
+    ran = run("usage")
+    header, *lines = [
+        line.split()[0 if number == 0 else 2 :] for number, line in enumerate(ran.out.splitlines())
+    ]
+
+    assert header == ["TIME", "PROXY", "ASKED", "FOR", "STATUS", "STOP", "IN", "OUT", "COST", "FIRST", "TOOK"]
+    assert lines == [
+        ["ollama/qwen3:8b", "claude-sonnet-4-5", "200", "end_turn", "1234", "20", "$0.00", "0.04s", "1.2s"],
+        ["openrouter/x", "claude-sonnet-4-5", "200", "end_turn", "~1234", "~20", "$0.0123", "-", "0.01s"],
+        ["work/x", "-", "529", "overloaded_error", "-", "-", "-", "0.04s", "1.2s"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        ((), ["old", "new", "other"]),
+        (("--limit", "2"), ["new", "other"]),
+        (("--since", "1h"), ["new", "other"]),
+        (("--since", "8d"), ["old", "new", "other"]),
+        (("echo/demo",), ["other"]),
+        (("3457",), ["old", "new"]),
+        (("nobody",), []),
+    ],
+)
+def test_which_rows(run: Run, paths: Paths, argv: tuple[str, ...], expected: list[str]) -> None:
+    """The newest, the younger ones, those of one proxy."""
+    now = time.time()
+    fill(
+        paths,
+        row(request_id="old", ts=now - 7 * 86400),
+        row(request_id="new", ts=now - 60),
+        row(request_id="other", ts=now - 50, proxy="echo/demo", route="echo/demo", port=1),
+    )
+
+    assert expected == [one["request_id"] for one in run("usage", "--json", *argv).json]
+
+
+def test_nothing_was_ever_asked(run: Run) -> None:
+    """No file, no supervisor: an empty list, not an error."""
+    assert run("usage", "--json").json == []
+    assert len(run("usage").out.splitlines()) == 1
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_a_file_that_is_no_ledger(run: Run, paths: Paths, alive: bool) -> None:
+    """One sentence, exit code 1."""
+    if alive:
+        with Control(paths) as control:
+            control.replies["GET /v1/usage"] = fault(500, "ledger_unreadable", "cannot read the ledger")
+            ran = run("usage", "--json")
+    else:
+        paths.ledger.write_text("what is this? " * 100)
+        ran = run("usage", "--json")
+
+    assert ran.code == 1
+    assert ran.json["error"]["code"] == "ledger_unreadable"
+
+
+def test_a_supervisor_of_an_older_version_is_not_needed(run: Run, control: Control) -> None:
+    """After an upgrade it may not know the question yet."""
+    fill(control.paths, row())
+    control.replies["GET /v1/usage"] = fault(404, "unknown_route", "there is nothing at /v1/usage")
+
+    assert len(run("usage", "--json").json) == 1
+
+
+@pytest.mark.parametrize("argv", [("--since", "5w"), ("--limit", "-1"), ("--limit", "x"), ("a", "b")])
+def test_bad_usage(run: Run, argv: tuple[str, ...]) -> None:
+    """Exit code 2 before anybody is asked."""
+    ran = run("usage", "--json", *argv)
+
+    assert (ran.code, json.loads(ran.out)["error"]["code"]) == (2, "usage")
+
+
+@pytest.mark.slow
+def test_no_event_loop_is_imported(paths: Paths) -> None:
+    """Also not for reading the file."""
+    fill(paths, row())
+    script = (
+        "import sys; sys.argv[1:] = ['usage', '--json']\n"
+        "from modelproxy.ctl.__main__ import main\n"
+        "code = main()\n"
+        "assert not {'trio', 'cattrs', 'httptools', 'msgspec'} & set(sys.modules), sorted(sys.modules)\n"
+        "sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)) == 1
