@@ -28,6 +28,7 @@ class Reasoning:
         self._text: list[str] = []
         self._fresh: Details = []
         self._before: Details = []
+        self._speaks = False
 
     def add(self, text: str, details: Details) -> list[Item]:
         """Take a piece."""
@@ -38,10 +39,14 @@ class Reasoning:
         self._text.append(shown)
         return [Thinking(shown)]
 
-    def close(self) -> list[Item]:
-        """Something else begins: what ends the block, if there is one."""
+    def close(self, *, final: bool = False) -> list[Item]:
+        """Text begins or goes on, or all is over: what ends the block, if there is one."""
         if not self._text and not self._fresh:
+            self._speaks = True
             return []
+        if self._speaks and not self._text and not final:
+            return []  # entries that come late must not cut the visible text in two
+        self._speaks = True
         text, self._text = "".join(self._text), []
         fresh, self._fresh = self._fresh, []
         if self._display == "none":

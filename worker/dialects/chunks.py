@@ -1,0 +1,486 @@
+"""A chat-completions answer into items, however it is cut and whatever it is.
+
+Theory of operation
+-------------------
+Three forms arrive with a status of 200: a stream of events, one JSON document (some servers stream to
+nobody), and pages of gateways. The first bytes tell which.
+
+Text and reasoning pass at once. Calls are kept until the server says how it finished, and then come whole,
+last and repaired; without that word they never come, because half a call is not for executing. `Finish` is
+said in the moment it is read: what follows it is only the bill, and an answer must not be lost to a
+connection that breaks behind its end. An error anywhere before is a `Failure`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import attrs
+
+from modelproxy.worker import tokens
+from modelproxy.worker.failures import Failure, Kind
+from modelproxy.worker.wire import codec, openai, sse
+from modelproxy.worker.wire.asks import Ask
+from modelproxy.worker.wire.items import Finish, Item, Text, Thinking, ToolCall, Usage
+from modelproxy.worker.wire.openai import Chunk
+
+from . import arguments, errors
+from .fences import Fences
+from .fragments import Call, Calls
+from .names import Names
+from .quirks import Quirks
+from .reasoning import Reasoning
+from .seam import NewId, Terms
+from .stops import Stops
+from .thinking import Inline
+
+LONGEST = 32 * 1024 * 1024
+"""Bytes of one answer that is no stream."""
+
+# What each word for an end means to the client; an unknown one counts as a plain end if anything was said.
+FINISHES = {
+    "stop": "end_turn",
+    "end_turn": "end_turn",
+    "eos": "end_turn",
+    "stop_sequence": "end_turn",
+    "tool_calls": "tool_use",
+    "tool_use": "tool_use",
+    "tool_call": "tool_use",
+    "function_call": "tool_use",
+    "length": "max_tokens",
+    "max_tokens": "max_tokens",
+    "max_output_tokens": "max_tokens",
+    "model_length": "model_context_window_exceeded",
+    "content_filter": "refusal",
+    "content-filter": "refusal",
+    "refusal": "refusal",
+    "safety": "refusal",
+    "recitation": "refusal",
+    "prohibited_content": "refusal",
+    "sensitive": "refusal",
+}
+BREAKS = {
+    "error": Kind.PROVIDER,
+    "abort": Kind.PROVIDER,
+    "malformed_function_call": Kind.PROVIDER,
+    "function_call_filter: malformed_function_call": Kind.PROVIDER,
+    "insufficient_system_resource": Kind.OVERLOADED,
+}
+"""Words for an end that is none."""
+
+_WHOLE_ENDS = ("end_turn", "tool_use")
+
+
+@attrs.frozen
+class Frame:
+    """What of the request its answer has to obey."""
+
+    names: Names
+    offered: tuple[str, ...] = ()
+    stops: tuple[str, ...] = ()
+    """Those that the server was not told."""
+    told_stops: tuple[str, ...] = ()
+    json_only: bool = False
+    most_tokens: int | None = None
+    """Where more had to be asked for than the client wants."""
+
+
+class Decoder:
+    """See `seam.Decoder`."""
+
+    def __init__(self, ask: Ask, terms: Terms, quirks: Quirks, frame: Frame, *, new_id: NewId) -> None:
+        self._terms = terms
+        self._estimate = ask.input_tokens
+        self._quirks = quirks
+        self._body: _Body | None = None
+        self._head = b""
+        self._over = False
+        self._answer = _Answer(ask, terms, quirks, frame, new_id)
+
+    def feed(self, data: bytes) -> list[Item]:
+        if self._over:
+            return []
+        if self._body is not None:
+            return self._items(self._body.feed(data))
+        self._head += data
+        form = _form(self._head)
+        if form is None:
+            return []
+        self._body, head, self._head = form(), self._head, b""
+        return self._items(self._body.feed(head))
+
+    def end(self) -> list[Item]:
+        if self._over:
+            return []
+        if self._body is None:
+            self._body, head, self._head = _Garbage(), self._head, b""
+            self._body.feed(head)
+        items = self._items(self._body.end())
+        self._over = True
+        return items
+
+    def _items(self, found: Iterable[_Found]) -> list[Item]:
+        items: list[Item] = []
+        for one in found:
+            items += self._item(one)
+            if self._over:
+                break
+        return items
+
+    def _item(self, found: _Found) -> list[Item]:
+        if isinstance(found, _Done):
+            self._over = True
+            return self._answer.done()
+        if isinstance(found, _Bad):
+            return self._failed(Failure(Kind.PROVIDER, f"{self._name}: {self._clean(found.words)}"))
+        error = found.document if found.is_error else openai.error(found.document)
+        if error is not None:
+            return self._error(error)
+        if found.is_whole and not openai.is_answer(found.document):
+            return self._failed(Failure(Kind.PROVIDER, f"{self._name} answered something that is no message"))
+        items = self._answer.add(
+            openai.chunk(found.document, self._quirks.reasoning), is_whole=found.is_whole
+        )
+        self._over = any(isinstance(item, Failure) for item in items)
+        return items
+
+    @property
+    def _name(self) -> str:
+        return self._quirks.title or self._terms.provider
+
+    def _clean(self, words: str) -> str:
+        return errors.scrub(words, self._terms)
+
+    def _error(self, error: Any) -> list[Item]:
+        reason = errors.stop_reason(error)
+        if reason is not None and (self._answer.said_something or reason == "max_tokens"):
+            self._over = True
+            return self._answer.finish(Finish(reason))
+        return self._failed(
+            errors.in_stream(error, self._terms, title=self._quirks.title, prompt_tokens=self._estimate)
+        )
+
+    def _failed(self, failure: Failure) -> list[Item]:
+        self._over = True
+        return [failure]
+
+
+# --- the three forms ---------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class _Document:
+    document: dict[str, Any]
+    is_whole: bool = False
+    is_error: bool = False
+
+
+@attrs.frozen
+class _Done:
+    """The stream's own end."""
+
+
+@attrs.frozen
+class _Bad:
+    """What cannot be read."""
+
+    words: str
+
+
+_Found = _Document | _Done | _Bad
+_Body = Any  # one of the three classes below
+
+
+_BOM = b"\xef\xbb\xbf"
+_FIELDS = (b"data", b"event", b"id", b"retry")
+
+
+def _form(head: bytes) -> Callable[[], _Body] | None:
+    """Which form an answer has that begins so; None: that cannot be told yet."""
+    if _BOM.startswith(head[:3]) and len(head) < 3:
+        return None
+    text = head.removeprefix(_BOM).lstrip()
+    if not text:
+        return None
+    if text[:1] in (b"{", b"["):
+        return _Json
+    if text[:1] == b":" or text.startswith(_FIELDS):
+        return _Events
+    return None if any(field.startswith(text) for field in _FIELDS) else _Garbage
+
+
+class _Events:
+    """A stream of events."""
+
+    def __init__(self) -> None:
+        self._decoder = sse.Decoder()
+
+    def feed(self, data: bytes) -> Iterable[_Found]:
+        try:
+            for event in self._decoder.feed(data):
+                found = _of_event(event)
+                if found is not None:
+                    yield found
+        except sse.EventTooLong:
+            yield _Bad("sent an event without end")
+
+    def end(self) -> Iterable[_Found]:
+        # Some servers leave out the empty line behind the last event. If it is broken, it was cut.
+        return [found for found in self.feed(b"\n\n") if not isinstance(found, _Bad)]
+
+
+def _of_event(event: sse.Event) -> _Found | None:
+    data = event.data.strip()
+    if data == "[DONE]":
+        return _Done()
+    try:
+        document = openai.loads(data)
+    except ValueError:
+        document = data
+    if event.name == "error":
+        document = document if isinstance(document, dict) else {"message": data}
+        error = document.get("error")
+        return _Document(error if isinstance(error, dict) else document, is_error=True)
+    if isinstance(document, dict):
+        return _Document(document)
+    # Under a name of its own it is a sign of life.
+    return (
+        _Bad(f"sent a chunk that is no JSON object: {data[:80]}")
+        if data and event.name == "message"
+        else None
+    )
+
+
+class _Json:
+    """One document, also where a stream was asked for."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    def feed(self, data: bytes) -> Iterable[_Found]:
+        self._pieces.append(data)
+        self._size += len(data)
+        if self._size > LONGEST:
+            self._pieces.clear()
+            return [_Bad(f"sent an answer of more than {LONGEST} bytes")]
+        return []
+
+    def end(self) -> Iterable[_Found]:
+        data = b"".join(self._pieces).removeprefix(_BOM)
+        try:
+            document = codec.loads(data)
+        except ValueError:
+            return [_Bad(f"the answer is not valid JSON, or was cut: {errors.plain(data)[:80]}")]
+        if isinstance(document, list) and document:
+            document = document[0]  # Google wraps its errors in one
+        if not isinstance(document, dict):
+            return [_Bad("answered something that is no message")]
+        return [_Document(document, is_whole=True)]
+
+
+class _Garbage:
+    """A page or a text: of some gateway, or of something that is no chat server."""
+
+    def __init__(self) -> None:
+        self._head = b""
+
+    def feed(self, data: bytes) -> Iterable[_Found]:
+        if len(self._head) < LONGEST_HEAD:
+            self._head += data
+        return []
+
+    def end(self) -> Iterable[_Found]:
+        words = errors.plain(self._head)
+        return [_Bad(f"answered something that is no chat completion: {words}")] if words else []
+
+
+LONGEST_HEAD = 64 * 1024
+
+
+# --- one answer ----------------------------------------------------------------------------------------
+
+
+class _Answer:
+    """Chunks in, items out."""
+
+    def __init__(self, ask: Ask, terms: Terms, quirks: Quirks, frame: Frame, new_id: NewId) -> None:
+        self._terms = terms
+        self._quirks = quirks
+        self._frame = frame
+        self._new_id = new_id
+        self._name = quirks.title or terms.provider
+        self._reasoning = Reasoning(terms.provider, terms.model, display=ask.thinking)
+        self._calls = Calls()
+        self._inline = Inline() if quirks.think_tags else None
+        self._fences = Fences() if frame.json_only else None
+        self._stops = Stops(list(frame.stops))
+        self._room = (
+            None if frame.most_tokens is None else math.ceil(frame.most_tokens * tokens.BYTES_PER_TOKEN)
+        )
+        self._usage: Usage | None = None
+        self._refused = False
+        self._finished = False
+        self.said_something = False
+
+    def add(self, chunk: Chunk, *, is_whole: bool) -> list[Item]:
+        """The items of one chunk, in the order in which they make sense."""
+        items: list[Item] = []
+        if not self._finished:
+            items += self._say(chunk)
+        if chunk.usage is not None:
+            items += self._count(openai.usage(chunk.usage, cost=self._quirks.cost))
+        if chunk.finish or is_whole:
+            items += self._end(chunk, is_whole=is_whole)
+        return items
+
+    def done(self) -> list[Item]:
+        """`[DONE]` without a reason: an end, unless something is plainly missing."""
+        missing = any(not call.is_complete for call in self._calls.all() if call.arguments)
+        if self._finished or missing or not self._quirks.done_is_an_end or not self.said_something:
+            return []
+        return self.finish(Finish())
+
+    def finish(self, finish: Finish) -> list[Item]:
+        """All that was held back, then the end."""
+        if self._finished:
+            return []
+        items = self._flushed()
+        if any(isinstance(item, Finish) for item in items):  # a stop sequence was in what had been held back
+            return items
+        calls = self._tool_calls(truncated=finish.stop_reason not in _WHOLE_ENDS)
+        if isinstance(calls, Failure):
+            return [*items, calls]
+        if self._refused and finish.stop_reason == "end_turn" and not calls:
+            finish = Finish("refusal")
+        self._finished = True
+        return [*items, *self._reasoning.close(final=True), *calls, finish]
+
+    # --- pieces ---
+
+    def _say(self, chunk: Chunk) -> list[Item]:
+        items = self._reasoning.add(chunk.reasoning, chunk.details)
+        text = chunk.text + "[image omitted: only text can be passed on]" * chunk.images
+        if text:
+            items += self._visible(text)
+        if chunk.refusal:
+            self._refused = True
+            items += self._text(chunk.refusal)
+        for fragment in chunk.fragments:
+            self._calls.add(fragment)
+        self.said_something = self.said_something or bool(items) or bool(self._calls)
+        return items
+
+    def _visible(self, text: str) -> list[Item]:
+        """Content, which may hold reasoning at its beginning."""
+        if self._inline is None:
+            return self._text(text)
+        return self._sorted(self._inline.feed(text))
+
+    def _sorted(self, found: Iterable[Item]) -> list[Item]:
+        items: list[Item] = []
+        for one in found:
+            if isinstance(one, Thinking):
+                items += self._reasoning.add(one.text, [])
+            elif isinstance(one, Text):
+                items += self._text(one.text)
+        return items
+
+    def _text(self, text: str) -> list[Item]:
+        if self._finished:
+            return []
+        self.said_something = True
+        return self._shown(self._fences.feed(text) if self._fences else text)
+
+    def _shown(self, text: str) -> list[Item]:
+        """Text up to the end that the client asked for."""
+        shown = self._stops.feed(text)
+        end = None if self._stops.matched is None else Finish("stop_sequence", self._stops.matched)
+        shown, is_full = self._within_room(shown)
+        items: list[Item] = [*self._reasoning.close(), Text(shown)] if shown else []
+        if is_full:
+            end = Finish("max_tokens")
+        if end is not None:
+            items += [*self._reasoning.close(final=True), end]
+            self._finished = True
+        return items
+
+    def _within_room(self, text: str) -> tuple[str, bool]:
+        if self._room is None:
+            return text, False
+        size = tokens.utf8_length(text)
+        if size <= self._room:
+            self._room -= size
+            return text, False
+        return text.encode("utf-8", "surrogatepass")[: self._room].decode("utf-8", "ignore"), True
+
+    def _flushed(self) -> list[Item]:
+        items = self._sorted(self._inline.end()) if self._inline else []
+        if self._fences and not self._finished:
+            items += self._shown(self._fences.end())
+        held = "" if self._finished else self._stops.end()
+        held, is_full = self._within_room(held)
+        if held:
+            items += [*self._reasoning.close(), Text(held)]
+        if is_full:
+            items.append(Finish("max_tokens"))
+            self._finished = True
+        return items
+
+    def _count(self, usage: Usage) -> list[Item]:
+        """Some servers repeat the counts in every chunk."""
+        if usage == self._usage:
+            return []
+        self._usage = usage
+        return [usage]
+
+    # --- the end ---
+
+    def _end(self, chunk: Chunk, *, is_whole: bool) -> list[Item]:
+        if self._finished:
+            return []
+        word = chunk.finish or "stop"
+        if word in BREAKS:
+            return [Failure(BREAKS[word], f"{self._name}, model {self._terms.model}: ended with {word!r}")]
+        if word not in FINISHES and not self.said_something:
+            return [
+                Failure(Kind.PROVIDER, f"{self._name}, model {self._terms.model}: ended with {word[:80]!r}")
+            ]
+        return self.finish(self._meant(FINISHES.get(word, "end_turn"), word, chunk))
+
+    def _meant(self, reason: str, word: str, chunk: Chunk) -> Finish:
+        if reason == "max_tokens" and self._fills_window():
+            return Finish("model_context_window_exceeded")
+        told = self._frame.told_stops
+        if reason == "end_turn" and chunk.stopped_by in told:
+            return Finish("stop_sequence", chunk.stopped_by)
+        if word == "stop_sequence" and len(told) == 1:
+            return Finish("stop_sequence", told[0])
+        return Finish(reason)
+
+    def _fills_window(self) -> bool:
+        usage, window = self._usage, self._terms.window
+        if usage is None or window is None or usage.input_tokens is None or usage.output_tokens is None:
+            return False
+        prompt = usage.input_tokens + usage.cache_read_input_tokens + usage.cache_creation_input_tokens
+        return prompt + usage.output_tokens >= window
+
+    def _tool_calls(self, *, truncated: bool) -> list[Item] | Failure:
+        found: list[Item] = []
+        for call in self._calls.all():
+            name = self._name_of(call)
+            if name is None:
+                return Failure(
+                    Kind.PROVIDER, f"{self._name}, model {self._terms.model}: called a tool without naming it"
+                )
+            # Cut by the limit, brackets that balance still make a whole call; anything less is not executed.
+            repaired = arguments.repair(call.arguments, truncated=truncated and not call.is_complete)
+            found.append(ToolCall(self._new_id("toolu_"), name, repaired))
+        return found
+
+    def _name_of(self, call: Call) -> str | None:
+        if call.name:
+            return self._frame.names.back(call.name)
+        return self._frame.offered[0] if len(self._frame.offered) == 1 else None

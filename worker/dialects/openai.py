@@ -1,0 +1,493 @@
+"""The dialect of every server with an OpenAI-compatible `/chat/completions`, OpenRouter's included.
+
+What is particular about a server stands in `quirks`; here is what they have in common. The request is
+rendered from the history alone, in a fixed order of keys, so that the same history always gives the same
+bytes and the provider's prompt cache holds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import attrs
+
+from modelproxy.worker import failures
+from modelproxy.worker.failures import Failure, Kind, Refused
+from modelproxy.worker.wire import codec
+from modelproxy.worker.wire.asks import Ask
+
+from . import blocks, errors, names, quirks, reasoning, schemas
+from .blocks import Image, ImageUrl, Part, Sight
+from .chunks import Decoder, Frame
+from .names import Names
+from .quirks import Quirks
+from .seam import Call, Headers, NewId, Terms
+from .turns import Prepared, Turn, is_call, prepare
+
+Message = dict[str, Any]
+
+PATH = "/chat/completions"
+
+NO_REASONING = "(no reasoning recorded)"
+CONTINUING = "(continuing)"
+
+
+@attrs.frozen
+class OpenAI:
+    """See `seam.Dialect`."""
+
+    server: Quirks = quirks.PLAIN
+
+    @classmethod
+    def of(cls, kind: str, provider: str, base_url: str | None, *, server: str | None = None) -> OpenAI:
+        """The dialect for a provider, its row found by what is known of it."""
+        return cls(quirks.of(kind, provider, base_url, server=server))
+
+    def call(self, ask: Ask, terms: Terms) -> Call:
+        ways = self.server.for_model(terms.model)
+        prepared = prepare(ask, terms)
+        if prepared.tools and not terms.can("tools"):
+            # Without them an agent only talks, and nobody sees why.
+            words = f"model {terms.model} does not support tools; choose a tool-capable model"
+            raise Refused(Failure(Kind.INVALID, words))
+        if terms.window is not None and prepared.input_tokens > terms.window:
+            raise Refused(failures.overflow(prepared.input_tokens, terms.window))
+        body = _Request(ask, terms, ways, prepared).body()
+        return Call(PATH, codec.dumps(body), headers(ask, terms, ways), notes=prepared.notes)
+
+    def decoder(self, ask: Ask, terms: Terms, *, new_id: NewId) -> Decoder:
+        ways = self.server.for_model(terms.model)
+        return Decoder(ask, terms, ways, _frame(ask, ways), new_id=new_id)
+
+    def failure(self, ask: Ask, terms: Terms, status: int, headers: Headers, body: bytes) -> Failure:
+        return errors.from_answer(
+            status, headers, body, terms, title=self.server.title, prompt_tokens=ask.input_tokens
+        )
+
+
+def headers(ask: Ask, terms: Terms, ways: Quirks) -> Headers:
+    """Ours, then the row's, then the user's: a later one of the same name wins, an empty one removes it."""
+    found = {
+        "content-type": "application/json",
+        "accept": "text/event-stream" if ask.stream else "application/json",
+    }
+    if terms.api_key:
+        found["authorization"] = f"Bearer {terms.api_key}"
+    for name, value in [*ways.headers.items(), *terms.options.headers.items()]:
+        found[name.lower()] = value
+    return [(name.encode("ascii"), value.encode("utf-8")) for name, value in found.items() if value]
+
+
+def _frame(ask: Ask, ways: Quirks) -> Frame:
+    offered = tuple(tool["name"] for tool in ask.tools if isinstance(tool.get("name"), str))
+    told, kept = _stops(ask.stop_sequences, ways)
+    return Frame(
+        names=_names(ask),
+        offered=offered,
+        stops=tuple(kept),
+        told_stops=tuple(told),
+        json_only=_wants_json(ask),
+        most_tokens=ask.max_tokens if 0 < ask.max_tokens < ways.min_output else None,
+    )
+
+
+def _names(ask: Ask) -> Names:
+    """The same for a request and for its answer, without remembering anything between them."""
+    offered = [tool.get("name") for tool in ask.tools]
+    used = [
+        block.get("name")
+        for message in ask.messages
+        if isinstance(message["content"], list)
+        for block in message["content"]
+        if block["type"] == "tool_use"
+    ]
+    return Names(name for name in [*offered, *used] if isinstance(name, str) and name)
+
+
+def _stops(sequences: list[str], ways: Quirks) -> tuple[list[str], list[str]]:
+    """Those that the server is told and those that are kept on our side."""
+    return sequences[: ways.stops], sequences[ways.stops :]
+
+
+def _wants_json(ask: Ask) -> bool:
+    config = ask.body.get("output_config")
+    wanted = (config.get("format") if isinstance(config, dict) else None) or ask.body.get("output_format")
+    return isinstance(wanted, dict) and isinstance(wanted.get("schema"), dict) and not ask.tools
+
+
+# --- one request -------------------------------------------------------------------------------------
+
+
+class _Request:
+    """A prepared request in the server's words."""
+
+    def __init__(self, ask: Ask, terms: Terms, ways: Quirks, prepared: Prepared) -> None:
+        self._ask = ask
+        self._terms = terms
+        self._ways = ways
+        self._prepared = prepared
+        self._names = _names(ask)
+        self._limit = _limit(ask, terms, ways, prepared)
+        self._sight = Sight(images=terms.can("vision"), image_urls=True, documents=ways.files)
+        self._caches = _caches(terms, ways)
+
+    def body(self) -> dict[str, Any]:
+        """Everything, what changes least at the front."""
+        found: dict[str, Any] = {"model": self._terms.model}
+        for part in (
+            self._tools(),
+            {"messages": self._messages()},
+            self._format(),
+            {self._ways.max_tokens: self._limit},
+            self._sampling(),
+            self._control(),
+            self._stream(),
+            self._ways.body,
+            self._session(),
+        ):
+            found |= part
+        if self._prepared.tools or self._prepared.format is not None:
+            found |= self._ways.body_with_tools
+        if self._prepared.prefill:
+            found |= self._ways.body_with_prefill
+        return found
+
+    # --- messages ---
+
+    def _messages(self) -> list[Message]:
+        found = [*self._system()]
+        for turn in self._prepared.turns:
+            found += self._user(turn) if turn.role == "user" else self._assistant(turn)
+        return _with_breakpoints(found) if self._caches else found
+
+    def _system(self) -> Iterator[Message]:
+        text = self._prepared.system
+        if self._prepared.format is not None and not self._ways.json_schema:
+            schema = codec.dumps(self._schema(self._prepared.format)).decode("utf-8")
+            text = "\n\n".join(filter(None, (text, f"Answer with JSON that follows this schema:\n{schema}")))
+        if not text:
+            return
+        role = self._ways.system_role
+        marked = any(self._mark(block) for block in self._prepared.system_blocks)
+        if not marked or text != self._prepared.system:
+            yield {"role": role, "content": text}
+            return
+        parts = [_text_part(block["text"], self._mark(block)) for block in self._prepared.system_blocks]
+        yield {"role": role, "content": parts}
+
+    def _mark(self, block: Message) -> Message | None:
+        """Where the client wants the prompt cached up to; only some models take it, and fewer the time."""
+        found = block.get("cache_control")
+        if not self._caches or not isinstance(found, dict):
+            return None
+        return found if self._ways.cache_ttl else {key: value for key, value in found.items() if key != "ttl"}
+
+    def _user(self, turn: Turn) -> Iterator[Message]:
+        names = {call: self._names.out(name) for call, name in turn.names.items()}
+        found = blocks.user_turn(turn.blocks, names, self._sight)
+        marks = {
+            block.get("tool_use_id"): self._mark(block) for block in turn.blocks if "tool_use_id" in block
+        }
+        for result in found.results:
+            content = _content([result.text], marks.get(result.id))
+            yield {"role": "tool", "tool_call_id": self._id(result.id), "content": content}
+        if not found.parts:
+            return
+        if found.results and not self._ways.user_after_tool:
+            yield {"role": "assistant", "content": CONTINUING}
+        last = turn.blocks[-1]
+        mark = None if last["type"] == "tool_result" else self._mark(last)
+        yield {"role": "user", "content": _content(found.parts, mark)}
+
+    def _assistant(self, turn: Turn) -> Iterator[Message]:
+        text = "\n\n".join(
+            filter(None, (blocks.text_of(block) for block in turn.blocks if not is_call(block)))
+        )
+        calls = [self._call(block) for block in turn.blocks if is_call(block)]
+        message: Message = {"role": "assistant", "content": text or (None if calls else "")}
+        thought = self._thought(turn, calls=bool(calls))
+        if not text and not calls and not thought:
+            # Nothing is left of it, but the turns around it must not become one.
+            message["content"] = "(no content)"
+        if calls:
+            message["tool_calls"] = calls
+        yield message | thought
+
+    def _call(self, block: Message) -> Message:
+        arguments = codec.dumps(block.get("input") or {}).decode("utf-8")
+        function = {"name": self._names.out(block["name"]), "arguments": arguments}
+        return {"id": self._id(block["id"]), "type": "function", "function": function}
+
+    def _id(self, client_id: str) -> str:
+        return _IDS[self._ways.tool_ids](client_id)
+
+    def _thought(self, turn: Turn, *, calls: bool) -> Message:
+        """The turn's reasoning, in the field in which its maker wants it back."""
+        field = self._ways.replay
+        if field == "none":
+            return {}
+        text, details = reasoning.replayed(turn.blocks, self._terms.provider, self._terms.model)
+        if field == "details":
+            return {"reasoning_details": details} if details else {"reasoning": text} if text else {}
+        if not text and calls and self._ways.replay_needed and self._ask.thinking != "none":
+            text = NO_REASONING
+        return {field: text} if text else {}
+
+    # --- tools and schemas ---
+
+    def _schema(self, schema: Any) -> schemas.Schema:
+        return schemas.sanitise(schema, self._ways.schema)
+
+    def _tools(self) -> dict[str, Any]:
+        prepared = self._prepared
+        if not prepared.tools:
+            return {}
+        found: dict[str, Any] = {"tools": [_tool(self._names, tool, self._schema) for tool in prepared.tools]}
+        choice = prepared.choice
+        if choice.type == "tool" and choice.name is not None:
+            found["tool_choice"] = {"type": "function", "function": {"name": self._names.out(choice.name)}}
+        elif choice.type != "auto":
+            found["tool_choice"] = self._ways.any_tool if choice.type == "any" else choice.type
+        if not prepared.parallel and self._ways.parallel_switch:
+            found["parallel_tool_calls"] = False
+        return found
+
+    def _format(self) -> dict[str, Any]:
+        if self._prepared.format is None:
+            return {}
+        if not self._ways.json_schema:
+            return {"response_format": {"type": "json_object"}}
+        schema = self._schema(self._prepared.format)
+        described: dict[str, Any] = {"name": "output", "schema": schema}
+        if _is_strict(schema):
+            described["strict"] = True
+        return {"response_format": {"type": "json_schema", "json_schema": described}}
+
+    # --- the rest ---
+
+    def _sampling(self) -> dict[str, Any]:
+        body, found = self._ask.body, {}
+        told, _ = _stops(self._prepared.stop, self._ways)
+        if told:
+            found["stop"] = told
+        wanted = ("temperature", "top_p") if self._ways.sampling else ()
+        for key in (*wanted, *(("top_k",) if self._ways.top_k else ())):
+            if isinstance(body.get(key), int | float) and not isinstance(body[key], bool):
+                found[key] = body[key]
+        return found
+
+    def _stream(self) -> dict[str, Any]:
+        if not self._ask.stream:
+            return {"stream": False}
+        counts = {"stream_options": {"include_usage": True}} if self._ways.usage_on_request else {}
+        return {"stream": True} | counts
+
+    def _control(self) -> dict[str, Any]:
+        return CONTROLS[self._ways.control](self._wish(), self._terms, self._ways)
+
+    def _wish(self) -> Wish:
+        asked = self._ask.body.get("thinking")
+        asked = asked if isinstance(asked, dict) else {}
+        budget = asked.get("budget_tokens")
+        wanted = self._ask.thinking != "none" and not self._prepared.prefill
+        if self._ask.max_tokens < self._ways.min_output:
+            wanted = False  # a probe; reasoning would eat all that it may say
+        return Wish(
+            wanted=wanted,
+            effort=self._prepared.effort,
+            budget=budget if type(budget) is int and asked.get("type") == "enabled" else None,
+            limit=self._limit,
+        )
+
+    def _session(self) -> dict[str, Any]:
+        """Lets a router keep a session at the provider that has its cache; hashed, because it names a user."""
+        metadata = self._ask.body.get("metadata")
+        user = metadata.get("user_id") if isinstance(metadata, dict) else None
+        if not self._ways.session or not isinstance(user, str) or not user:
+            return {}
+        return {"session_id": hashlib.sha256(user.encode("utf-8", "surrogatepass")).hexdigest()[:32]}
+
+
+_IDS: dict[str, Callable[[str], str]] = {"any": names.upstream_id, "mistral": names.mistral_id}
+
+
+def _limit(ask: Ask, terms: Terms, ways: Quirks, prepared: Prepared) -> int:
+    """Clients ask for 32000 or 128000 tokens whatever the model is."""
+    limits = [ask.max_tokens]
+    if terms.max_output is not None:
+        limits.append(terms.max_output)
+    if terms.window is not None:
+        prompt = prepared.input_tokens
+        limits.append(terms.window - prompt - prompt // 20 - MARGIN)
+    return max(min(limits), ways.min_output)
+
+
+MARGIN = 64
+"""Tokens that templates add around a prompt, beside the twentieth by which an estimate may be wrong."""
+
+
+def _tool(names: Names, tool: Any, schema: Callable[[Any], schemas.Schema]) -> dict[str, Any]:
+    function = {
+        "name": names.out(tool.name),
+        "description": tool.description,
+        "parameters": schema(tool.schema),
+    }
+    return {"type": "function", "function": function}
+
+
+def _is_strict(schema: Any) -> bool:
+    """OpenAI refuses `strict` unless every object is closed and all its keys are required."""
+    if isinstance(schema, list):
+        return all(_is_strict(one) for one in schema)
+    if not isinstance(schema, dict):
+        return True
+    properties = schema.get("properties")
+    if schema.get("type") == "object" or isinstance(properties, dict):
+        keys = list(properties) if isinstance(properties, dict) else []
+        if schema.get("additionalProperties") is not False or sorted(schema.get("required") or []) != sorted(
+            keys
+        ):
+            return False
+    return all(_is_strict(value) for value in schema.values())
+
+
+# --- parts ---------------------------------------------------------------------------------------------
+
+
+def _content(parts: list[Part], mark: Message | None) -> str | list[Message]:
+    """A text where there is only text: not every server reads lists."""
+    if mark is None and all(isinstance(part, str) for part in parts):
+        return "\n\n".join(part for part in parts if isinstance(part, str))
+    found = [_part(part) for part in parts]
+    if mark is not None and found[-1]["type"] == "text":
+        found[-1]["cache_control"] = mark
+    return found
+
+
+def _part(part: Part) -> Message:
+    if isinstance(part, str):
+        return _text_part(part)
+    if isinstance(part, Image | ImageUrl):
+        return {"type": "image_url", "image_url": {"url": part.url}}
+    return {"type": "file", "file": {"filename": part.name, "file_data": part.url}}
+
+
+def _text_part(text: str, mark: Message | None = None) -> Message:
+    found: Message = {"type": "text", "text": text}
+    return found if mark is None else found | {"cache_control": mark}
+
+
+# --- prompt caching --------------------------------------------------------------------------------------
+
+MOST_BREAKPOINTS = 4
+
+
+def _caches(terms: Terms, ways: Quirks) -> bool:
+    """Where a model has no such cache, the mark alone makes OpenRouter find no provider."""
+    pricing = terms.facts.get("pricing")
+    if isinstance(pricing, dict) and ways.replay == "details":
+        return bool(pricing.get("input_cache_write"))
+    return ways.cache_control
+
+
+def _with_breakpoints(messages: list[Message]) -> list[Message]:
+    """The last four marks; a fifth is refused."""
+    marked = [
+        part
+        for message in messages
+        if isinstance(message.get("content"), list)
+        for part in message["content"]
+        if "cache_control" in part
+    ]
+    for part in marked[:-MOST_BREAKPOINTS]:
+        del part["cache_control"]
+    return messages
+
+
+# --- how reasoning is asked for --------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Wish:
+    """What the client wants of reasoning."""
+
+    wanted: bool
+    effort: str | None
+    budget: int | None
+    limit: int
+    """Tokens for reasoning and answer together."""
+
+
+_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+LEAST_BUDGET = 1024
+
+
+def _effort(wish: Wish) -> str | None:
+    """The wish in words; a budget is a share of what may be said."""
+    if wish.budget is None:
+        return wish.effort if wish.effort in _EFFORTS else None
+    share = wish.budget / max(wish.limit, 1)
+    return "low" if share <= 0.2 else "medium" if share <= 0.5 else "high"
+
+
+def clamped(effort: str, known: tuple[str, ...]) -> str | None:
+    """The nearest effort that is known, rather less than more."""
+    ranked = sorted((one for one in known if one in _EFFORTS and one != "none"), key=_EFFORTS.index)
+    below = [one for one in ranked if _EFFORTS.index(one) <= _EFFORTS.index(effort)]
+    return next(iter([*reversed(below), *ranked]), None)
+
+
+def _reasons(terms: Terms, ways: Quirks) -> bool:
+    """Only models that are known to: others refuse the parameter."""
+    return ways.reasons or (terms.capabilities is not None and "thinking" in terms.capabilities)
+
+
+def _by_effort(wish: Wish, terms: Terms, ways: Quirks) -> dict[str, Any]:
+    if not _reasons(terms, ways):
+        return {}
+    if not wish.wanted:
+        return {"reasoning_effort": "none"} if "none" in ways.efforts else {}
+    effort = _effort(wish)
+    found = None if effort is None else clamped(effort, ways.efforts)
+    return {} if found is None else {"reasoning_effort": found}
+
+
+def _by_template(wish: Wish, terms: Terms, ways: Quirks) -> dict[str, Any]:
+    return {"chat_template_kwargs": {"enable_thinking": wish.wanted}} if _reasons(terms, ways) else {}
+
+
+def _by_switch(wish: Wish, terms: Terms, ways: Quirks) -> dict[str, Any]:
+    return {"thinking": {"type": "enabled" if wish.wanted else "disabled"}} if _reasons(terms, ways) else {}
+
+
+def _by_router(wish: Wish, terms: Terms, ways: Quirks) -> dict[str, Any]:
+    facts = terms.facts.get("reasoning")
+    facts = facts if isinstance(facts, dict) else {}
+    if not (facts or _reasons(terms, ways)):
+        return {}
+    if not wish.wanted:
+        return {} if facts.get("mandatory") is True else {"reasoning": {"effort": "none"}}
+    if wish.budget is not None and facts.get("supports_max_tokens") is True and wish.limit > LEAST_BUDGET:
+        # The answer has to fit behind the reasoning: the budget gives way, the limit does not.
+        return {"reasoning": {"max_tokens": max(min(wish.budget, wish.limit // 2), LEAST_BUDGET)}}
+    effort = _effort(wish)
+    if effort is None:
+        return {"reasoning": {"enabled": True}}
+    known = facts.get("supported_efforts")
+    found = clamped(effort, tuple(known) if isinstance(known, list) and known else ways.efforts)
+    return {"reasoning": {"enabled": True} if found is None else {"effort": found}}
+
+
+def _omitted(wish: Wish, terms: Terms, ways: Quirks) -> dict[str, Any]:
+    return {}
+
+
+CONTROLS: dict[str, Callable[[Wish, Terms, Quirks], dict[str, Any]]] = {
+    "effort": _by_effort,
+    "template": _by_template,
+    "switch": _by_switch,
+    "openrouter": _by_router,
+    "omit": _omitted,
+}

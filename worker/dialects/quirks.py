@@ -1,0 +1,208 @@
+"""What is particular about each chat-completions server, as a table.
+
+A provider is given a row by the name of its kind, its own name or its address; whatever is in no row speaks
+the format as most do. Some models have ways of their own on any server: they change single fields.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from urllib.parse import urlsplit
+
+import attrs
+
+from modelproxy.worker.wire.openai import REASONING_FIELDS
+
+from .schemas import Profile
+
+
+@attrs.frozen
+class Quirks:
+    """One server's ways. The defaults are those of most."""
+
+    title: str = ""
+    """How people call it; empty: the user's own name for it."""
+    hosts: tuple[str, ...] = ()
+    """Its addresses end so."""
+    headers: dict[str, str] = attrs.Factory(dict)
+
+    # What a request looks like.
+    max_tokens: str = "max_tokens"
+    min_output: int = 1
+    """Less is refused; it is asked for anyway and the answer cut."""
+    sampling: bool = True
+    top_k: bool = False
+    stops: int = 4
+    """So many stop sequences; more are kept on our side."""
+    system_role: str = "system"
+    schema: Profile = Profile.DEFAULT
+    json_schema: bool = True
+    """False: knows only `json_object`, so the schema goes into the system text."""
+    usage_on_request: bool = True
+    """Counts tokens of a stream only when it is told to."""
+    any_tool: str = "required"
+    parallel_switch: bool = True
+    tool_ids: str = "any"
+    """`mistral`: nine letters and digits."""
+    user_after_tool: bool = True
+    cache_control: bool = False
+    cache_ttl: bool = False
+    files: bool = False
+    session: bool = False
+    """Takes a `session_id` and keeps a session at one provider."""
+    body: dict[str, Any] = attrs.Factory(dict)
+    """Added to every request."""
+    body_with_tools: dict[str, Any] = attrs.Factory(dict)
+    """Added when tools or a schema are sent."""
+    body_with_prefill: dict[str, Any] = attrs.Factory(dict)
+    """Makes it go on with the last turn instead of beginning another."""
+
+    # How reasoning is asked for and given back.
+    control: str = "effort"
+    """Which way of `openai.CONTROLS`."""
+    reasons: bool = False
+    """Every model of it reasons; otherwise only those that are known to."""
+    efforts: tuple[str, ...] = ("low", "medium", "high")
+    replay: str = "none"
+    """`details`: OpenRouter's entries; else the field that takes the text."""
+    replay_needed: bool = False
+    """A turn with calls is refused without it."""
+
+    # What an answer looks like.
+    reasoning: tuple[str, ...] = REASONING_FIELDS
+    think_tags: bool = False
+    cost: str | None = None
+    """The field of `usage` that says what was charged."""
+    done_is_an_end: bool = True
+    """False: it always says how it finished, so `[DONE]` alone means that something is missing."""
+
+    models: tuple[tuple[str, dict[str, Any]], ...] = ()
+    """Pattern of a model's name, and what is different for it."""
+
+    def for_model(self, model: str) -> Quirks:
+        """The same server's ways with one of its models."""
+        found = self
+        for pattern, changes in self.models:
+            if re.search(pattern, model, re.IGNORECASE):
+                found = attrs.evolve(found, **changes)
+        return found
+
+
+_ALL_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
+
+_REASONING_MODELS_OF_OPENAI = {
+    "max_tokens": "max_completion_tokens",
+    "min_output": 16,
+    "sampling": False,
+    "stops": 0,
+    "system_role": "developer",
+    "reasons": True,
+}
+_DEEPSEEK: dict[str, Any] = {
+    "control": "switch",
+    "reasons": True,
+    "replay": "reasoning_content",
+    "replay_needed": True,
+}
+
+SERVERS: dict[str, Quirks] = {
+    "openai": Quirks(
+        title="OpenAI",
+        hosts=("api.openai.com",),
+        done_is_an_end=False,
+        models=(
+            (r"^(o\d|gpt-5|gpt-oss)", _REASONING_MODELS_OF_OPENAI),
+            (r"^gpt-5\.", {"efforts": _ALL_EFFORTS}),
+        ),
+    ),
+    "openrouter": Quirks(
+        title="OpenRouter",
+        hosts=("openrouter.ai",),
+        # Without a referer the app is not counted, without a title a local one has no name.
+        headers={
+            "HTTP-Referer": "https://github.com/modelproxy/modelproxy",
+            "X-Title": "modelproxy",
+            "X-OpenRouter-Title": "modelproxy",
+        },
+        min_output=16,
+        top_k=True,
+        usage_on_request=False,
+        files=True,
+        session=True,
+        # Providers that lack a parameter ignore it in silence unless they are told not to.
+        body_with_tools={"provider": {"require_parameters": True}},
+        # It would shorten a prompt from the middle without a word; an error lets the client compact.
+        body={"plugins": [{"id": "context-compression", "enabled": False}]},
+        control="openrouter",
+        efforts=_ALL_EFFORTS,
+        replay="details",
+        cost="cost",
+        done_is_an_end=False,
+        models=((r"^~?anthropic/", {"cache_control": True, "cache_ttl": True}),),
+    ),
+    "vllm": Quirks(
+        title="vLLM",
+        top_k=True,
+        control="template",
+        replay="reasoning",
+        body_with_prefill={"add_generation_prompt": False, "continue_final_message": True},
+    ),
+    "llama.cpp": Quirks(title="llama.cpp", top_k=True, control="template", replay="reasoning_content"),
+    "lmstudio": Quirks(title="LM Studio", top_k=True, control="omit"),
+    "groq": Quirks(title="Groq", hosts=("api.groq.com",), schema=Profile.STRICT),
+    "deepseek": Quirks(title="DeepSeek", hosts=("api.deepseek.com",), json_schema=False, **_DEEPSEEK),
+    "moonshot": Quirks(title="Moonshot", hosts=("api.moonshot.ai", "api.moonshot.cn"), **_DEEPSEEK),
+    "mistral": Quirks(
+        title="Mistral",
+        hosts=("api.mistral.ai",),
+        any_tool="any",
+        tool_ids="mistral",
+        user_after_tool=False,
+        usage_on_request=False,
+        control="omit",
+    ),
+    "gemini": Quirks(
+        title="Gemini",
+        hosts=("generativelanguage.googleapis.com",),
+        schema=Profile.GEMINI,
+        parallel_switch=False,
+    ),
+    "xai": Quirks(title="xAI", hosts=("api.x.ai",)),
+    "together": Quirks(title="Together", hosts=("api.together.xyz", "api.together.ai"), top_k=True),
+    "fireworks": Quirks(title="Fireworks", hosts=("api.fireworks.ai",), top_k=True),
+    "cerebras": Quirks(title="Cerebras", hosts=("api.cerebras.ai",), schema=Profile.STRICT),
+}
+PLAIN = Quirks()
+
+_ALSO_CALLED = {
+    "llamacpp": "llama.cpp",
+    "llama-cpp": "llama.cpp",
+    "llama-server": "llama.cpp",
+    "lm-studio": "lmstudio",
+    "kimi": "moonshot",
+    "google": "gemini",
+    "x.ai": "xai",
+    "grok": "xai",
+}
+
+
+def of(kind: str, provider: str = "", base_url: str | None = None, *, server: str | None = None) -> Quirks:
+    """The row for a provider. `server` is the user's own word and beats every guess.
+
+    The kind `openai` says only which format is spoken; any other kind names its server.
+    """
+    named = (server, kind if kind != "openai" else None, provider)
+    for name in named:
+        found = SERVERS.get(_ALSO_CALLED.get((name or "").lower(), (name or "").lower()))
+        # A provider that somebody called `openai` may be anything with another address.
+        if found is not None and (
+            name != provider or not base_url or not found.hosts or _is_at(found, base_url)
+        ):
+            return found
+    return next((row for row in SERVERS.values() if _is_at(row, base_url or "")), PLAIN)
+
+
+def _is_at(row: Quirks, base_url: str) -> bool:
+    host = (urlsplit(base_url).hostname or "") if "//" in base_url else ""
+    return any(host == one or host.endswith(f".{one}") for one in row.hosts)
