@@ -155,6 +155,7 @@ async def test_one_that_is_to_leave_gives_its_turn_away(world: World) -> None:
     turns = max(2, os.cpu_count() or 2)
     for number in range(turns):
         await up(world, f"echo/{number}", wait=False)
+    await trio.testing.wait_all_tasks_blocked()
     world.conduct = lambda birth: "good"
     async with trio.open_nursery() as nursery:
         began = trio.current_time()
@@ -171,11 +172,15 @@ async def test_the_wish_is_on_disk_before_the_process_exists(world: World) -> No
     seen: list[Any] = []
     world.on_spawn = lambda birth: seen.append((birth.token, on_disk(world)["echo/demo"]))
     await up(world, api_key="sk-secret")
+    world.worker().die()
+    await world.until(lambda: world.proxy().generation == 2 and world.proxy().state is State.READY)
 
-    [(token, record)] = seen
-    assert len(token) == 32
-    assert record["wanted"]
-    assert [(one["generation"], one["pid"], one["token"]) for one in record["workers"]] == [(1, None, token)]
+    for generation, (token, record) in enumerate(seen, start=1):
+        assert len(token) == 32
+        assert record["wanted"]
+        [saved] = record["workers"]
+        assert (saved["generation"], saved["pid"], saved["token"]) == (generation, None, token)
+    assert len({token for token, _ in seen}) == 2
 
 
 async def test_no_key_is_ever_on_disk(world: World) -> None:
