@@ -198,13 +198,14 @@ class _Reader:
 
     def _scalar(self) -> Any:
         word = _WORD.match(self._text, self._at)
-        if word is None or word.end() == len(self._text):
-            # At the very end it may be the beginning of a longer one: 12 of 120.
+        if word is None:
             raise _Unreadable
-        self._at = word.end()
         text = word.group()
+        self._at = word.end()
         if text in _LITERALS:
             return _LITERALS[text]
+        if self._at == len(self._text):
+            raise _Unreadable  # 12 may be the beginning of 120
         number = _strict(text)
         if type(number) not in (int, float):
             raise _Unreadable
