@@ -65,6 +65,7 @@ def sanitise(schema: Any, profile: Profile = Profile.DEFAULT) -> Schema:
         found = _without_choice(found)
     if found.get("type") != "object":
         found = {"type": "object", **{key: value for key, value in found.items() if key != "type"}}
+    found.pop("nullable", None)  # a call without arguments is an empty object, never null
     found.setdefault("properties", {})
     return found
 
