@@ -172,6 +172,7 @@ async def test_the_wish_is_on_disk_before_the_process_exists(world: World) -> No
     seen: list[Any] = []
     world.on_spawn = lambda birth: seen.append((birth.token, on_disk(world)["echo/demo"]))
     await up(world, api_key="sk-secret")
+    await trio.sleep(12.0)  # proven: its successor is ordered in the same step as its death is noted
     world.worker().die()
     await world.until(lambda: world.proxy().generation == 2 and world.proxy().state is State.READY)
 
