@@ -191,7 +191,17 @@ def up(
     _remark(view)
     say(render.up(view, time.monotonic() - began))
     say(render.export(view))
+    if not no_wait:
+        _warn(view)
     return EXIT_OK
+
+
+def _warn(view: dict[str, Any]) -> None:
+    """Behind what was asked for: the probe may take a moment, and for scripts (--json) it is not made at all."""
+    from .health import warnings
+
+    for warning in warnings(view):
+        talk(f"warning: {warning}")
 
 
 def _remark(view: dict[str, Any]) -> None:
