@@ -1,0 +1,215 @@
+"""The operating system's answers, about real processes and sockets."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+
+from modelproxy.supervisor import kernel
+from modelproxy.supervisor.kernel import Exit
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
+
+
+class Child:
+    """A process that waits until it is told how to end."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(["/bin/sh", "-c", "read code && exit $code"], stdin=subprocess.PIPE)
+        self.pid = self.process.pid
+        self.pidfd = kernel.open_pidfd(self.pid)
+
+    def exit(self, code: int) -> None:
+        assert self.process.stdin is not None  # a pipe
+        self.process.stdin.write(b"%d\n" % code)
+        self.process.stdin.flush()
+
+    def close(self) -> None:
+        if self.process.returncode is None:
+            try:
+                os.kill(self.pid, signal.SIGKILL)
+                self.process.wait()
+            except ProcessLookupError:
+                self.process.returncode = 0  # reaped by what is tested
+        if self.pidfd is not None:
+            os.close(self.pidfd)
+        assert self.process.stdin is not None  # a pipe
+        self.process.stdin.close()
+
+
+@pytest.fixture
+def child() -> Iterator[Child]:
+    made = Child()
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(
+    ("outcome", "text"),
+    [
+        (Exit(code=0), "exit 0"),
+        (Exit(code=78), "exit 78"),
+        (Exit(signal=9), "SIGKILL"),
+        (Exit(signal=60), "signal 60"),
+        (Exit(), "exit unobserved"),
+    ],
+)
+def test_an_end_in_words(outcome: Exit, text: str) -> None:
+    assert str(outcome) == text
+
+
+@pytest.mark.parametrize("with_pidfd", [True, False])
+@pytest.mark.parametrize("code", [0, 1, 78])
+async def test_how_a_child_ended(child: Child, code: int, with_pidfd: bool) -> None:
+    """It is reaped as well."""
+    child.exit(code)
+
+    assert await kernel.wait_exit(child.pid, child.pidfd if with_pidfd else None) == Exit(code=code)
+    assert kernel.run_state(child.pid) is None
+    child.process.returncode = code
+
+
+@pytest.mark.parametrize("with_pidfd", [True, False])
+async def test_which_signal_a_child_died_of(child: Child, with_pidfd: bool) -> None:
+    kernel.send_signal(child.pid, child.pidfd, signal.SIGKILL)
+
+    assert await kernel.wait_exit(child.pid, child.pidfd if with_pidfd else None) == Exit(signal=9)
+    child.process.returncode = -9
+
+
+async def test_waiting_for_a_child_can_be_given_up(child: Child) -> None:
+    """It lives on."""
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await kernel.wait_exit(child.pid, child.pidfd)
+
+    assert scope.cancelled_caught
+    assert kernel.run_state(child.pid) in ("S", "R")
+
+
+async def test_how_somebody_else_s_child_ended() -> None:
+    """Adopted workers are not ours to reap; newer kernels tell nevertheless."""
+    # The inner shell reads from a copy of our pipe, because `&` alone would give it /dev/null.
+    script = "exec 3<&0; sh -c 'echo $$; read code <&3; exit $code' & wait $!; read end <&3"
+    parent = subprocess.Popen(  # noqa: ASYNC220  # made in a moment
+        ["/bin/sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert parent.stdin is not None  # a pipe
+    assert parent.stdout is not None  # a pipe
+    pid = int(parent.stdout.readline())
+    pidfd = kernel.open_pidfd(pid)
+    assert pidfd is not None  # on Linux
+    parent.stdin.write(b"7\n")
+    parent.stdin.flush()
+    outcome = await kernel.wait_exit(pid, pidfd)
+    parent.communicate(b"\n")
+    os.close(pidfd)
+
+    assert outcome in (Exit(code=7), Exit())
+
+
+def test_a_process_that_is_gone() -> None:
+    """No error anywhere: its end is what we wanted or will hear of."""
+    child = Child()
+    child.process.kill()
+    child.process.wait()
+
+    with pytest.raises(ProcessLookupError):
+        kernel.open_pidfd(child.pid)
+    kernel.send_signal(child.pid, child.pidfd, signal.SIGTERM)
+    kernel.send_signal(child.pid, None, signal.SIGTERM)
+    assert kernel.start_time(child.pid) is None
+    assert kernel.run_state(child.pid) is None
+    assert kernel.cpu_ticks(child.pid) is None
+    assert not kernel.is_traced(child.pid)
+    child.close()
+
+
+def test_identity_is_start_time_and_boot(child: Child) -> None:
+    """Steady for one process, later for another."""
+    ours = kernel.start_time(os.getpid())
+    theirs = kernel.start_time(child.pid)
+
+    assert ours is not None
+    assert theirs is not None
+    assert kernel.start_time(os.getpid()) == ours <= theirs
+    assert kernel.boot_id() == kernel.boot_id() != ""
+
+
+def test_a_name_with_brackets_does_not_confuse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second field of /proc/PID/stat is the program's own choice."""
+    fields = " ".join(str(number) for number in range(4, 53))
+    monkeypatch.setattr(Path, "read_text", lambda self: f"42 (a) Z (b) T {fields}\n")
+
+    assert kernel.run_state(42) == "T"
+    assert kernel.start_time(42) == 22
+    assert kernel.cpu_ticks(42) == 14 + 15
+
+
+def test_a_stopped_process_shows(child: Child) -> None:
+    os.kill(child.pid, signal.SIGSTOP)
+    os.waitpid(child.pid, os.WUNTRACED)
+
+    assert kernel.run_state(child.pid) == "T"
+    assert not kernel.is_traced(child.pid)
+
+
+def test_own_cpu_time_advances() -> None:
+    before = kernel.cpu_ticks(os.getpid())
+    assert before is not None
+    while (now := kernel.cpu_ticks(os.getpid())) == before:
+        sum(range(10_000))
+
+    assert now is not None
+    assert now > before
+
+
+# --- sockets --------------------------------------------------------------------------------------
+
+
+def test_who_is_at_the_other_end() -> None:
+    near, far = socket.socketpair(socket.AF_UNIX)
+    with near, far:
+        assert kernel.peer_of(near) == kernel.Peer(os.getpid(), os.getuid())
+
+
+def test_connections_that_wait_are_counted() -> None:
+    """From any copy of the socket."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, listener.dup() as copy:
+        assert kernel.accept_queue(listener) == 0
+        clients = [socket.create_connection(listener.getsockname()) for _ in range(3)]
+        assert kernel.accept_queue(copy) == 3
+        listener.accept()[0].close()
+        assert kernel.accept_queue(copy) == 2
+        for one in clients:
+            one.close()
+
+
+def test_what_has_no_queue() -> None:
+    with socket.socket(socket.AF_UNIX) as other:
+        assert kernel.accept_queue(other) is None
+
+
+@pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
+def test_the_holder_of_a_port_is_named(family: socket.AddressFamily, host: str) -> None:
+    """With what it was started as."""
+    with socket.create_server((host, 0), family=family) as listener:
+        holder = kernel.port_holder(listener.getsockname()[1])
+
+    assert holder is not None
+    assert holder.pid == os.getpid()
+    assert "python" in holder.command or "pytest" in holder.command
+
+
+def test_a_free_port_has_no_holder() -> None:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))  # bound, but nobody listens
+        assert kernel.port_holder(bound.getsockname()[1]) is None
