@@ -104,7 +104,7 @@ def stopped(document: dict[str, Any]) -> str:
 def unwell(view: dict[str, Any]) -> str | None:
     """A warning when the provider does not answer as it should: the proxy is up all the same."""
     health = view.get("health")
-    if not health or health in ("ok", "unknown"):
+    if not health or health == "unknown" or str(health).partition(";")[0] == "ok":
         return None
     return f"warning: {cell(view.get('name'))} is up, but its provider is not well: {cell(health)}"
 

@@ -57,6 +57,8 @@ class Worker:
     """Why it is taken for hung; None while its heart beats."""
     ill: str | None = None
     """What its provider's trouble is, in the worker's words."""
+    note: str = ""
+    """What its user should know of a provider that is well: a window too small for an agent."""
     leaving: str | None = None
     """It said goodbye, and why."""
 

@@ -121,6 +121,7 @@ class Beaten:
 @attrs.frozen
 class FeltWell:
     generation: int
+    note: str = ""
 
 
 @attrs.frozen
@@ -528,7 +529,7 @@ def _on_beaten(turn: _Turn, event: Beaten) -> None:
 
 
 def _on_well(turn: _Turn, event: FeltWell) -> None:
-    turn.amend(event.generation, ill=None)
+    turn.amend(event.generation, ill=None, note=event.note)
 
 
 def _on_ill(turn: _Turn, event: FellIll) -> None:

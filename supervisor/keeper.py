@@ -474,9 +474,8 @@ class Keeper:
         elif isinstance(message, Beat):
             self._on_beat(unit, handle, message)
         elif isinstance(message, Health):
-            self.post(
-                name, fleet.FeltWell(generation) if message.ok else fleet.FellIll(generation, message.detail)
-            )
+            felt: type[fleet.FeltWell | fleet.FellIll] = fleet.FeltWell if message.ok else fleet.FellIll
+            self.post(name, felt(generation, message.detail))
         elif isinstance(message, Bye) and message.code == EXIT_OK:  # with another code it is a death
             self.post(name, fleet.SaidBye(generation, message.reason))
 

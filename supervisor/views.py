@@ -22,7 +22,9 @@ def health(proxy: Proxy) -> str:
     current = proxy.current
     if current is None:
         return "-"
-    return current.ill or ("hung" if current.hung else "ok")
+    if current.ill or current.hung:
+        return current.ill or "hung"
+    return f"ok; {current.note}" if current.note else "ok"
 
 
 def describe(proxy: Proxy, now: float, tallies: dict[int, Tally]) -> str:

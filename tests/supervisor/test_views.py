@@ -25,6 +25,17 @@ def test_a_quiet_proxy_needs_no_words() -> None:
     assert (words(story), views.health(story.proxy)) == ("", "ok")
 
 
+def test_a_note_about_a_well_provider_stands_beside_ok() -> None:
+    story = Story().serve()
+    story(fleet.FeltWell(1, "window 4096 is too small for an agent"))
+    assert views.health(story.proxy) == "ok; window 4096 is too small for an agent"
+    story(fleet.FellIll(1, "refused"))
+    assert views.health(story.proxy) == "refused"
+    story(fleet.FeltWell(1))
+
+    assert views.health(story.proxy) == "ok"
+
+
 def test_starting_says_for_how_long_and_what_was_before() -> None:
     story = Story()
     story.up()
