@@ -1,0 +1,468 @@
+"""What a person may ask, among fake workers."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import attrs
+import pytest
+import trio
+import trio.testing
+from fakes import clock
+from fakes.spawner import World
+
+from modelproxy.supervisor import commands, kernel, sockets
+from modelproxy.supervisor.facts import State
+from modelproxy.supervisor.protocol import DownRequest, Fault, ProxyView, RestartRequest, UpRequest
+from modelproxy.worker.contract import Bye, Health
+
+pytestmark = clock.jumping
+
+
+async def up(world: World, model: str = "echo/demo", **options: Any) -> ProxyView:
+    """On any free port, unless told otherwise."""
+    return await world.commands.up(UpRequest(model, **({"port": 0} | options)))
+
+
+async def refused(call: Callable[[], Any]) -> Fault:
+    with pytest.raises(Fault) as caught:
+        await call()
+    return caught.value
+
+
+@pytest.fixture
+def usual_port(monkeypatch: pytest.MonkeyPatch) -> int:
+    """A port that is free with its neighbours, in place of 3456."""
+    for _ in range(100):
+        opened = sockets.bind_loopback(0)
+        port: int = opened[0].getsockname()[1]
+        try:
+            for number in (1, 2, 3):
+                opened += sockets.bind_loopback(port + number)
+        except (sockets.PortInUseError, OverflowError):
+            continue
+        finally:
+            for one in opened:
+                one.close()
+        break
+    monkeypatch.setattr(commands, "DEFAULT_PORT", port)
+    return port
+
+
+@pytest.fixture
+def stranger() -> Iterator[Callable[[int], None]]:
+    """Somebody else's program on a port."""
+    opened: list[socket.socket] = []
+    yield lambda port: opened.append(socket.create_server(("127.0.0.1", port)))
+    for one in opened:
+        one.close()
+
+
+# --- up -------------------------------------------------------------------------------------------
+
+
+async def test_ten_ups_at_once_give_one_worker(world: World) -> None:
+    """One makes it, nine find it; all get the same row."""
+    rows: list[ProxyView] = []
+
+    async def one() -> None:
+        rows.append(await up(world))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(10):
+            nursery.start_soon(one)
+
+    assert len(world.births) == 1
+    assert sorted(row.reused for row in rows) == [False] + [True] * 9
+    assert {(row.pid, row.port, row.state) for row in rows} == {
+        (world.proxy().pid, world.proxy().spec.port, "ready")
+    }
+
+
+async def test_twenty_models_at_once_give_twenty(world: World) -> None:
+    """Each ready, each on a port of its own."""
+    async with trio.open_nursery() as nursery:
+        for number in range(20):
+            nursery.start_soon(partial(up, world, f"echo/{number}"))
+    rows = world.commands.rows()
+
+    assert {row.state for row in rows} == {"ready"}
+    assert len({row.port for row in rows}) == len(world.births) == 20
+
+
+async def test_up_again_finds_it_whatever_port_it_has(world: World) -> None:
+    first = await up(world)
+
+    assert (await up(world, port=None)).port == first.port
+    assert (await up(world, port=first.port)).pid == first.pid
+    assert len(world.births) == 1
+
+
+async def test_a_second_port_is_a_second_proxy(world: World) -> None:
+    """It carries its port in its name; the plain name means the first."""
+    first = await up(world)
+    free = sockets.bind_loopback(0)
+    port = free[0].getsockname()[1]
+    for one in free:
+        one.close()
+    second = await up(world, port=port)
+
+    assert (first.name, second.name) == ("echo/demo", f"echo/demo@{port}")
+    assert [unit.proxy.name for unit in world.commands.find("echo/demo", stopped=False)] == ["echo/demo"]
+    assert [unit.proxy.name for unit in world.commands.find(str(port), stopped=False)] == [second.name]
+
+
+async def test_up_without_waiting_returns_at_once(world: World) -> None:
+    world.conduct = lambda birth: "silent"
+
+    assert (await up(world, wait=False)).state == "starting"
+
+
+async def test_options_that_differ_are_named_not_changed(world: World) -> None:
+    """With the command that would change them. The key's name, never its value."""
+    await up(world, api_key="sk-one")
+    fault = await refused(partial(up, world, base_url="http://b", api_key="sk-two", grace_s=1.0))
+
+    assert fault.code == "options_differ"
+    assert all(name in fault.message for name in ("base_url", "api_key", "grace_s"))
+    assert "sk-" not in fault.message + fault.hint
+    assert "--replace" in fault.hint
+    assert len(world.births) == 1
+
+
+async def test_replace_rolls_to_the_new_options(world: World) -> None:
+    """What was not said stays as it is."""
+    first = await up(world, base_url="http://a", grace_s=1.0)
+    row = await up(world, base_url="http://b", replace=True)
+
+    assert (row.reused, row.generation, row.port) == (False, 2, first.port)
+    assert (row.base_url, world.proxy().spec.grace_s) == ("http://b", 1.0)
+    assert world.worker(generation=2).spec == world.proxy().spec
+
+
+async def test_replace_that_fails_says_so(world: World) -> None:
+    """The old worker goes on with the old options."""
+    await up(world)
+    world.conduct = lambda birth: "silent"
+    async with trio.open_nursery() as nursery:
+
+        async def ask() -> None:
+            fault = await refused(partial(up, world, base_url="http://b", replace=True, wait_s=60.0))
+            assert fault.code == "start_failed"
+            assert "the roll failed, generation 1 goes on" in fault.message
+
+        nursery.start_soon(ask)
+        await world.until(lambda: ("echo/demo", 2) in world.workers)
+        world.worker(generation=2).die(kernel.Exit(code=1))
+
+    assert world.proxy().state is State.READY
+    assert world.proxy().pid == world.worker().handle.pid
+
+
+async def test_one_that_fails_says_why(world: World) -> None:
+    """With the last words of its log."""
+    world.conduct = lambda birth: "mute"
+    world.paths.log_file("echo/demo").write_text("one\ntwo\nno such module\n")
+
+    async def kill() -> None:
+        await world.until(lambda: ("echo/demo", 1) in world.workers)
+        world.worker().die(kernel.Exit(code=78))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(kill)
+        fault = await refused(partial(up, world))
+
+    assert (fault.code, fault.message) == (
+        "start_failed",
+        "echo/demo failed: exit 78: the configuration cannot work",
+    )
+    assert "no such module" in fault.hint
+    assert "proxyctl logs echo/demo" in fault.hint
+
+
+async def test_patience_has_an_end_but_the_wish_stays(world: World) -> None:
+    world.conduct = lambda birth: "silent"
+    fault = await refused(partial(up, world, wait_s=3.0))
+
+    assert fault.code == "not_ready_in_time"
+    assert "not ready after 3 s (starting 3.0s); it goes on trying" in fault.message
+    assert world.proxy().wanted
+
+
+async def test_down_while_up_waits_overtakes_it(world: World) -> None:
+    """The last wish wins, and who waited for the other is told."""
+    world.conduct = lambda birth: "silent"
+    async with trio.open_nursery() as nursery:
+
+        async def ask() -> None:
+            assert (await refused(partial(up, world))).code == "superseded"
+
+        nursery.start_soon(ask)
+        await world.until(lambda: "echo/demo" in world.keeper.units)
+        await world.commands.down("echo/demo", DownRequest())
+
+    assert world.proxy().state is State.STOPPED
+
+
+async def test_a_failed_one_is_tried_again_by_up(world: World) -> None:
+    world.conduct = lambda birth: "mute"
+    await up(world, wait=False)
+    await world.until(lambda: ("echo/demo", 1) in world.workers)
+    world.worker().die(kernel.Exit(code=78))
+    await world.until(lambda: world.proxy().state is State.FAILED)
+    world.conduct = lambda birth: "good"
+
+    assert (await up(world)).state == "ready"
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        ({"model": "nonsense"}, "bad_model_id"),
+        ({"model": "ecko/demo"}, "unsupported_provider"),
+        ({"port": -1}, "bad_port"),
+        ({"port": 65536}, "bad_port"),
+        ({"grace_s": -1.0}, "bad_request"),
+        ({"grace_s": float("nan")}, "bad_request"),
+        ({"grace_s": float("inf")}, "bad_request"),
+        ({"wait_s": -1.0}, "bad_request"),
+        ({"wait_s": float("nan")}, "bad_request"),
+        ({"pid_file": "relative.pid"}, "bad_request"),
+        ({"pid_file": "/a\0b"}, "bad_request"),
+    ],
+)
+async def test_bad_input_is_refused(world: World, options: dict[str, Any], code: str) -> None:
+    """Before anything is done."""
+    fields: dict[str, Any] = {"model": "echo/demo", "port": 0} | options
+    fault = await refused(partial(world.commands.up, UpRequest(**fields)))
+
+    assert fault.code == code
+    assert world.keeper.units == {}
+
+
+async def test_a_supervisor_that_stops_takes_nothing_new(world: World) -> None:
+    world.commands.closing = True
+
+    assert (await refused(partial(up, world))).code == "stopping"
+    assert (await refused(partial(world.commands.restart, "all", RestartRequest()))).code == "stopping"
+
+
+# --- ports ----------------------------------------------------------------------------------------
+
+
+async def test_the_usual_port_gives_way_to_ours(world: World, usual_port: int) -> None:
+    """Never silently."""
+    first = await up(world, "echo/one", port=None)
+    second = await up(world, "echo/two", port=None)
+    third = await up(world, "echo/three", port=None)
+
+    assert [row.port for row in (first, second, third)] == [usual_port, usual_port + 1, usual_port + 2]
+    assert first.notes == []
+    assert second.notes == [f"port {usual_port} is used by echo/one; took {usual_port + 1}"]
+
+
+async def test_the_usual_port_never_gives_way_to_a_stranger(
+    world: World, usual_port: int, stranger: Callable[[int], None]
+) -> None:
+    """An agent is configured for that port: it would talk to the stranger."""
+    stranger(usual_port)
+    fault = await refused(partial(up, world, port=None))
+
+    assert fault.code == "port_in_use"
+    assert f"Port {usual_port} is already in use" in fault.message
+    assert f"(pid {os.getpid()})" in fault.message
+    assert world.keeper.units == {}
+
+
+async def test_a_neighbour_that_a_stranger_has_is_left_out(
+    world: World, usual_port: int, stranger: Callable[[int], None]
+) -> None:
+    stranger(usual_port + 1)
+    await up(world, "echo/one", port=None)
+
+    assert (await up(world, "echo/two", port=None)).port == usual_port + 2
+
+
+async def test_a_port_of_ours_is_named_by_its_proxy(world: World) -> None:
+    row = await up(world)
+    fault = await refused(partial(up, world, "echo/other", port=row.port))
+
+    assert fault.code == "port_in_use"
+    assert fault.message == f"Port {row.port} is already in use by proxy echo/demo (ready, pid {row.pid})"
+    assert "proxyctl down echo/demo" in fault.hint
+
+
+async def test_a_port_that_a_leaving_worker_holds_is_waited_for(world: World) -> None:
+    """Down is on its way; `up` right behind it must not fail."""
+    world.conduct = lambda birth: "stubborn"
+    row = await up(world)
+    held = [one.dup() for one in world.keeper.units["echo/demo"].listeners]  # as the worker holds them
+    world.conduct = lambda birth: "good"
+
+    async def let_go() -> None:
+        await trio.sleep(2.0)
+        for one in held:
+            one.close()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(world.commands.down, "echo/demo", DownRequest(30.0))
+        await trio.testing.wait_all_tasks_blocked(0.001)
+        nursery.start_soon(let_go)
+        other = await up(world, "echo/other", port=row.port)
+
+    assert other.port == row.port
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(errno.EMFILE, "no_resources"), (errno.ENOMEM, "no_resources"), (errno.EACCES, "port_in_use")],
+)
+async def test_a_socket_that_cannot_be_made(
+    world: World, monkeypatch: pytest.MonkeyPatch, number: int, code: str
+) -> None:
+    """Neither is the disk full."""
+
+    def fail(port: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(sockets, "bind_loopback", fail)
+    fault = await refused(partial(up, world, port=80))
+
+    assert fault.code == code
+    assert os.strerror(number) in fault.message
+
+
+# --- down and restart -----------------------------------------------------------------------------
+
+
+async def test_down_by_whatever_one_knows_of_it(world: World) -> None:
+    """Name, model, port, pid; afterwards the last pid still means it."""
+    for key in ("name", "model", "port", "pid"):
+        row = await up(world)
+        target = str(attrs.asdict(row)[key])
+        [stopped] = await world.commands.down(target, DownRequest())
+        assert (stopped.name, stopped.already) == ("echo/demo", None)
+    [again] = await world.commands.down(str(row.pid), DownRequest())
+
+    assert again.already == "stopped"
+
+
+@pytest.mark.parametrize("target", ["echo/none", "99999999", "²", "9" * 5000, "", "-1"])
+async def test_an_unknown_proxy_is_said_with_those_that_run(world: World, target: str) -> None:
+    await up(world)
+    for call in (
+        partial(world.commands.down, target, DownRequest()),
+        partial(world.commands.restart, target, RestartRequest()),
+    ):
+        fault = await refused(call)
+        assert (fault.code, fault.hint) == ("unknown_proxy", "running: echo/demo")
+    with pytest.raises(Fault):
+        world.commands.find_one(target)
+
+
+async def test_all_of_nothing_is_nothing(world: World) -> None:
+    """Not an error: a script may say it at any time."""
+    assert await world.commands.down("all", DownRequest()) == []
+    assert await world.commands.restart("all", RestartRequest()) == []
+
+
+async def test_down_of_all_is_side_by_side(world: World) -> None:
+    """As long as the slowest, not as long as all."""
+    world.conduct = lambda birth: "stubborn"
+    for number in range(4):
+        await up(world, f"echo/{number}")
+    began = trio.current_time()
+    stopped = await world.commands.down("all", DownRequest(5.0))
+
+    assert [one.name for one in stopped] == [f"echo/{number}" for number in range(4)]
+    assert trio.current_time() - began == pytest.approx(6.5)
+
+
+async def test_up_overtakes_a_down_that_waits(world: World) -> None:
+    """Which returns then."""
+    world.conduct = lambda birth: "stubborn"
+    await up(world)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(world.commands.down, "echo/demo", DownRequest(600.0))
+        await trio.sleep(1.0)
+        began = trio.current_time()
+        await up(world)
+    assert trio.current_time() == began
+
+    assert world.proxy().state is State.READY
+
+
+async def test_restart_gives_a_fresh_process(world: World) -> None:
+    first = await up(world)
+    [row] = await world.commands.restart("echo/demo", RestartRequest())
+
+    assert (row.generation, row.port, row.restarts, row.deaths) == (2, first.port, 0, [])
+    assert row.pid != first.pid
+
+
+async def test_restart_that_fails_says_so_and_keeps_the_old_one(world: World) -> None:
+    first = await up(world)
+    world.conduct = lambda birth: "silent"
+    fault = await refused(partial(world.commands.restart, "echo/demo", RestartRequest(wait_s=60.0)))
+
+    assert fault.code == "start_failed"
+    assert "not ready within 20 s" in fault.message
+    assert world.commands.rows()[0].pid == first.pid
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [RestartRequest(grace_s=-1.0), RestartRequest(wait_s=-1.0), RestartRequest(wait_s=float("nan"))],
+)
+async def test_restart_with_bad_numbers(world: World, request_: RestartRequest) -> None:
+    await up(world)
+
+    assert (await refused(partial(world.commands.restart, "all", request_))).code == "bad_request"
+    assert (
+        await refused(partial(world.commands.down, "all", DownRequest(float("nan"))))
+    ).code == "bad_request"
+
+
+# --- rows -----------------------------------------------------------------------------------------
+
+
+async def test_a_row_counts_over_generations(world: World) -> None:
+    """Requests of dead workers stay counted; a death is there with its time and cause."""
+    row = await up(world)
+    await trio.sleep(10.5)  # beats report one request
+    world.worker().die()
+    await world.until(lambda: world.proxy().generation == 2 and world.proxy().state is State.READY)
+    await trio.sleep(5.0)
+    after = world.commands.rows()[0]
+
+    assert (after.requests, after.restarts, after.uptime_s) == (2, 1, 5.0)
+    assert [(death["cause"], death["generation"]) for death in after.deaths] == [("SIGKILL", 1)]
+    assert abs(after.deaths[0]["at"] - kernel.wall_clock()) < 60.0
+    assert (after.url, after.queue) == (f"http://127.0.0.1:{row.port}", 0)
+
+
+async def test_a_row_says_what_the_provider_s_trouble_is(world: World) -> None:
+    await up(world)
+    world.worker().say(Health(False, "cannot connect"))
+    await world.until(lambda: world.proxy().state is State.DEGRADED)
+    row = world.commands.rows()[0]
+
+    assert (row.state, row.health, row.detail) == ("degraded", "cannot connect", "degraded: cannot connect")
+    world.worker().say(Health(True))
+    await world.until(lambda: world.proxy().state is State.READY)
+    assert world.commands.rows()[0].health == "ok"
+
+
+async def test_stopped_ones_are_shown_on_demand(world: World) -> None:
+    await up(world)
+    world.worker().say(Bye("SIGTERM"))
+    await world.until(lambda: world.proxy().state is State.STOPPED)
+
+    assert world.commands.rows() == []
+    assert [row.state for row in world.commands.rows(stopped=True)] == ["stopped"]
+    assert world.commands.find_one("echo/demo").proxy.state is State.STOPPED
