@@ -49,15 +49,17 @@ class Account:
     """None: no provider was asked."""
     ttft_s: float | None = None
     retries: int = 0
+    refusal: tuple[int, str] | None = None
+    """Status and type of an error in the provider's own words."""
     subscription: bool = False
     """The caller pays by the month."""
 
     def row(self, spec: WorkerSpec, *, duration_s: float, failure: Failure | None, gone: bool) -> Row:
         """How it stands now. `gone`: the client left before the answer was whole."""
-        status, error_type = _end(failure, gone=gone)
+        status, error_type = _end(failure, self.refusal, gone=gone)
         said = self.told.said if self.told else Usage()
         cost, source = self._cost(spec.kind, said)
-        usage, estimated = self._tokens(said, failed=failure is not None)
+        usage, estimated = self._tokens(said, failed=bool(failure or self.refusal))
         return Row(
             ts=self.ts,
             request_id=self.request_id,
@@ -96,13 +98,16 @@ class Account:
         silent = said.input_tokens is None and said.output_tokens is None
         if self.told is None or (failed and silent and self.ttft_s is None):
             return {}, False  # an estimate of what no model has read would be added to what was paid for
-        return self.told.usage(), said.input_tokens is None or said.output_tokens is None
+        usage = self.told.usage()
+        return usage, bool(usage) and (said.input_tokens is None or said.output_tokens is None)
 
 
-def _end(failure: Failure | None, *, gone: bool) -> tuple[int, str | None]:
+def _end(failure: Failure | None, refusal: tuple[int, str] | None, *, gone: bool) -> tuple[int, str | None]:
     if failure is not None:
         rule = failures.RULES[failure.kind]
         return rule.status, rule.type
+    if refusal is not None:
+        return refusal
     return (CANCELLED, "cancelled") if gone else (200, None)
 
 

@@ -47,6 +47,8 @@ class Endpoint(enum.Enum):
     ALIVE = "alive"
     ROOT = "root"
     HELLO = "hello"
+    FORWARD = "forward"
+    """Of the API, but the provider's own affair."""
 
 
 @attrs.frozen
@@ -69,11 +71,20 @@ _PATHS = {
     "/api/hello": (Endpoint.HELLO, _READ),
 }
 _MODEL = "/v1/models/"
+_API = "/v1/"
+_WITH_A_MODEL = ("/v1/messages", "/v1/messages/count_tokens")
 
 
-def route(head: Head) -> Route | Failure:
-    """Where a request goes, or why it goes nowhere."""
-    return _guard(head) or _find(head) or _not_found(head)
+def route(head: Head, *, forwards: bool = False) -> Route | Failure:
+    """Where a request goes, or why it goes nowhere. `forwards`: the provider answers for all of its API."""
+    return _guard(head) or (_forward(head) if forwards else None) or _find(head) or _not_found(head)
+
+
+def _forward(head: Head) -> Route | None:
+    if not head.path.startswith(_API):
+        return None
+    ours = head.method == "POST" and head.path in _WITH_A_MODEL
+    return None if ours else Route(Endpoint.FORWARD)
 
 
 def _find(head: Head) -> Route | Failure | None:

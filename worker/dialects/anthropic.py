@@ -1,0 +1,365 @@
+"""Passing a provider's own Messages API through: what of a request and its answer is touched, and what is seen.
+
+Theory of operation
+-------------------
+Nothing is translated. Of a request's body only the model's name is replaced, at its place among the bytes;
+of its headers what belongs to the connection stays behind, and the caller's credential when a key is
+configured or the provider is not Anthropic. The answer's bytes are the provider's own.
+
+A `Sniffer` sees a copy of them. It learns what the ledger wants to know and the two facts on which honesty
+hangs: whether the stream has said that it is over, and whether something may be added to it. Whatever it
+does not understand it ignores, so it can never be the reason why an answer fails.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import attrs
+import msgspec
+
+from modelproxy.worker import failures, tokens
+from modelproxy.worker.contract import WorkerSpec
+from modelproxy.worker.failures import Failure, Kind, Refused
+from modelproxy.worker.wire import codec, sse
+from modelproxy.worker.wire.items import Usage
+
+from .seam import Headers
+
+KIND = "anthropic"
+API = "anthropic"
+"""The value of `Options.api` for others who speak it."""
+
+
+def passes_through(spec: WorkerSpec) -> bool:
+    """Whether the provider gets the client's bytes."""
+    return spec.kind == KIND or spec.options.api == API
+
+
+# --- the request's body -------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Asked:
+    """The little of a request that must be known."""
+
+    model: str
+    stream: bool
+
+
+class _Peek(msgspec.Struct):
+    model: Any = None
+    stream: Any = None
+
+
+_peek = msgspec.json.Decoder(_Peek)
+
+
+def peek(body: bytes) -> Asked:
+    """Read no more than needed: what else is wrong, the provider says in its own words. Raises Refused."""
+    try:
+        found: Any = _peek.decode(body)
+        model, stream = found.model, found.stream
+    except (ValueError, RecursionError):
+        model, stream = _peek_slowly(body)
+    if not isinstance(model, str) or not model:
+        raise Refused(Failure(Kind.INVALID, "model: must be a non-empty string"))
+    return Asked(model, stream is True)
+
+
+def _peek_slowly(body: bytes) -> tuple[Any, Any]:
+    try:
+        found = codec.loads(body)
+    except ValueError as error:
+        raise Refused(Failure(Kind.INVALID, f"the body is not valid JSON: {error}")) from None
+    if not isinstance(found, dict):
+        raise Refused(Failure(Kind.INVALID, "the body must be a JSON object"))
+    return found.get("model"), found.get("stream")
+
+
+def with_model(body: bytes, model: str) -> bytes:
+    """The same bytes but for the value of `model`. `body` is a JSON object."""
+    spans = list(_model_spans(body))
+    if not spans:  # cannot be, as `peek` has seen it; but nothing may leave under another name
+        raise Refused(Failure(Kind.INVALID, "model: cannot be found in the body"))
+    if all(codec.loads(body[start:end]) == model for start, end in spans):
+        return body
+    value, parts, done = codec.dumps(model), [], 0
+    for start, end in spans:
+        parts += [body[done:start], value]
+        done = end
+    return b"".join([*parts, body[done:]])
+
+
+def _model_spans(body: bytes) -> Iterator[tuple[int, int]]:
+    """Where the values of the top level's `model` stand; of several, JSON's readers take one or the other."""
+    depth = 0
+    for token in _TOKEN.finditer(body):
+        first = token[0][:1]
+        if first in b"{[":
+            depth += 1
+        elif first in b"}]":
+            depth -= 1
+        elif depth == 1 and _is_model(token[0]):
+            value = _VALUE.match(body, token.end())
+            if value is not None:
+                yield value.span(1)
+
+
+def _is_model(token: bytes) -> bool:
+    return token == b'"model"' or (b"\\" in token and codec.loads(token) == "model")
+
+
+_TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\]]', re.DOTALL)
+_VALUE = re.compile(rb'\s*:\s*("[^"\\]*(?:\\.[^"\\]*)*"|[^\s,}\]\[{"]+)', re.DOTALL)
+
+
+# --- headers ------------------------------------------------------------------------------------------
+
+_CREDENTIALS = frozenset({b"authorization", b"x-api-key"})
+_STAY_BEHIND = frozenset(
+    # The connection's own affairs, and what tells of this machine rather than of the request.
+    [
+        b"accept-encoding",
+        b"connection",
+        b"content-length",
+        b"cookie",
+        b"expect",
+        b"forwarded",
+        b"host",
+        b"keep-alive",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+        b"via",
+        b"x-forwarded-for",
+        b"x-forwarded-host",
+        b"x-forwarded-proto",
+        b"x-real-ip",
+    ]
+)
+_NOT_FOR_CLIENTS = frozenset(
+    # The connection's, and what a browser would take for a promise of localhost.
+    [
+        b"alt-svc",
+        b"connection",
+        b"content-length",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-connection",
+        b"set-cookie",
+        b"strict-transport-security",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    ]
+)
+_OAUTH = "sk-ant-oat"
+
+
+def headers_up(headers: Headers, spec: WorkerSpec) -> Headers:
+    """What the provider gets to see of a client's headers; names are in lower case."""
+    dropped = (
+        _STAY_BEHIND
+        | _named_by_connection(headers)
+        | {name.lower().encode() for name in spec.options.headers}
+    )
+    if spec.api_key is not None or spec.kind != KIND:
+        dropped |= _CREDENTIALS
+    kept = [(name, value) for name, value in headers if name not in dropped]
+    return kept + _credential(spec) + _configured(spec.options.headers)
+
+
+def _named_by_connection(headers: Headers) -> set[bytes]:
+    values = [value for name, value in headers if name == b"connection"]
+    return {one.strip().lower() for value in values for one in value.split(b",")}
+
+
+def _credential(spec: WorkerSpec) -> Headers:
+    if spec.api_key is None:
+        return []
+    if spec.kind == KIND and not spec.api_key.startswith(_OAUTH):
+        return [(b"x-api-key", spec.api_key.encode())]
+    return [(b"authorization", b"Bearer " + spec.api_key.encode())]
+
+
+def _configured(headers: Mapping[str, str]) -> Headers:
+    return [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+
+
+def headers_down(headers: Headers) -> Headers:
+    """What the client gets to see of a provider's headers; the request's id is the caller's to add."""
+    dropped = _NOT_FOR_CLIENTS | _named_by_connection(headers) | {b"request-id"}
+    return [(name, value) for name, value in headers if name not in dropped]
+
+
+def is_subscription(headers: Headers, spec: WorkerSpec) -> bool:
+    """Whether a plan pays for the request instead of a price per token."""
+    if spec.kind != KIND:
+        return False
+    if spec.api_key is not None:
+        return spec.api_key.startswith(_OAUTH)
+    values = [value.split() for name, value in headers if name == b"authorization"]
+    return any(parts[-1:] and parts[-1].startswith(_OAUTH.encode()) for parts in values)
+
+
+# --- the answer ---------------------------------------------------------------------------------------
+
+
+class _Counts(msgspec.Struct):
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
+    cache_read_input_tokens: int | None = None
+    cost: float | None = None
+
+
+class _Delta(msgspec.Struct):
+    stop_reason: str | None = None
+    text: str = ""
+    thinking: str = ""
+    partial_json: str = ""
+
+
+class _Error(msgspec.Struct):
+    type: str = ""
+    message: str = ""
+
+
+class _Message(msgspec.Struct):
+    usage: _Counts | None = None
+
+
+class _Said(msgspec.Struct):
+    """Any event, and a whole answer as well."""
+
+    type: str = ""
+    message: _Message | None = None
+    usage: _Counts | None = None
+    delta: _Delta | None = None
+    error: _Error | None = None
+    stop_reason: str | None = None
+
+
+_said = msgspec.json.Decoder(_Said)
+
+# Two line ends in a row, where CR LF is one; only the last bytes are looked at.
+_BLANK_LINE = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)\Z")
+
+
+class Sniffer:
+    """What an answer says of itself. Sees the bytes, changes none; see `accounts.Told`."""
+
+    def __init__(self) -> None:
+        self.said = Usage()
+        self.stop_reason: str | None = None
+        self.begun = False
+        """Something of the answer itself has come."""
+        self.over = False
+        """It has said that it is complete, or why it is not."""
+        self.error: tuple[str, str] | None = None
+        """Type and message of the provider's own error."""
+        self._decoder: sse.Decoder | None = sse.Decoder()
+        self._tail = b""
+        self._output_bytes = 0
+        self._first_output = 0
+
+    @property
+    def at_boundary(self) -> bool:
+        """No event is half said: another one may follow."""
+        return not self._tail or _BLANK_LINE.search(self._tail) is not None
+
+    def feed(self, data: bytes) -> None:
+        """Some bytes of an event stream, however they were cut."""
+        self._tail = (self._tail + data[-4:])[-4:]
+        if self._decoder is None:
+            return
+        try:
+            for event in self._decoder.feed(data):
+                self._event(event)
+        except sse.EventTooLong:
+            self._decoder = None
+
+    def whole(self, body: bytes) -> None:
+        """The body of an answer that is no stream."""
+        self.begun = self.over = True
+        found = _understood(body)
+        if found is not None:
+            self._count(found.usage)
+            self.stop_reason = found.stop_reason
+            self._fail(found.error if found.type == "error" else None)
+
+    def usage(self) -> dict[str, int]:
+        """The provider's numbers; what has come since counts by our estimate. Empty: it said none."""
+        said = self.said
+        if said.input_tokens is None and said.output_tokens is None and not self._output_bytes:
+            return {}
+        usage = {
+            "cache_creation_input_tokens": said.cache_creation_input_tokens,
+            "cache_read_input_tokens": said.cache_read_input_tokens,
+            "output_tokens": said.output_tokens
+            if said.output_tokens is not None
+            else max(self._first_output, tokens.of_bytes(self._output_bytes)),
+        }
+        return usage if said.input_tokens is None else {"input_tokens": said.input_tokens, **usage}
+
+    def _event(self, event: sse.Event) -> None:
+        found = _understood(event.data.encode("utf-8", "replace"))
+        kind = found.type if found is not None and found.type else event.name
+        self.begun = self.begun or kind.startswith("content_block")
+        if kind in ("message_stop", "error"):
+            self.over = True
+        if kind == "error":
+            self.error = "api_error", ""  # unless it says more than that
+        if found is None:
+            return
+        if kind == "message_start" and found.message is not None:
+            self._start(found.message)
+        elif kind == "message_delta":
+            self._count(found.usage)
+        elif kind == "error":
+            self._fail(found.error)
+        if found.delta is not None:
+            self._add(found.delta)
+
+    def _start(self, message: _Message) -> None:
+        """Its output is what was written by then: a number of no use unless nothing better comes."""
+        self._count(message.usage)
+        self._first_output = self.said.output_tokens or 0
+        self.said = attrs.evolve(self.said, output_tokens=None)
+
+    def _add(self, delta: _Delta) -> None:
+        self.stop_reason = delta.stop_reason or self.stop_reason
+        for text in (delta.text, delta.thinking, delta.partial_json):
+            self._output_bytes += tokens.utf8_length(text)
+
+    def _count(self, counts: _Counts | None) -> None:
+        """Later numbers replace earlier ones; what is not repeated stays."""
+        if counts is None:
+            return
+        names = ("input_tokens", "output_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
+        news = {name: value for name in names if (value := getattr(counts, name)) is not None}
+        self.said = attrs.evolve(self.said, **news)
+        if counts.cost is not None:
+            self.said = attrs.evolve(self.said, cost_usd=counts.cost)
+
+    def _fail(self, error: _Error | None) -> None:
+        if error is not None:
+            self.error = error.type, error.message
+
+
+def _understood(data: bytes) -> _Said | None:
+    try:
+        return _said.decode(data)
+    except (ValueError, RecursionError):
+        return None  # not ours to mind
+
+
+STATUS = {rule.type: rule.status for rule in reversed(failures.RULES.values())} | {"request_too_large": 413}
+"""The status that an error of a type would have had, for one that came after the head."""

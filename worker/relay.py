@@ -1,0 +1,308 @@
+"""A provider that speaks the Messages API itself: its bytes go to the client as they come.
+
+Theory of operation
+-------------------
+A request is sent on with the least that must change (see `dialects.anthropic`); status, headers and body of
+the answer come back the same way, an error's too. What is ours to say is only what the provider cannot: that
+it was not reached, that it took too long, that it broke off. Before the head of its answer that is a real
+status; later it is an `error` event where one may follow. In the middle of an event nothing can be said,
+and the connection ends without its last chunk, so that the answer looks as cut as it is.
+
+An answer that is no stream is collected first: then one that breaks off is still a real status. Only what is
+larger than anything a model writes (files) is passed on piece by piece. The ledger's row is written before
+the bytes leave that tell the client that the answer is complete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NoReturn, Protocol
+
+import trio
+
+from . import failures, pool, upstream
+from .accounts import Told
+from .contract import WorkerSpec
+from .dial import Unreachable
+from .dialects import anthropic
+from .dialects.anthropic import Sniffer
+from .dialects.seam import Condition, Headers
+from .discovery import AnthropicSurvey, Discovery
+from .failures import Failure, Kind, Refused
+from .pool import Answer, Outgoing, Pool
+from .wire import sse
+from .wire.asks import Ask
+
+OFFICIAL = "https://api.anthropic.com"
+MOST_COLLECTED = 32 * 1024 * 1024
+"""Larger answers that are no streams go through piece by piece."""
+
+
+class Request(Protocol):
+    """The head of a client's request."""
+
+    @property
+    def method(self) -> str: ...
+    @property
+    def path(self) -> str: ...
+    @property
+    def query(self) -> str: ...
+    @property
+    def headers(self) -> Sequence[tuple[bytes, bytes]]: ...
+
+
+class Client(Protocol):
+    """The client's side of one request, as far as it is used here."""
+
+    id: str
+    last_words: Callable[[Failure], bytes | None] | None
+    """How to end an answer that has begun; None as its result: by cutting it off."""
+
+    def know(self, *, model: str, stream: bool, subscription: bool) -> None: ...
+    def rename(self, request_id: str) -> None: ...
+    def tell(self, told: Told) -> None: ...
+    def mark_first(self) -> None: ...
+    def refused(self, status: int, error_type: str, message: str) -> None: ...
+    async def respond(self, status: int, headers: Headers, body: bytes) -> None: ...
+    async def begin(self, status: int, headers: Headers) -> None: ...
+    async def pass_on(self, data: bytes, *, last: bool = False) -> None: ...
+    async def finish(self) -> None: ...
+
+
+class Relay:
+    """The far side of a worker that passes bytes through; also a `provider.Provider` that never translates."""
+
+    def __init__(
+        self, spec: WorkerSpec, truth: tuple[bytes, bytes], *, connections: Pool | None = None
+    ) -> None:
+        title = "Anthropic" if spec.provider == anthropic.KIND else spec.provider
+        self.place = upstream.place(spec, title=title, usual=OFFICIAL, strip=("/v1",))
+        self.forwards_all = spec.kind == anthropic.KIND
+        """Every path of the API, not only messages."""
+        self.truth = truth
+        """The header that names what really answers."""
+        self._spec = spec
+        self._pool = connections or upstream.connections()
+        self._limits = upstream.Limits.of(spec, local=self.place.base.origin.local)
+        self._discovery = Discovery(self.place, AnthropicSurvey(self.place), self._pool)
+
+    def __repr__(self) -> str:
+        return f"<Relay {self.place.base.url}>"
+
+    def answer(self, ask: Ask) -> NoReturn:
+        """Not a way for bytes."""
+        raise Refused(Failure(Kind.BUG, f"{ask.model} is not translated"))
+
+    async def condition(self) -> Condition:
+        """How the provider is; it is reached when it refuses for want of a credential that callers bring."""
+        return await self._discovery.condition()
+
+    async def doubted(self) -> None:
+        """Wait until another look may show something else."""
+        await self._discovery.doubted()
+
+    async def messages(self, client: Client, request: Request, body: bytes) -> None:
+        """A model request, or the count of one."""
+        asked = anthropic.peek(body)
+        subscription = anthropic.is_subscription(list(request.headers), self._spec)
+        client.know(model=asked.model, stream=asked.stream, subscription=subscription)
+        sniffer = Sniffer()
+        client.tell(sniffer)
+        await self._pass(client, request, anthropic.with_model(body, self._spec.model), sniffer)
+
+    async def forward(self, client: Client, request: Request, body: bytes) -> None:
+        """Anything else below `/v1`."""
+        await self._pass(client, request, body, Sniffer())
+
+    async def _pass(self, client: Client, request: Request, body: bytes, sniffer: Sniffer) -> None:
+        course = _Course(self, client, sniffer)
+        try:
+            await course.run(self._outgoing(request, body), is_messages=request.path == "/v1/messages")
+        except Refused as refused:
+            self._discovery.heard(refused.failure)
+            raise
+        finally:
+            course.close()
+        self._discovery.heard(None)
+
+    def _outgoing(self, request: Request, body: bytes) -> Outgoing:
+        base = self.place.base
+        target = base.path + request.path + (f"?{request.query}" if request.query else "")
+        headers = anthropic.headers_up(list(request.headers), self._spec)
+        return Outgoing(request.method, base.origin, target, headers, body)
+
+    async def open(self, outgoing: Outgoing, due: float) -> Answer:
+        """The head of the answer. Raises Refused."""
+        now, limits, title = trio.current_time(), self._limits, self.place.title
+        waiting = (
+            f"accepted no connection at {self.place.base.url} within {limits.connect_s:g}s (connect_timeout)"
+        )
+
+        def connected() -> None:
+            nonlocal waiting
+            waiting = f"sent nothing within {limits.first_byte_s:g}s (first_byte_timeout)"
+            scope.deadline = min(due, trio.current_time() + limits.first_byte_s)
+
+        with trio.CancelScope(deadline=min(due, now + limits.connect_s)) as scope:
+            try:
+                return await self._pool.send(outgoing, connected)
+            except Unreachable as error:
+                raise Refused(Failure(Kind.UNREACHABLE, self.place.unreachable(str(error)))) from None
+            except pool.PoolError as error:
+                raise Refused(self._broken(error, begun=False)) from None
+        raise Refused(Failure(Kind.TIMEOUT, f"{title} {waiting}"))
+
+    async def read(self, answer: Answer, due: float) -> bytes:
+        """The next bytes of the body, `b""` at its end. Raises Refused."""
+        idle_s = self._limits.idle_s
+        with trio.CancelScope(deadline=min(due, trio.current_time() + idle_s)):
+            try:
+                return await answer.read()
+            except pool.PoolError as error:
+                raise Refused(self._broken(error, begun=True)) from None
+        words = f"{self.place.title} sent nothing more within {idle_s:g}s (idle_timeout), or took too long"
+        raise Refused(Failure(Kind.TIMEOUT, words))
+
+    def due(self) -> float:
+        """When the whole answer must be there."""
+        return trio.current_time() + self._limits.total_s
+
+    @property
+    def owns_the_key(self) -> bool:
+        return self._spec.api_key is not None
+
+    def key_rejected(self) -> Failure:
+        """Our key, not the caller's: as a 401 its agent would tell a person to log in, which helps nobody."""
+        words = f"{self.place.title} does not accept the API key that is configured for {self._spec.provider}"
+        return Failure(Kind.KEY_REJECTED, words)
+
+    def _broken(self, error: pool.PoolError, *, begun: bool) -> Failure:
+        title = self.place.title
+        if isinstance(error, pool.NotHttp):
+            return Failure(Kind.PROVIDER, f"{title} at {self.place.base.url} does not speak HTTP: {error}")
+        if begun:
+            return Failure(Kind.CUT, f"{title} broke off in the middle of its answer: {error}")
+        return Failure(Kind.OVERLOADED, f"{title} ended the connection before it answered: {error}")
+
+
+class _Course:
+    """One request on its way there and back."""
+
+    def __init__(self, relay: Relay, client: Client, sniffer: Sniffer) -> None:
+        self._relay = relay
+        self._client = client
+        self._sniffer = sniffer
+        self._due = relay.due()
+        self._answer: Answer | None = None
+
+    def close(self) -> None:
+        """Let go of the provider, at once."""
+        if self._answer is not None:
+            self._answer.close()
+
+    async def run(self, outgoing: Outgoing, *, is_messages: bool) -> None:
+        answer = self._answer = await self._relay.open(outgoing, self._due)
+        if answer.status == 401 and self._relay.owns_the_key:
+            raise Refused(self._relay.key_rejected())
+        if request_id := dict(answer.headers).get(b"request-id"):
+            self._client.rename(request_id.decode("latin-1"))
+        headers = anthropic.headers_down(answer.headers)
+        if is_messages:
+            headers.append(self._relay.truth)
+        if _is_stream(answer):
+            await self._stream(answer, headers, must_end=is_messages and not _is_coded(answer))
+        else:
+            await self._whole(answer, headers)
+
+    # --- a stream ---
+
+    async def _stream(self, answer: Answer, headers: Headers, *, must_end: bool) -> None:
+        sniffer, client = self._sniffer, self._client
+        client.last_words = self._last_words
+        data = await self._next(answer)
+        if must_end and not data:
+            raise Refused(self._cut())
+        await client.begin(answer.status, headers)
+        while data:
+            sniffer.feed(data)
+            if sniffer.begun:
+                client.mark_first()
+            if sniffer.error is not None:
+                client.refused(_status_of(sniffer.error[0]), *sniffer.error)
+            await client.pass_on(data, last=sniffer.over)
+            data = await self._next(answer)
+        if must_end and not sniffer.over:
+            raise Refused(self._cut())
+        await client.finish()
+
+    def _cut(self) -> Failure:
+        return Failure(Kind.CUT, f"{self._relay.place.title} closed the stream early")
+
+    async def _next(self, answer: Answer) -> bytes:
+        try:
+            return await self._relay.read(answer, self._due)
+        except Refused:
+            if self._sniffer.over:  # all was said: how the connection ends is nobody's business
+                return b""
+            raise
+
+    def _last_words(self, failure: Failure) -> bytes | None:
+        if self._sniffer.over:
+            return b""
+        if not self._sniffer.at_boundary:
+            return None
+        return sse.event(b"error", failures.envelope(failure, self._client.id))
+
+    # --- anything else ---
+
+    async def _whole(self, answer: Answer, headers: Headers) -> None:
+        parts, size = [], 0
+        while size <= MOST_COLLECTED and (data := await self._relay.read(answer, self._due)):
+            parts.append(data)
+            size += len(data)
+        body = b"".join(parts)
+        if size > MOST_COLLECTED:
+            await self._piece_by_piece(answer, headers, body)
+            return
+        if not _is_coded(answer):
+            self._sniffer.whole(body)
+        if answer.status >= 400:
+            kind, message = self._sniffer.error or ("", "")
+            self._client.refused(answer.status, kind or _type_of(answer.status), message)
+        else:
+            self._client.mark_first()
+        await self._client.respond(answer.status, headers, body)
+
+    async def _piece_by_piece(self, answer: Answer, headers: Headers, data: bytes) -> None:
+        self._client.last_words = _none
+        await self._client.begin(answer.status, headers)
+        while data:
+            await self._client.pass_on(data)
+            data = await self._relay.read(answer, self._due)
+        await self._client.finish()
+
+
+def _none(_: Failure) -> None:
+    """Nothing can be added to a file."""
+
+
+def _is_stream(answer: Answer) -> bool:
+    return answer.status == 200 and dict(answer.headers).get(b"content-type", b"").startswith(
+        b"text/event-stream"
+    )
+
+
+def _is_coded(answer: Answer) -> bool:
+    """Compressed, which nobody asked for: the client may understand it, the sniffer does not."""
+    return dict(answer.headers).get(b"content-encoding", b"identity") != b"identity"
+
+
+def _type_of(status: int) -> str:
+    return failures.RULES[failures.from_status(status, "").kind].type
+
+
+def _status_of(error_type: str) -> int:
+    return anthropic.STATUS.get(error_type, 500)
+
+
+__all__ = ["Client", "Relay"]
