@@ -46,7 +46,7 @@ class OpenAI:
         return cls(quirks.of(kind, provider, base_url, server=server))
 
     def call(self, ask: Ask, terms: Terms) -> Call:
-        ways = self.server.for_model(terms.model)
+        ways = self.server.with_model(terms.model, terms.facts)
         prepared = prepare(ask, terms)
         if prepared.tools and not terms.can("tools"):
             # Without them an agent only talks, and nobody sees why.
@@ -58,7 +58,7 @@ class OpenAI:
         return Call(PATH, codec.dumps(body), headers(ask, terms, ways), notes=prepared.notes)
 
     def decoder(self, ask: Ask, terms: Terms, *, new_id: NewId) -> Decoder:
-        ways = self.server.for_model(terms.model)
+        ways = self.server.with_model(terms.model, terms.facts)
         return Decoder(ask, terms, ways, _frame(ask, ways), new_id=new_id)
 
     def failure(self, ask: Ask, terms: Terms, status: int, headers: Headers, body: bytes) -> Failure:
@@ -164,7 +164,7 @@ class _Request:
 
     def _system(self) -> Iterator[Message]:
         text = self._prepared.system
-        if self._prepared.format is not None and not self._ways.json_schema:
+        if self._prepared.format is not None and self._ways.json != "json_schema":
             schema = codec.dumps(self._schema(self._prepared.format)).decode("utf-8")
             text = "\n\n".join(filter(None, (text, f"Answer with JSON that follows this schema:\n{schema}")))
         if not text:
@@ -257,8 +257,8 @@ class _Request:
     def _format(self) -> dict[str, Any]:
         if self._prepared.format is None:
             return {}
-        if not self._ways.json_schema:
-            return {"response_format": {"type": "json_object"}}
+        if self._ways.json != "json_schema":
+            return {"response_format": {"type": "json_object"}} if self._ways.json == "json_object" else {}
         schema = self._schema(self._prepared.format)
         described: dict[str, Any] = {"name": "output", "schema": schema}
         if _is_strict(schema):
@@ -272,8 +272,7 @@ class _Request:
         told, _ = _stops(self._prepared.stop, self._ways)
         if told:
             found["stop"] = told
-        wanted = ("temperature", "top_p") if self._ways.sampling else ()
-        for key in (*wanted, *(("top_k",) if self._ways.top_k else ())):
+        for key in self._ways.sampling:
             if isinstance(body.get(key), int | float) and not isinstance(body[key], bool):
                 found[key] = body[key]
         return found

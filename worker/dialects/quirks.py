@@ -7,6 +7,7 @@ the format as most do. Some models have ways of their own on any server: they ch
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -31,14 +32,13 @@ class Quirks:
     max_tokens: str = "max_tokens"
     min_output: int = 1
     """Less is refused; it is asked for anyway and the answer cut."""
-    sampling: bool = True
-    top_k: bool = False
+    sampling: tuple[str, ...] = ("temperature", "top_p")
     stops: int = 4
     """So many stop sequences; more are kept on our side."""
     system_role: str = "system"
     schema: Profile = Profile.DEFAULT
-    json_schema: bool = True
-    """False: knows only `json_object`, so the schema goes into the system text."""
+    json: str = "json_schema"
+    """`json_object` or `prompt`: it knows no more, so the schema goes into the system text."""
     usage_on_request: bool = True
     """Counts tokens of a stream only when it is told to."""
     any_tool: str = "required"
@@ -80,21 +80,39 @@ class Quirks:
     models: tuple[tuple[str, dict[str, Any]], ...] = ()
     """Pattern of a model's name, and what is different for it."""
 
-    def for_model(self, model: str) -> Quirks:
-        """The same server's ways with one of its models."""
+    def with_model(self, model: str, facts: Mapping[str, object]) -> Quirks:
+        """The same server's ways with one of its models, of which `facts` is what its list says."""
         found = self
+        if self == PLAIN and isinstance(facts.get("owned_by"), str):
+            found = SERVERS.get(_row_name(str(facts["owned_by"])), self)
         for pattern, changes in self.models:
             if re.search(pattern, model, re.IGNORECASE):
                 found = attrs.evolve(found, **changes)
-        return found
+        supported = facts.get("supported_parameters")
+        return found._without(supported) if isinstance(supported, list) and supported else found
+
+    def _without(self, supported: list[object]) -> Quirks:
+        """Where parameters are required, one that the model lacks would leave nobody to answer."""
+        if "structured_outputs" in supported:
+            json = self.json
+        else:
+            json = "json_object" if "response_format" in supported else "prompt"
+        return attrs.evolve(
+            self,
+            sampling=tuple(one for one in self.sampling if one in supported),
+            stops=self.stops if "stop" in supported else 0,
+            parallel_switch=self.parallel_switch and "parallel_tool_calls" in supported,
+            json=json,
+        )
 
 
+_WITH_TOP_K = ("temperature", "top_p", "top_k")
 _ALL_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
 
 _REASONING_MODELS_OF_OPENAI = {
     "max_tokens": "max_completion_tokens",
     "min_output": 16,
-    "sampling": False,
+    "sampling": (),
     "stops": 0,
     "system_role": "developer",
     "reasons": True,
@@ -126,7 +144,7 @@ SERVERS: dict[str, Quirks] = {
             "X-OpenRouter-Title": "modelproxy",
         },
         min_output=16,
-        top_k=True,
+        sampling=_WITH_TOP_K,
         usage_on_request=False,
         files=True,
         session=True,
@@ -143,15 +161,17 @@ SERVERS: dict[str, Quirks] = {
     ),
     "vllm": Quirks(
         title="vLLM",
-        top_k=True,
+        sampling=_WITH_TOP_K,
         control="template",
         replay="reasoning",
         body_with_prefill={"add_generation_prompt": False, "continue_final_message": True},
     ),
-    "llama.cpp": Quirks(title="llama.cpp", top_k=True, control="template", replay="reasoning_content"),
-    "lmstudio": Quirks(title="LM Studio", top_k=True, control="omit"),
+    "llama.cpp": Quirks(
+        title="llama.cpp", sampling=_WITH_TOP_K, control="template", replay="reasoning_content"
+    ),
+    "lmstudio": Quirks(title="LM Studio", sampling=_WITH_TOP_K, control="omit"),
     "groq": Quirks(title="Groq", hosts=("api.groq.com",), schema=Profile.STRICT),
-    "deepseek": Quirks(title="DeepSeek", hosts=("api.deepseek.com",), json_schema=False, **_DEEPSEEK),
+    "deepseek": Quirks(title="DeepSeek", hosts=("api.deepseek.com",), json="json_object", **_DEEPSEEK),
     "moonshot": Quirks(title="Moonshot", hosts=("api.moonshot.ai", "api.moonshot.cn"), **_DEEPSEEK),
     "mistral": Quirks(
         title="Mistral",
@@ -169,8 +189,8 @@ SERVERS: dict[str, Quirks] = {
         parallel_switch=False,
     ),
     "xai": Quirks(title="xAI", hosts=("api.x.ai",)),
-    "together": Quirks(title="Together", hosts=("api.together.xyz", "api.together.ai"), top_k=True),
-    "fireworks": Quirks(title="Fireworks", hosts=("api.fireworks.ai",), top_k=True),
+    "together": Quirks(title="Together", hosts=("api.together.xyz", "api.together.ai"), sampling=_WITH_TOP_K),
+    "fireworks": Quirks(title="Fireworks", hosts=("api.fireworks.ai",), sampling=_WITH_TOP_K),
     "cerebras": Quirks(title="Cerebras", hosts=("api.cerebras.ai",), schema=Profile.STRICT),
 }
 PLAIN = Quirks()
@@ -194,13 +214,17 @@ def of(kind: str, provider: str = "", base_url: str | None = None, *, server: st
     """
     named = (server, kind if kind != "openai" else None, provider)
     for name in named:
-        found = SERVERS.get(_ALSO_CALLED.get((name or "").lower(), (name or "").lower()))
+        found = SERVERS.get(_row_name(name or ""))
         # A provider that somebody called `openai` may be anything with another address.
         if found is not None and (
             name != provider or not base_url or not found.hosts or _is_at(found, base_url)
         ):
             return found
     return next((row for row in SERVERS.values() if _is_at(row, base_url or "")), PLAIN)
+
+
+def _row_name(name: str) -> str:
+    return _ALSO_CALLED.get(name.lower(), name.lower())
 
 
 def _is_at(row: Quirks, base_url: str) -> bool:

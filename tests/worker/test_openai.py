@@ -1,0 +1,611 @@
+"""Chat-completions servers: golden cases, cuts of the bytes, real requests, and what a chunk may look like."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes import golden, grammar
+from fakes.golden import Case
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modelproxy.worker.contract import Options
+from modelproxy.worker.dialects import blocks, quirks, thinking
+from modelproxy.worker.dialects.openai import OpenAI, Wish, clamped
+from modelproxy.worker.dialects.seam import Terms
+from modelproxy.worker.failures import Refused
+from modelproxy.worker.wire import asks, openai
+from modelproxy.worker.wire.items import Failure, ToolCall, Usage
+from modelproxy.worker.wire.openai import Fragment
+
+SAMPLES = sorted((golden.CASES / "samples").glob("*.json"))
+SERVERS = ("openai", "openrouter", "deepseek", "mistral", "gemini", "groq", "vllm")
+
+
+def cases_of(kind: str) -> list[Case]:
+    return [Case.read(path, kind) for path in golden.paths(kind)]
+
+
+def name_of(case: Case) -> str:
+    return f"{case.terms.provider}/{case.path.stem}"
+
+
+def dialect_of(case: Case) -> OpenAI:
+    kind = case.terms.provider
+    return OpenAI.of(kind, kind, None, server=case.written.get("terms", {}).get("server"))
+
+
+CASES = cases_of("openai") + cases_of("openrouter")
+STREAMED = [case for case in CASES if case.upstream and "status" not in case.written]
+
+
+def streamed(case: Case, body: bytes, cuts: list[int]) -> tuple[bytes, Failure | None]:
+    """What the client reads when the provider's bytes come in these pieces."""
+    return golden.stream(case.ask, golden.items(dialect_of(case), case.ask, case.terms, body, cuts))
+
+
+# --- golden cases ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", CASES, ids=name_of)
+def test_a_golden_case_gives_what_its_file_says(case: Case) -> None:
+    played = case.play(dialect_of(case))
+    keys = ("sent", "refused", "events", "failure")
+
+    assert {key: case.written[key] for key in keys if key in case.written} == played
+
+
+@pytest.mark.parametrize("case", STREAMED, ids=name_of)
+def test_every_byte_alone_gives_the_same_stream(case: Case) -> None:
+    """P48."""
+    body = case.upstream
+
+    assert streamed(case, body, list(range(len(body)))) == streamed(case, body, [])
+
+
+@settings(deadline=None)
+@given(st.sampled_from(STREAMED), st.data())
+def test_any_cut_of_the_bytes_gives_the_same_stream(case: Case, data: st.DataObject) -> None:
+    """P48."""
+    body = case.upstream
+    cuts = data.draw(st.lists(st.integers(0, len(body)), max_size=12))
+
+    assert streamed(case, body, cuts) == streamed(case, body, [])
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.sampled_from([case for case in STREAMED if "failure" not in case.written]), st.data())
+def test_a_stream_that_ends_anywhere_is_never_a_false_end(case: Case, data: st.DataObject) -> None:
+    """P46: before the server's word for its end there is an error, and no call has reached the client."""
+    end = data.draw(st.integers(0, len(case.upstream)))
+    raw, failure = streamed(case, case.upstream[:end], [])
+    said = grammar.check(raw)
+
+    assert said.complete == (failure is None)
+    if said.complete:
+        assert said.text == grammar.check(streamed(case, case.upstream, [])[0]).text
+    else:
+        assert said.message is not None
+        assert not [block for block in said.message["content"] if block["type"] == "tool_use"]
+
+
+# --- what no golden case says -------------------------------------------------------------------------
+
+
+def ask(**fields: Any) -> asks.Ask:
+    body = {"model": "m", "max_tokens": 100, "messages": [{"role": "user", "content": "hi"}]} | fields
+    return asks.ask(json.dumps(body).encode())
+
+
+def terms(provider: str = "openrouter", **fields: Any) -> Terms:
+    return Terms(provider, fields.pop("model", "vendor/model"), fields.pop("options", Options()), **fields)
+
+
+def sent(request: asks.Ask, known: Terms, kind: str = "openrouter") -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(OpenAI.of(kind, kind, None).call(request, known).body)
+    return found
+
+
+def headers_of(options: Options, *, key: str | None = "k" * 10) -> dict[bytes, bytes]:
+    call = OpenAI.of("openrouter", "openrouter", None).call(
+        ask(stream=True), terms(options=options, api_key=key)
+    )
+    return dict(call.headers)
+
+
+def test_headers_of_openrouter() -> None:
+    """S73, P10: our own key and app values, nothing of the client's."""
+    assert headers_of(Options()) == {
+        b"content-type": b"application/json",
+        b"accept": b"text/event-stream",
+        b"authorization": b"Bearer kkkkkkkkkk",
+        b"http-referer": b"https://github.com/modelproxy/modelproxy",
+        b"x-title": b"modelproxy",
+        b"x-openrouter-title": b"modelproxy",
+    }
+
+
+def test_headers_may_be_changed_and_switched_off() -> None:
+    """S73."""
+    mine = {"http-referer": "", "X-TITLE": "mine", "X-OpenRouter-Title": "", "x-more": "é"}
+    found = headers_of(Options(headers=mine), key=None)
+
+    assert found == {
+        b"content-type": b"application/json",
+        b"accept": b"text/event-stream",
+        b"x-title": b"mine",
+        b"x-more": "é".encode(),
+    }
+
+
+def test_the_path_and_the_stream_flag() -> None:
+    """S72."""
+    dialect = OpenAI.of("openrouter", "openrouter", None)
+
+    assert dialect.call(ask(), terms()).path == "/chat/completions"
+    assert sent(ask(), terms())["stream"] is False
+    assert sent(ask(stream=True), terms("x"), "openai")["stream_options"] == {"include_usage": True}
+
+
+@pytest.mark.parametrize(
+    ("thinking_field", "effort", "facts", "expected"),
+    [
+        (None, None, {}, {"effort": "none"}),
+        (None, None, {"mandatory": True}, None),
+        ({"type": "disabled"}, "high", {}, {"effort": "none"}),
+        ({"type": "adaptive"}, None, {}, {"enabled": True}),
+        ({"type": "adaptive"}, "max", {}, {"effort": "xhigh"}),
+        ({"type": "adaptive"}, "odd", {}, {"enabled": True}),
+        ({"type": "adaptive"}, "xhigh", {"supported_efforts": ["low", "high"]}, {"effort": "high"}),
+        ({"type": "adaptive"}, "low", {"supported_efforts": ["high"]}, {"effort": "high"}),
+        ({"type": "adaptive"}, "low", {"supported_efforts": ["none"]}, {"enabled": True}),
+        (
+            {"type": "enabled", "budget_tokens": 2000},
+            None,
+            {"supports_max_tokens": True},
+            {"max_tokens": 2000},
+        ),
+        (
+            {"type": "enabled", "budget_tokens": 9900},
+            None,
+            {"supports_max_tokens": True},
+            {"max_tokens": 5000},
+        ),
+        ({"type": "enabled", "budget_tokens": 2000}, None, {}, {"effort": "low"}),
+        ({"type": "enabled", "budget_tokens": 5000}, None, {}, {"effort": "medium"}),
+        ({"type": "enabled", "budget_tokens": 9000}, "low", {}, {"effort": "high"}),
+    ],
+)
+def test_reasoning_of_openrouter(
+    thinking_field: Any, effort: str | None, facts: dict[str, Any], expected: dict[str, Any] | None
+) -> None:
+    """P08."""
+    request = ask(max_tokens=10000, thinking=thinking_field, output_config={"effort": effort})
+    known = terms(capabilities=frozenset(["thinking"]), facts={"reasoning": facts})
+
+    assert expected == sent(request, known).get("reasoning")
+
+
+@pytest.mark.parametrize(
+    ("server", "model", "wanted", "expected"),
+    [
+        ("vllm", "m", True, {"chat_template_kwargs": {"enable_thinking": True}}),
+        ("vllm", "m", False, {"chat_template_kwargs": {"enable_thinking": False}}),
+        ("deepseek", "m", False, {"thinking": {"type": "disabled"}}),
+        ("mistral", "m", True, {}),
+        ("openai", "gpt-5.2", True, {"reasoning_effort": "xhigh"}),
+        ("openai", "gpt-5.2", False, {"reasoning_effort": "none"}),
+        ("openai", "o3", True, {"reasoning_effort": "high"}),
+        ("openai", "o3", False, {}),
+    ],
+)
+def test_reasoning_of_others(server: str, model: str, wanted: bool, expected: dict[str, Any]) -> None:
+    """P08."""
+    request = ask(thinking={"type": "adaptive" if wanted else "disabled"}, output_config={"effort": "max"})
+    known = terms("p", model=model, capabilities=frozenset(["thinking"]))
+    body = json.loads(OpenAI.of("openai", "p", None, server=server).call(request, known).body)
+    keys = ("chat_template_kwargs", "thinking", "reasoning_effort", "reasoning")
+
+    assert expected == {key: body[key] for key in keys if key in body}
+
+
+def test_an_unknown_effort_says_nothing() -> None:
+    known = terms("p", capabilities=frozenset(["thinking"]))
+
+    assert "reasoning_effort" not in sent(ask(thinking={"type": "adaptive"}), known, "openai")
+    assert clamped("high", ()) is None
+    assert Wish(wanted=True, effort=None, budget=None, limit=1).budget is None
+
+
+def test_openai_models_that_reason() -> None:
+    request = ask(system="s", max_tokens=5, temperature=1, stop_sequences=["x"])
+    body = sent(request, terms("openai", model="gpt-5"), "openai")
+
+    assert body["messages"][0]["role"] == "developer"
+    assert body["max_completion_tokens"] == 16
+    assert not {"max_tokens", "temperature", "stop"} & body.keys()
+
+
+def test_parameters_that_a_model_lacks_are_not_required_of_it() -> None:
+    """Otherwise nobody would be found who answers."""
+    request = ask(
+        temperature=1,
+        top_k=3,
+        stop_sequences=["x"],
+        tools=[{"name": "a", "input_schema": {}}],
+        tool_choice={"type": "any", "disable_parallel_tool_use": True},
+    )
+    poor, rich = ["tools", "temperature"], ["tools", "temperature", "top_k", "stop", "parallel_tool_calls"]
+    keys = {"temperature", "top_k", "stop", "parallel_tool_calls"}
+
+    assert keys & sent(request, terms(facts={"supported_parameters": poor})).keys() == {"temperature"}
+    assert keys & sent(request, terms(facts={"supported_parameters": rich})).keys() == keys
+    assert sent(request, terms())["tool_choice"] == "required"
+
+
+FORMAT = {
+    "format": {"type": "json_schema", "schema": {"type": "object", "properties": {"a": {"type": "string"}}}}
+}
+
+
+@pytest.mark.parametrize(
+    ("supported", "kind"),
+    [(["structured_outputs"], "json_schema"), (["response_format"], "json_object"), (["tools"], None)],
+)
+def test_structured_output_as_far_as_it_is_known(supported: list[str], kind: str | None) -> None:
+    body = sent(ask(output_config=FORMAT), terms(facts={"supported_parameters": supported}))
+
+    assert body.get("response_format", {}).get("type") == kind
+    assert ("follows this schema" in body["messages"][0]["content"]) == (kind != "json_schema")
+    assert "strict" not in body.get("response_format", {}).get("json_schema", {})
+
+
+def test_a_strict_schema_is_said_to_be_one() -> None:
+    inner = {"type": "object", "properties": {}, "additionalProperties": False}
+    schema = {**inner, "properties": {"a": {"anyOf": [inner, {"type": "null"}]}}, "required": ["a"]}
+    body = sent(ask(output_config={"format": {"type": "json_schema", "schema": schema}}), terms())
+
+    assert body["response_format"]["json_schema"]["strict"] is True
+
+
+def test_prefill_is_continued_where_that_can_be_said() -> None:
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "{ "}]
+    body = json.loads(
+        OpenAI.of("openai", "p", None, server="vllm").call(ask(messages=messages), terms("p")).body
+    )
+
+    assert body["messages"][-1] == {"role": "assistant", "content": "{"}
+    assert body["continue_final_message"] is True
+    assert body["add_generation_prompt"] is False
+
+
+def test_ids_of_mistral() -> None:
+    use = {"type": "tool_use", "id": "toolu_abc", "name": "a", "input": {}}
+    history = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": [use]},
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "toolu_abc", "content": "x"}]},
+    ]
+    body = sent(ask(messages=history), terms("mistral"), "mistral")
+    call_id = body["messages"][1]["tool_calls"][0]["id"]
+
+    assert len(call_id) == 9
+    assert body["messages"][2]["tool_call_id"] == call_id
+
+
+def test_the_same_history_gives_the_same_bytes() -> None:
+    """P23: and a longer one begins like the shorter."""
+    dialect = OpenAI.of("openrouter", "openrouter", None)
+    short = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b"},
+        {"role": "user", "content": "c"},
+    ]
+    longer = [*short, {"role": "assistant", "content": "d"}, {"role": "user", "content": "e"}]
+    one, other = sent(ask(messages=short), terms()), sent(ask(messages=longer), terms())
+
+    assert dialect.call(ask(messages=short), terms()) == dialect.call(ask(messages=short), terms())
+    assert other["messages"][: len(one["messages"])] == one["messages"]
+
+
+def test_reasoning_goes_round() -> None:
+    """P56: what the stream gave comes back unchanged and in order."""
+    case = next(case for case in CASES if case.path.stem == "P56-reasoning-details")
+    said = grammar.check(streamed(case, case.upstream, [])[0])
+    assert said.message is not None
+    history = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": said.message["content"]},
+        {"role": "user", "content": "b"},
+    ]
+    again = sent(ask(messages=history), case.terms)["messages"][1]
+
+    assert again["reasoning_details"] == [
+        {
+            "type": "reasoning.text",
+            "text": "AB",
+            "index": 0,
+            "format": "anthropic-claude-v1",
+            "signature": "sig",
+        },
+        {"type": "reasoning.encrypted", "data": "xyz", "id": "r1", "index": 1},
+    ]
+    assert again["content"] == "c"
+    assert "reasoning_details" not in sent(ask(messages=history), terms(model="other/one"))["messages"][1]
+
+
+def test_a_thought_that_only_its_text_is_left_of() -> None:
+    signed = {"type": "thinking", "thinking": "hm", "signature": thinking.sign("openrouter", "vendor/model")}
+    history = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": [signed]},
+        {"role": "user", "content": "b"},
+    ]
+
+    assert sent(ask(messages=history), terms())["messages"][1] == {
+        "role": "assistant",
+        "content": "",
+        "reasoning": "hm",
+    }
+    assert sent(ask(messages=history), terms("openrouter"), "mistral")["messages"][1] == {
+        "role": "assistant",
+        "content": "(no content)",
+    }
+
+
+def test_a_refusal_without_a_call_names_the_model() -> None:
+    with pytest.raises(Refused, match="vendor/model does not support tools"):
+        sent(ask(tools=[{"name": "a", "input_schema": {}}]), terms(capabilities=frozenset()))
+
+
+def test_a_failure_takes_our_estimate_when_no_number_was_said() -> None:
+    body = b'{"error":{"code":"context_length_exceeded","message":"no"}}'
+    found = OpenAI(quirks.PLAIN).failure(ask(), terms(window=3), 400, [], body)
+
+    assert found.message == f"prompt is too long: {ask().input_tokens} tokens > 3 maximum"
+
+
+# --- real requests ------------------------------------------------------------------------------------
+
+
+def texts_of(content: Any) -> list[str]:
+    """All texts in a message's content."""
+    if isinstance(content, str):
+        return [content]
+    return [part["text"] for part in content or () if part["type"] == "text"]
+
+
+@pytest.mark.parametrize("server", SERVERS)
+@pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)
+def test_every_block_of_a_real_request_is_accounted_for(path: Path, server: str) -> None:
+    """Blocks in are blocks out, plus placeholders that say what is missing."""
+    request = asks.ask(path.read_bytes())
+    call = OpenAI.of("openai", "p", None, server=server).call(request, terms("p", api_key="k"))
+    body = json.loads(call.body)
+    seen = "\n".join(text for message in body["messages"] for text in texts_of(message.get("content")))
+    calls = [one for message in body["messages"] for one in message.get("tool_calls", ())]
+    results = [message for message in body["messages"] if message["role"] == "tool"]
+    pictures = [
+        part
+        for message in body["messages"]
+        if isinstance(message.get("content"), list)
+        for part in message["content"]
+        if part["type"] in ("image_url", "file")
+    ]
+    counts: dict[str, int] = {}
+    for block in every_block(request):
+        counts[block["type"]] = counts.get(block["type"], 0) + 1
+        if block["type"] == "text" and block["text"].strip():
+            text = block["text"]
+            assert text in seen or text.startswith("x-anthropic-billing-header:")
+        if block["type"] == "tool_reference":
+            assert blocks.text_of(block) in seen
+
+    assert len(calls) == counts.pop("tool_use", 0)
+    assert len(results) == counts.pop("tool_result", 0)
+    assert len(pictures) == counts.pop("image", 0) + 0 * counts.pop("document", 0)
+    left_out = counts.pop("thinking", 0)
+    assert (f"thinking blocks left out: {left_out}" in call.notes) == (left_out > 0)
+    assert counts.keys() <= {"text", "tool_reference"}
+    assert "cache_control" not in call.body.decode()
+    assert [message["role"] for message in body["messages"]].count("system") <= 1
+    assert_pairs(body["messages"])
+
+
+def every_block(request: asks.Ask) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    system = request.body.get("system")
+    found += system if isinstance(system, list) else []
+    for message in request.messages:
+        content = message["content"]
+        for block in content if isinstance(content, list) else [{"type": "text", "text": content}]:
+            found.append(block)
+            inner = block.get("content")
+            found += inner if isinstance(inner, list) else []
+    return found
+
+
+def assert_pairs(messages: list[dict[str, Any]]) -> None:
+    """Every call is followed by its result, every result preceded by its call."""
+    waiting: list[str] = []
+    for message in messages:
+        if message["role"] == "tool":
+            assert waiting.pop(0) == message["tool_call_id"]
+            continue
+        assert not waiting
+        waiting = [call["id"] for call in message.get("tool_calls", ())]
+    assert not waiting
+
+
+# --- reading ------------------------------------------------------------------------------------------
+
+
+def chunk(**delta: Any) -> openai.Chunk:
+    return openai.chunk({"choices": [{"delta": delta}]})
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {},
+        {"choices": None},
+        {"choices": []},
+        {"choices": [None]},
+        {"choices": [{}]},
+        {"choices": [{"delta": None}]},
+        {"choices": [{"delta": {}, "finish_reason": None}], "usage": None},
+        {"choices": [{"delta": {"content": None, "tool_calls": None, "reasoning": None}}]},
+        {"choices": [{"delta": {"content": 7, "tool_calls": 7, "reasoning_details": 7, "refusal": []}}]},
+        {"choices": [{"delta": {"content": [None, {"type": "text"}], "tool_calls": [None]}}]},
+        {"usage": {}},
+    ],
+)
+def test_a_chunk_that_says_nothing(document: dict[str, Any]) -> None:
+    assert openai.chunk(document) == openai.Chunk()
+    assert openai.error(document) is None
+
+
+def test_a_chunk_that_says_something() -> None:
+    assert chunk(reasoning="a", reasoning_content="a").reasoning == "a"
+    assert chunk(reasoning="", reasoning_content="b").reasoning == "b"
+    assert chunk(content=[{"type": "thinking", "thinking": "c"}]).reasoning == "c"
+    assert chunk(function_call={"name": "f", "arguments": "{}"}).fragments == [Fragment(0, "", "f", "{}")]
+    assert chunk(tool_calls=[{"index": True, "function": {"name": " f "}}]).fragments == [Fragment(name="f")]
+    assert chunk(tool_calls=[{"id": 7, "function": None}]).fragments == [Fragment()]
+    assert chunk(images=[{"type": "image_url"}]).images == 1
+
+
+@pytest.mark.parametrize(
+    ("document", "found"),
+    [
+        ({"error": "x"}, "x"),
+        ({"error": {"code": 1}}, {"code": 1}),
+        ({"choices": [{"error": {"code": 1}}]}, {"code": 1}),
+        ({"object": "error", "message": "x"}, {"object": "error", "message": "x"}),
+        ({"type": "error"}, {"type": "error"}),
+        ({"error": None, "object": "chat.completion.chunk"}, None),
+    ],
+)
+def test_errors_in_a_200(document: dict[str, Any], found: Any) -> None:
+    """P47."""
+    assert found == openai.error(document)
+
+
+@pytest.mark.parametrize(
+    ("said", "usage"),
+    [
+        ({"prompt_tokens": 10, "completion_tokens": 2}, Usage(10, 2)),
+        ({"prompt_tokens": 10.0, "completion_tokens": 2}, Usage(10, 2)),
+        ({"input_tokens": 10, "output_tokens": 2}, Usage(10, 2)),
+        ({"prompt_tokens": 0, "completion_tokens": 0}, Usage()),
+        ({"prompt_tokens": 0, "completion_tokens": 5}, Usage(None, 5)),
+        ({"prompt_tokens": True, "completion_tokens": "5"}, Usage()),
+        ({"prompt_tokens": 10, "completion_tokens": -1}, Usage(10)),
+        ({"prompt_tokens": 10, "prompt_cache_hit_tokens": 8}, Usage(2, None, 0, 8)),
+        ({"prompt_tokens": 10, "cached_tokens": 8}, Usage(2, None, 0, 8)),
+        ({"prompt_tokens": 10, "prompt_tokens_details": {"cached_tokens": 80}}, Usage(0, None, 0, 80)),
+        (
+            {
+                "prompt_tokens": 10,
+                "completion_tokens": 2,
+                "total_tokens": 17,
+                "completion_tokens_details": {"reasoning_tokens": 5},
+            },
+            Usage(10, 7),
+        ),
+        (
+            {
+                "prompt_tokens": 10,
+                "completion_tokens": 7,
+                "total_tokens": 17,
+                "completion_tokens_details": {"reasoning_tokens": 5},
+            },
+            Usage(10, 7),
+        ),
+    ],
+)
+def test_counts(said: dict[str, Any], usage: Usage) -> None:
+    """P51."""
+    assert usage == openai.usage(said)
+
+
+@pytest.mark.parametrize(
+    ("said", "cost"),
+    [
+        ({"cost": 0.0123}, 0.0123),
+        ({"cost": 0}, 0.0),
+        ({}, None),
+        ({"cost": None}, None),
+        ({"cost": "0.1"}, None),
+        ({"cost": True}, None),
+        ({"cost": 0.1, "is_byok": True, "cost_details": {"upstream_inference_cost": 0.5}}, 0.6),
+        ({"cost": 0.1, "is_byok": False, "cost_details": {"upstream_inference_cost": 0.5}}, 0.1),
+    ],
+)
+def test_what_was_charged(said: dict[str, Any], cost: float | None) -> None:
+    """S106: unknown is null, never 0."""
+    assert cost == openai.usage(said, cost="cost").cost_usd
+    assert openai.usage(said).cost_usd is None
+
+
+@pytest.mark.parametrize("place", ["usage", "x_groq", "choice"])
+def test_counts_in_places_of_their_own(place: str) -> None:
+    said = {"prompt_tokens": 1}
+    document: dict[str, Any] = {
+        "usage": {"usage": said},
+        "x_groq": {"x_groq": {"usage": said}},
+        "choice": {"choices": [{"usage": said}]},
+    }[place]
+
+    assert openai.chunk(document).usage == said
+
+
+def test_json_that_is_nearly_json() -> None:
+    assert openai.loads('{"a":"x\ny","b":NaN}') == {"a": "x\ny", "b": None}
+    with pytest.raises(ValueError, match="nested too deeply"):
+        openai.loads('{"a":' * 100_000)
+    with pytest.raises(ValueError):
+        openai.loads("{")
+
+
+# --- any fragments of the same answer ------------------------------------------------------------------
+
+_arguments = st.dictionaries(
+    st.text(max_size=5), st.text(max_size=12) | st.integers() | st.none(), max_size=3
+)
+
+
+@settings(deadline=None)
+@given(st.lists(_arguments, min_size=1, max_size=4), st.data())
+def test_calls_arrive_whole_however_they_were_broken(
+    calls: list[dict[str, Any]], data: st.DataObject
+) -> None:
+    """P39 to P43: with an index, pieces may even take turns."""
+    queues = [pieces(json.dumps(one), data.draw(st.lists(st.integers(0, 40), max_size=5))) for one in calls]
+    chunks: list[Any] = []
+    started: set[int] = set()
+    while any(queues):
+        index = data.draw(st.sampled_from([place for place, queue in enumerate(queues) if queue]))
+        head = {} if index in started else {"id": f"c{index}"}
+        named = {} if index in started else {"name": "Bash"}
+        started.add(index)
+        function = {**named, "arguments": queues[index].pop(0)}
+        chunks.append(
+            {"choices": [{"delta": {"tool_calls": [{"index": index, **head, "function": function}]}}]}
+        )
+    chunks.append({"choices": [{"delta": {}, "finish_reason": "tool_calls"}]})
+    upstream = "".join(f"data: {json.dumps(one)}\n\n" for one in chunks).encode()
+    items = golden.items(OpenAI(), ask(), terms(), upstream)
+    found = [json.loads(item.arguments) for item in items if isinstance(item, ToolCall)]
+
+    assert sorted(map(json.dumps, calls)) == sorted(map(json.dumps, found))
+    assert not [item for item in items if isinstance(item, Failure)]
+
+
+def pieces(text: str, cuts: list[int]) -> list[str]:
+    places = [0, *sorted(place for place in set(cuts) if 0 < place < len(text)), len(text)]
+    return [text[start:end] for start, end in itertools.pairwise(places)]
