@@ -523,7 +523,10 @@ class Facts(NamedTuple):
 
 
 def facts_from(show: dict[str, Any], ps: dict[str, Any] | None = None, model: str = "") -> Facts:
-    """Read the answers of `/api/show` and `/api/ps`. Nothing is taken for granted: versions differ."""
+    """Read the answers of `/api/show` and `/api/ps`. Nothing is taken for granted: versions differ.
+
+    `model` finds this model among those that are loaded; without a name none of them counts.
+    """
     named = show.get("capabilities")
     capabilities = (
         frozenset(one for one in named if isinstance(one, str)) if isinstance(named, list) else None
@@ -575,7 +578,7 @@ def _loaded_window(ps: dict[str, Any] | None, model: str) -> int | None:
     for one in models if isinstance(models, list) else []:
         one = _dict(one)
         length = one.get("context_length")
-        alike = not model or _full(model) in (_full(one.get("name")), _full(one.get("model")))
+        alike = _full(model) in (_full(one.get("name")), _full(one.get("model")))
         if alike and type(length) is int and length > 0:
             return length
     return None
