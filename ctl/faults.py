@@ -7,6 +7,7 @@ costs more than a whole `ps`; a test holds them equal.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
@@ -110,15 +111,23 @@ def guard(command: Callable[[], int], *, as_json: bool) -> int:
     except BrokenPipeError:  # `| head` has read enough: not a failure
         _forget_stdout()
         return EXIT_OK
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            return _unexpected(error, as_json=as_json)
+        _forget_stdout()
+        return _full()
     except Exception as error:  # the last resort, see the docstring
         return _unexpected(error, as_json=as_json)
 
 
 def _answer(command: Callable[[], int], *, as_json: bool) -> int:
     try:
-        return command()
+        code = command()
     except Fault as fault:
-        return show(fault, as_json=as_json)
+        code = show(fault, as_json=as_json)
+    if sys.stdout is not None:
+        sys.stdout.flush()  # here, where a full disk can still be said, and not at the interpreter's end
+    return code
 
 
 def _unexpected(error: Exception, *, as_json: bool) -> int:
@@ -129,6 +138,14 @@ def _unexpected(error: Exception, *, as_json: bool) -> int:
         return show(Fault("internal", what, REPORT), as_json=as_json)
     except OSError:  # not even that can be written: a full disk behind stdout
         return EXIT_FAILED
+
+
+def _full() -> int:
+    try:
+        talk("error: no space left where the output was to go; what was asked for may have been done")
+    except OSError:
+        pass  # standard error goes there as well
+    return EXIT_FAILED
 
 
 def _tolerate_any_text() -> None:

@@ -11,7 +11,7 @@ import trio
 from modelproxy.worker.contract import WorkerSpec
 
 from . import fleet, kernel, keys, logs, policy, routes, sockets, views
-from .config import Config, ConfigError
+from .config import Config, ConfigError, checked_url
 from .config import parse as parse_config
 from .facts import Phase, Proxy, State
 from .keeper import Keeper, Unit, port_trouble
@@ -184,7 +184,7 @@ class Commands:
             kind=provider.kind,
             model=route.model,
             port=0,
-            base_url=request.base_url or provider.base_url,
+            base_url=(request.base_url or provider.base_url or "").rstrip("/") or None,
             api_key=request.api_key or await self._key_for(route),
             grace_s=request.grace_s if request.grace_s is not None else DEFAULT_GRACE_S,
             timeouts=provider.timeouts,
@@ -254,7 +254,7 @@ class Commands:
             order,
             name=spec.name,
             port=spec.port,
-            base_url=request.base_url if request.base_url is not None else spec.base_url,
+            base_url=order.base_url if request.base_url is not None else spec.base_url,
             grace_s=request.grace_s if request.grace_s is not None else spec.grace_s,
         )
         if wanted != spec and not request.replace:
@@ -443,6 +443,11 @@ def _check(request: UpRequest) -> None:
     _check_wait(request.wait_s)
     if request.pid_file is not None and (not request.pid_file.startswith("/") or "\0" in request.pid_file):
         raise Fault("bad_request", "pid_file must be an absolute path")
+    if request.base_url is not None:
+        try:
+            checked_url(request.base_url)
+        except ValueError as error:
+            raise Fault("bad_request", f"the base URL {error}") from None
 
 
 def _check_wait(wait_s: float) -> None:

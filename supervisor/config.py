@@ -149,10 +149,15 @@ def _text(value: Any) -> str:
     return value
 
 
-def _url(value: Any) -> str:
+def checked_url(value: Any) -> str:
+    """An http or https URL without a slash at its end. ValueError says what is wrong with it."""
     text = _text(value)
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(text)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number, a bracket that is not closed
+        usable = False
+    if not usable or any(char.isspace() or not char.isprintable() for char in text):
         raise ValueError(f'"{text}" is not a URL like http://127.0.0.1:11434')
     return text.rstrip("/")
 
@@ -252,7 +257,7 @@ def _provider(reader: _Reader, path: str, name: str, table: dict[str, Any]) -> P
             return None
         kind = name
     default = BUILT_IN[kind] if kind == name else Provider(kind)
-    base_url = reader.get(table, path, "base_url", _url) or default.base_url
+    base_url = reader.get(table, path, "base_url", checked_url) or default.base_url
     if base_url is None and kind != "echo":
         base_url = BUILT_IN[kind].base_url if kind in ("ollama", "openrouter", "anthropic") else None
         if base_url is None:

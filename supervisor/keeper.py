@@ -22,6 +22,7 @@ import signal
 import socket
 import traceback
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import attrs
@@ -737,9 +738,13 @@ async def port_trouble(port: int) -> str:
 
 def _write(path: str, text: str) -> None:
     fresh = f"{path}.new"
-    with open(fresh, "w", encoding="ascii") as file:
-        file.write(text)
-    os.rename(fresh, path)
+    try:
+        with open(fresh, "w", encoding="ascii") as file:
+            file.write(text)
+        os.rename(fresh, path)
+    except OSError:
+        Path(fresh).unlink(missing_ok=True)
+        raise
 
 
 def _remove(path: str, text: str) -> None:
