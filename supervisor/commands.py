@@ -129,7 +129,7 @@ class Commands:
     def _unknown(self, target: str) -> Fault:
         names = sorted(unit.proxy.name for unit in self._keeper.units.values() if unit.proxy.wanted)
         known = f"running: {', '.join(names)}" if names else "no proxy is running; proxyctl up provider/model"
-        return Fault("unknown_proxy", f'there is no proxy "{target}"', known)
+        return Fault("unknown_proxy", f'there is no proxy "{target[:200]}"', known)
 
     # --- up --------------------------------------------------------------------------------------
 
