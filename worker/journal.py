@@ -10,6 +10,8 @@ import os
 from datetime import UTC, datetime
 from typing import Any
 
+_ESCAPES = {"\\": "\\\\", '"': '\\"'}
+
 
 class Journal:
     def __init__(self, path: str | None = None) -> None:
@@ -55,4 +57,9 @@ def _word(value: Any) -> str:
     text = str(value)
     if text and not any(char.isspace() or char in '"=' or not char.isprintable() for char in text):
         return text
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
+    return '"' + "".join(_ESCAPES.get(char) or _printable(char) for char in text) + '"'
+
+
+def _printable(char: str) -> str:
+    """Neither a line's end nor a terminal's command gets through, whatever a client sends."""
+    return char if char.isprintable() else char.encode("unicode_escape").decode()
