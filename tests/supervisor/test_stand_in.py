@@ -1,0 +1,105 @@
+"""What a proxy without a worker says."""
+
+from __future__ import annotations
+
+import json
+
+import attrs
+import pytest
+import trio
+import trio.testing
+from fakes.story import Story
+
+from modelproxy.supervisor import sockets, stand_in
+from modelproxy.supervisor.facts import Proxy
+from modelproxy.worker.contract import EXIT_CONFIG
+
+
+def failed() -> Proxy:
+    story = Story()
+    story.up()
+    story.die(1, "exit 78", EXIT_CONFIG)
+    return story.proxy
+
+
+def down() -> tuple[Proxy, float]:
+    """Five deaths, the next start in four seconds."""
+    story = Story().serve()
+    for generation in range(1, 5):
+        story.die(generation)
+        story.wait(10.0)
+        story.born(generation + 1)
+        story.ready(generation + 1)
+    story.die(5)
+    story.wait(0.5)
+    return story.proxy, story.now
+
+
+def said(answer: stand_in.Answer) -> tuple[dict[bytes, bytes], str]:
+    headers, body = answer
+    document = json.loads(body)
+    assert document["type"] == "error"
+    assert document["error"]["type"] == "api_error"
+    assert document["request_id"].encode() == dict(headers)[b"request-id"]
+    message: str = document["error"]["message"]
+    return dict(headers), message
+
+
+def test_a_failed_proxy_says_why_and_not_to_try_again() -> None:
+    headers, message = said(stand_in.answer(failed(), 0.0))
+
+    assert message == (
+        "modelproxy: echo/demo has failed: exit 78: the configuration cannot work. See proxyctl logs echo/demo"
+    )
+    assert headers[b"x-should-retry"] == b"false"
+    assert b"retry-after" not in headers
+
+
+def test_one_in_backoff_says_when_to_try_again() -> None:
+    """In whole seconds, rounded up."""
+    proxy, now = down()
+    headers, message = said(stand_in.answer(proxy, now))
+
+    assert message == (
+        "modelproxy: the worker of echo/demo is down (SIGKILL, 5 exits), next start in 4 s. See proxyctl logs echo/demo"
+    )
+    assert (headers[b"x-should-retry"], headers[b"retry-after"]) == (b"true", b"4")
+
+
+def test_it_never_asks_to_come_back_at_once() -> None:
+    proxy, now = down()
+    headers, _ = said(stand_in.answer(attrs.evolve(proxy, retry_at=now - 5.0), now))
+
+    assert headers[b"retry-after"] == b"1"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+async def test_every_request_gets_it(host: str, nursery: trio.Nursery) -> None:
+    """Until it is cancelled; the socket itself lives on for the worker to come."""
+    listeners = sockets.bind_loopback(0)
+    port = listeners[0].getsockname()[1]
+    log: list[str] = []
+    proxy = failed()
+    copies = [one.dup() for one in listeners]
+    nursery.start_soon(stand_in.serve, copies, lambda: stand_in.answer(proxy, 0.0), log.append)
+    found = []
+    for request in (
+        b"POST /v1/messages HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}",
+        b"garbage\r\n\r\n",
+    ):
+        async with await trio.open_tcp_stream(host, port) as stream:
+            await stream.send_all(request)
+            with trio.fail_after(20):
+                found.append(await stream.receive_some())
+    nursery.cancel_scope.cancel()
+    with trio.CancelScope(shield=True):
+        await trio.testing.wait_all_tasks_blocked()
+
+    assert found[0].startswith(b"HTTP/1.1 503 ")
+    assert b"x-should-retry: false" in found[0]
+    assert found[1].startswith(b"HTTP/1.1 400 ")
+    assert log == []
+    assert {one.fileno() for one in copies} == {-1}
+    for one in listeners:
+        assert one.fileno() != -1
+        one.close()
