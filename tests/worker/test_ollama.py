@@ -201,6 +201,17 @@ def test_p09_p23_the_same_history_is_sent_in_the_same_bytes_and_a_longer_one_beg
         assert whole[: len(shorter)] == shorter
 
 
+def test_p14_p15_what_the_model_is_only_told_of_is_counted() -> None:
+    png = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "iVBO"}}
+    result = {"type": "tool_result", "tool_use_id": "1", "content": [png, {"type": "text", "text": "a"}]}
+    blocks = [result, png, {"type": "odd"}, {"type": "document", "source": {"type": "text", "data": "a"}}]
+    called = {"role": "assistant", "content": [{"type": "tool_use", "id": "1", "name": "Bash", "input": {}}]}
+    asked = ask({"role": "user", "content": "hi"}, called, {"role": "user", "content": blocks})
+
+    assert DIALECT.call(asked, terms(capabilities=["tools"])).notes == ("blocks only named: 3",)
+    assert DIALECT.call(asked, terms()).notes == ("blocks only named: 1",)
+
+
 def test_the_call_is_a_json_post_with_key_and_headers() -> None:
     known = terms(api_key="k", options={"headers": {"X-Team": "a"}})
     call = DIALECT.call(ask(), known)
@@ -375,6 +386,8 @@ def test_p40_a_call_without_a_name_is_not_lost() -> None:
     nameless = line({"tool_calls": [{"function": {"arguments": {}}}]}, done=False)
 
     assert ToolCall("toolu_1", "Bash", b"{}") in items(nameless, DONE, asked=ask(tools=[BASH]))
+    read = {"name": "Read", "input_schema": {}}
+    assert ToolCall("toolu_1", "unknown_tool", b"{}") in items(nameless, DONE, asked=ask(tools=[BASH, read]))
     assert ToolCall("toolu_1", "unknown_tool", b"{}") in items(nameless, DONE)
 
 

@@ -91,13 +91,10 @@ def _lenient(text: str) -> dict[str, Any] | None:
     if found is None:
         return None
     # `{}{"a":1}`: an empty shell in front of the real thing, or the same thing said twice.
-    different: list[dict[str, Any]] = []
-    for one in found:
-        if one and one not in different:
-            different.append(one)
-    if len(different) > 1:
+    real = [one for one in found if one]
+    if any(one != real[0] for one in real):
         return None
-    return different[0] if different else {}
+    return real[0] if real else {}
 
 
 class _Unreadable(Exception):

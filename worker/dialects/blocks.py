@@ -7,6 +7,7 @@ The same block always gives the same part, so that a history renders the same in
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -289,6 +290,8 @@ class UserTurn:
     results: list[Result]
     parts: list[Part]
     """What follows them: pictures and files lifted out of the results, each under its label, then the rest."""
+    omitted: int = 0
+    """How many pictures, files and unknown blocks are only named, for the log."""
 
 
 def result_text(block: Block, text: str) -> str:
@@ -306,29 +309,49 @@ def user_turn(blocks: Iterable[Block], names: dict[str, str], sight: Sight) -> U
     results: list[Result] = []
     lifted: list[Part] = []
     others: list[Part] = []
-    counts: dict[str, int] = {}
+    counts: Counter[str] = Counter()
     for block in blocks:
         if block["type"] != "tool_result":
-            others.append(part_of(block, sight))
+            others.append(_seen(block, sight, counts))
             continue
         call = _text(block.get("tool_use_id"))
         name = names.get(call, "")
         text, media = _flattened(block, name, sight, counts)
         results.append(Result(call, name, text))
         lifted += media
-    return UserTurn(results, [part for part in [*lifted, *others] if part])
+    return UserTurn(results, [part for part in [*lifted, *others] if part], counts[_OMITTED])
 
 
-def _flattened(block: Block, name: str, sight: Sight, counts: dict[str, int]) -> tuple[str, list[Part]]:
+_OMITTED = "omitted"
+
+
+def _seen(block: Block, sight: Sight, counts: Counter[str]) -> Part:
+    part = part_of(block, sight)
+    counts[_OMITTED] += isinstance(part, str) and _is_only_named(block)
+    return part
+
+
+def _is_only_named(block: Block) -> bool:
+    """True when the words for a block are all that is left of it."""
+    kind = block["type"]
+    if kind == "document":
+        source = block.get("source")
+        return not isinstance(source, dict) or source.get("type") not in ("text", "content")
+    if kind in ("image", "container_upload"):
+        return True
+    return kind not in _SAY and not kind.endswith("_tool_result") and not thinking.is_thinking(block)
+
+
+def _flattened(block: Block, name: str, sight: Sight, counts: Counter[str]) -> tuple[str, list[Part]]:
     lines: list[str] = []
     lifted: list[Part] = []
     for inner in _inner(block.get("content")):
-        part = part_of(inner, sight)
+        part = _seen(inner, sight, counts)
         if isinstance(part, str):
             lines.append(part)
             continue
         kind = "document" if isinstance(part, Document) else "image"
-        counts[kind] = counts.get(kind, 0) + 1
+        counts[kind] += 1
         label = f"{kind} {counts[kind]}"
         lines.append(f"[{label} attached below]")
         lifted += [f"[{label} from tool {name}]" if name else f"[{label}]", part]

@@ -15,7 +15,7 @@ one which the token limit may have cut is never handed out as if it were whole.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
 import attrs
@@ -28,7 +28,7 @@ from modelproxy.worker.wire.asks import Ask
 from modelproxy.worker.wire.items import Finish, Item, Text, Thinking, ToolCall, Usage
 
 from . import arguments, errors, names, thinking
-from .blocks import Image, Sight, text_of, user_turn
+from .blocks import Image, Sight, UserTurn, text_of, user_turn
 from .schemas import Profile, sanitise
 from .seam import Call, Headers, NewId, Terms
 from .turns import Block, Prepared, Turn, is_call, prepare
@@ -49,9 +49,10 @@ class Ollama:
         window = window_of(terms)
         if window is not None and size > window:
             raise Refused(failures.overflow(size, window))
+        messages, omitted = _messages(prepared, terms)
         body = {
             "model": terms.model,
-            "messages": _messages(prepared, terms),
+            "messages": messages,
             "tools": _tools(prepared),
             "format": prepared.format,
             "options": _options(ask, prepared, terms, size),
@@ -62,7 +63,8 @@ class Ollama:
             "shift": False,
         }
         said = {key: value for key, value in body.items() if value is not None}
-        return Call("/api/chat", codec.dumps(said), _headers(terms), notes=prepared.notes)
+        notes = (*prepared.notes, f"blocks only named: {omitted}") if omitted else prepared.notes
+        return Call("/api/chat", codec.dumps(said), _headers(terms), notes=notes)
 
     def decoder(self, ask: Ask, terms: Terms, *, new_id: NewId) -> Decoder:
         return Decoder(ask, terms, new_id)
@@ -115,18 +117,21 @@ def _no_tools(terms: Terms) -> Failure:
     )
 
 
-def _messages(prepared: Prepared, terms: Terms) -> list[dict[str, Any]]:
-    """System first, once; then the turns."""
+def _messages(prepared: Prepared, terms: Terms) -> tuple[list[dict[str, Any]], int]:
+    """System first, once; then the turns. And how many blocks the model cannot be shown."""
     system = "\n\n".join(text for text in (prepared.system, _duty(prepared)) if text)
     found: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
     sight = Sight(images=terms.can("vision"), image_urls=False)
     loop = _tool_loop(prepared.turns)
+    omitted = 0
     for number, turn in enumerate(prepared.turns):
         if turn.role == "user":
-            found += _user(turn, sight)
+            said = user_turn(turn.blocks, turn.names, sight)
+            found += _user(said)
+            omitted += said.omitted
         else:
             found.append(_assistant(turn, terms, replays=number >= loop))
-    return found
+    return found, omitted
 
 
 def _duty(prepared: Prepared) -> str:
@@ -146,8 +151,7 @@ def _tool_loop(turns: list[Turn]) -> int:
     return 0
 
 
-def _user(turn: Turn, sight: Sight) -> Iterator[dict[str, Any]]:
-    said = user_turn(turn.blocks, turn.names, sight)
+def _user(said: UserTurn) -> Iterator[dict[str, Any]]:
     for result in said.results:
         # Both, because old versions match by name and new ones by id.
         yield {
@@ -328,8 +332,10 @@ class Decoder:
         self._new_id = new_id
         self._lines = ndjson.Lines()
         self._calls: list[wire.Call] = []
-        self._thought: list[str] | None = None
-        """The pieces of the block of reasoning that is open."""
+        self._thinks = False
+        """A block of reasoning is open."""
+        self._hidden: list[str] = []
+        """Its pieces, for a client that is not shown them but carries them."""
         self._inline = thinking.Inline() if _thinks_inline(terms) else None
         self._said_something = False
         self._over = False
@@ -372,7 +378,7 @@ class Decoder:
 
     def _chunk(self, chunk: wire.Chunk) -> Iterator[Item]:
         if chunk.thinking:
-            yield self._thinks(chunk.thinking)
+            yield self._thought(chunk.thinking)
         if chunk.content:
             for item in [Text(chunk.content)] if self._inline is None else self._inline.feed(chunk.content):
                 yield from self._shown(item)
@@ -382,25 +388,25 @@ class Decoder:
 
     def _shown(self, item: Item) -> Iterator[Item]:
         if isinstance(item, Thinking):
-            yield self._thinks(item.text)
+            yield self._thought(item.text)
         else:
             yield from self._signature()
             self._said_something = True
             yield item
 
-    def _thinks(self, text: str) -> Thinking:
-        self._said_something = True
-        self._thought = self._thought or []
-        self._thought.append(text)
+    def _thought(self, text: str) -> Thinking:
+        self._said_something = self._thinks = True
+        if self._ask.thinking == "omitted":
+            self._hidden.append(text)
         return Thinking(text)
 
     def _signature(self) -> Iterator[Item]:
-        """Ends an open block of reasoning; a client that is not shown the text carries it inside."""
-        if self._thought is None:
+        """Ends an open block of reasoning."""
+        if not self._thinks:
             return
-        hidden = {"text": "".join(self._thought)} if self._ask.thinking == "omitted" else None
-        self._thought = None
-        yield Thinking("", thinking.sign(self._terms.provider, self._terms.model, hidden))
+        details = {"text": "".join(self._hidden)} if self._hidden else None
+        self._thinks, self._hidden = False, []
+        yield Thinking("", thinking.sign(self._terms.provider, self._terms.model, details))
 
     def _done(self, chunk: wire.Chunk) -> Iterator[Item]:
         self._over = True
@@ -424,7 +430,7 @@ class Decoder:
         for number, call in enumerate(calls, start=1):
             # Only the last can have been cut.
             cut = truncated and number == len(self._calls)
-            name = names.closest(call.name, schemas) or next(iter(schemas), "unknown_tool")
+            name = names.closest(call.name, schemas) or _only(schemas)
             whole = arguments.repair(call.arguments, truncated=cut)
             typed = arguments.coerced(codec.loads(whole), schemas.get(name))
             yield ToolCall(self._new_id("toolu_"), name, codec.dumps(typed))
@@ -435,6 +441,11 @@ class Decoder:
         window = window_of(self._terms)
         spent = (chunk.prompt_tokens or self._ask.input_tokens) + (chunk.output_tokens or 0)
         return "max_tokens" if window is None or spent < window else "model_context_window_exceeded"
+
+
+def _only(offered: Collection[str]) -> str:
+    """What a call without a name means: the one tool there is, or nothing that a client would run."""
+    return next(iter(offered)) if len(offered) == 1 else "unknown_tool"
 
 
 _MOVED = {"load": "the model was loaded but said nothing", "unload": "the model was unloaded"}
