@@ -114,6 +114,8 @@ def test_every_block_has_words(block: dict[str, Any], text: str) -> None:
 def test_pictures_and_files_are_found() -> None:
     assert image_of(PNG) == Image("image/png", "iVBORw0K")
     assert image_of(LINK) == ImageUrl("https://x.example/a.png")
+    inline = {"type": "image", "source": {"type": "url", "url": "data:image/png;base64,iVBO"}}
+    assert image_of(inline) == Image("image/png", "iVBO")
     assert image_of(PDF) is None
     assert document_of(PDF) == Document("doc.pdf", "application/pdf", PDF_DATA)
     assert document_of(PNG) is None

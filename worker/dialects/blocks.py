@@ -7,6 +7,7 @@ The same block always gives the same part, so that a history renders the same in
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -97,7 +98,14 @@ def image_of(block: Block) -> Image | ImageUrl | None:
     data, url = source.get("data"), source.get("url")
     if source.get("type") == "base64" and isinstance(data, str) and data:
         return Image(_text(source.get("media_type")) or "image/png", data)
-    return ImageUrl(url) if source.get("type") == "url" and isinstance(url, str) and url else None
+    if source.get("type") != "url" or not isinstance(url, str) or not url:
+        return None
+    inline = _DATA_URL.fullmatch(url)
+    return Image(inline["media_type"], inline["data"]) if inline else ImageUrl(url)
+
+
+_DATA_URL = re.compile(r"data:(?P<media_type>[\w.+-]+/[\w.+-]+);base64,(?P<data>.+)", re.ASCII | re.DOTALL)
+"""An address that is the picture itself."""
 
 
 def document_of(block: Block) -> Document | None:
