@@ -74,7 +74,7 @@ class Account:
             stream=self.stream,
             status=status,
             error_type=error_type,
-            stop_reason=self.told.stop_reason if self.told else None,
+            stop_reason=self.told.stop_reason if self.told and error_type is None else None,
             input_tokens=usage.get("input_tokens"),
             output_tokens=usage.get("output_tokens"),
             cache_read_tokens=usage.get("cache_read_input_tokens"),

@@ -108,7 +108,7 @@ class Relay:
         client.know(model=asked.model, stream=asked.stream, subscription=subscription)
         sniffer = Sniffer()
         client.tell(sniffer)
-        await self._pass(client, request, anthropic.with_model(body, self._spec.model), sniffer)
+        await self._pass(client, request, anthropic.prepared(body, self._spec.model), sniffer)
 
     async def forward(self, client: Client, request: Request, body: bytes) -> None:
         """Anything else below `/v1`."""

@@ -26,6 +26,7 @@ from modelproxy.worker.failures import Failure, Kind, Refused
 from modelproxy.worker.wire import codec, sse
 from modelproxy.worker.wire.items import Usage
 
+from . import thinking
 from .seam import Headers
 
 KIND = "anthropic"
@@ -79,6 +80,11 @@ def _peek_slowly(body: bytes) -> tuple[Any, Any]:
     return found.get("model"), found.get("stream")
 
 
+def prepared(body: bytes, model: str) -> bytes:
+    """The body as the provider gets it."""
+    return without_foreign_thinking(with_model(body, model))
+
+
 def with_model(body: bytes, model: str) -> bytes:
     """The same bytes but for the value of `model`. `body` is a JSON object."""
     spans = list(_model_spans(body))
@@ -112,6 +118,37 @@ def _is_model(token: bytes) -> bool:
     return token == b'"model"' or (b"\\" in token and codec.loads(token) == "model")
 
 
+def without_foreign_thinking(body: bytes) -> bytes:
+    """The same without reasoning that Anthropic would refuse: ours, and what nobody has signed.
+
+    A session that began at another provider brings such blocks, and each would fail every later turn.
+    """
+    if not _MAY_BE_FOREIGN.search(body):
+        return body
+    document = codec.loads(body)
+    messages = document.get("messages")
+    if not isinstance(messages, list):
+        return body
+    kept = [one for one in map(_cleaned, messages) if one is not None]
+    return body if kept == messages else codec.dumps({**document, "messages": kept})
+
+
+def _cleaned(message: Any) -> Any | None:
+    """None: nothing is left of it; the turns on both sides then count as one."""
+    content = message.get("content") if isinstance(message, dict) else None
+    if not isinstance(content, list):
+        return message
+    kept = [block for block in content if not _is_foreign(block)]
+    if len(kept) == len(content):
+        return message
+    return {**message, "content": kept} if kept else None
+
+
+def _is_foreign(block: Any) -> bool:
+    return isinstance(block, dict) and thinking.is_thinking(block) and thinking.is_foreign_to_anthropic(block)
+
+
+_MAY_BE_FOREIGN = re.compile(rb'"px1\.|"signature"\s*:\s*(?:""|null)')
 _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\]]', re.DOTALL)
 _VALUE = re.compile(rb'\s*:\s*("[^"\\]*(?:\\.[^"\\]*)*"|[^\s,}\]\[{"]+)', re.DOTALL)
 

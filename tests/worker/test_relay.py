@@ -1,0 +1,579 @@
+"""Bytes through a worker's handler, from a real server to a real client: untouched, and never a lie."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import anthropic
+import attrs
+import pytest
+import trio
+from fakes import grammar
+from fakes.serving import serving
+from fakes.upstream import Reply, Upstream
+
+from modelproxy.worker import relay as relay_module
+from modelproxy.worker.books import Books
+from modelproxy.worker.contract import Options, Timeouts, WorkerSpec
+from modelproxy.worker.handler import Handler
+from modelproxy.worker.ledger import Row
+from modelproxy.worker.stats import Stats
+
+from .test_anthropic_relay import MODEL, STREAM
+
+T = TypeVar("T")
+
+# The same without what only a proxy is to tolerate.
+PLAIN_STREAM = (
+    STREAM.replace(b": a comment\n\n", b"")
+    .replace(b"event: zzz_future\n", b"event: ping\n")
+    .replace(b'"zzz_future","delta":[1]', b'"ping"')
+    .replace(
+        b'"id":"msg_1",',
+        b'"id":"msg_1","type":"message","role":"assistant","model":"m",'
+        b'"content":[],"stop_reason":null,"stop_sequence":null,',
+    )
+)
+
+SSE = (("content-type", "text/event-stream; charset=utf-8"), ("request-id", "req_theirs"))
+JSON = (("content-type", "application/json"), ("request-id", "req_theirs"))
+ASK = {"model": MODEL, "max_tokens": 10, "messages": [{"role": "user", "content": "hi"}]}
+MESSAGE = {
+    "id": "msg_1",
+    "type": "message",
+    "role": "assistant",
+    "model": MODEL,
+    "content": [{"type": "text", "text": "Hello"}],
+    "stop_reason": "end_turn",
+    "stop_sequence": None,
+    "usage": {"input_tokens": 25, "output_tokens": 15, "zzz": {"new": True}},
+}
+WHOLE = json.dumps(MESSAGE, indent=2).encode()
+
+
+@attrs.define
+class Got:
+    """An answer as its client saw it."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    whole: bool = True
+
+    @property
+    def error(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.body)["error"]
+        return found
+
+
+class Rows(Books):
+    """Keeps rows where the test sees them, and notes what the client had seen by then."""
+
+    def __init__(self) -> None:
+        super().__init__("nowhere", log=lambda *_, **__: None)
+        self._suffer("never written in these tests")
+
+    @property
+    def row(self) -> Row:
+        [entry] = self._waiting
+        return entry.row
+
+
+@attrs.define
+class Far:
+    """A worker before a fake provider."""
+
+    upstream: Upstream
+    port: int
+    books: Rows
+    stats: Stats
+    handler: Handler
+
+    @property
+    def row(self) -> Row:
+        return self.books.row
+
+    async def fetch(
+        self, body: Any = ASK, *, method: str = "POST", path: str = "/v1/messages", headers: Any = ()
+    ) -> Got:
+        return await trio.to_thread.run_sync(
+            self._fetch, body, method, path, dict(headers), abandon_on_cancel=True
+        )
+
+    def _fetch(self, body: Any, method: str, path: str, headers: dict[str, str]) -> Got:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        try:
+            connection.request(method, path, data, {"content-type": "application/json", **headers})
+            answer = connection.getresponse()
+            found = {name.lower(): value for name, value in answer.getheaders()}
+            try:
+                return Got(answer.status, found, answer.read())
+            except http.client.IncompleteRead as cut:
+                return Got(answer.status, found, cut.partial, whole=False)
+        finally:
+            connection.close()
+
+    async def sdk(self, use: Callable[[anthropic.Anthropic], T]) -> T:
+        def run() -> T:
+            with anthropic.Anthropic(
+                base_url=f"http://127.0.0.1:{self.port}", api_key="sk-ant-caller", max_retries=0, timeout=10
+            ) as client:
+                return use(client)
+
+        return await trio.to_thread.run_sync(run)
+
+
+@asynccontextmanager
+async def far(*replies: Reply, path: str = "/v1/messages", **changes: Any) -> AsyncIterator[Far]:
+    with Upstream() as upstream:
+        upstream.on(path, *replies)
+        fields: dict[str, Any] = {
+            "name": "a",
+            "model_id": f"anthropic/{MODEL}",
+            "provider": "anthropic",
+            "kind": "anthropic",
+            "model": MODEL,
+            "port": 3457,
+            "base_url": upstream.url,
+        }
+        stats, books = Stats(), Rows()
+        handler = Handler(
+            WorkerSpec(**fields | changes),
+            stats=stats,
+            log=lambda *_, **__: None,
+            started_at=trio.current_time(),
+            books=books,
+        )
+        async with serving(handler) as server:
+            yield Far(upstream, server.port, books, stats, handler)
+
+
+# --- untouched ----------------------------------------------------------------------------------------
+
+
+async def test_a_request_and_its_answer_arrive_byte_by_byte() -> None:
+    """Query, betas and the caller's credential up; status, headers and body down."""
+    body = json.dumps(ASK, indent=3).encode()
+    headers = {
+        "authorization": "Bearer sk-ant-oat01-mine",
+        "anthropic-version": "2023-06-01",
+        "anthropic-beta": "zzz-2099-01-01",
+        "x-claude-code-session-id": "s",
+    }
+    async with far(
+        Reply(body=WHOLE, headers=(*JSON, ("anthropic-ratelimit-x", "3"), ("set-cookie", "a=b")))
+    ) as it:
+        got = await it.fetch(body, path="/v1/messages?beta=true", headers=headers)
+    [seen] = it.upstream.requests
+
+    assert (seen.method, seen.target, seen.body) == ("POST", "/v1/messages?beta=true", body)
+    assert headers.items() <= seen.headers.items()
+    assert seen.headers["host"] == f"127.0.0.1:{it.upstream.port}"
+    assert (got.status, got.body) == (200, WHOLE)
+    assert got.headers["request-id"] == "req_theirs"
+    assert got.headers["anthropic-ratelimit-x"] == "3"
+    assert got.headers["x-proxy-model"] == f"anthropic/{MODEL}"
+    assert "set-cookie" not in got.headers
+    row = it.row
+    assert (row.status, row.request_id, row.session_id, row.stream) == (200, "req_theirs", "s", False)
+    assert (row.input_tokens, row.output_tokens, row.tokens_estimated) == (25, 15, False)
+    assert (row.stop_reason, row.requested_model, row.model) == ("end_turn", MODEL, MODEL)
+    assert (row.cost_usd, row.cost_source) == (None, "subscription")
+    assert row.ttft_ms is not None
+
+
+@pytest.mark.parametrize("framing", ["chunked", "close", "length"])
+@pytest.mark.parametrize("size", [1, 7, 100, 10_000])
+async def test_a_stream_arrives_byte_by_byte(framing: str, size: int) -> None:
+    """Comments and events that nobody has heard of too, however it is cut."""
+    pieces = tuple(STREAM[at : at + size] for at in range(0, len(STREAM), size))
+    async with far(Reply(body=pieces, headers=SSE, framing=framing)) as it:
+        got = await it.fetch({**ASK, "stream": True})
+
+    assert (got.status, got.body, got.whole) == (200, STREAM, True)
+    assert got.headers["content-type"] == "text/event-stream; charset=utf-8"
+    row = it.row
+    assert (row.status, row.stream, row.stop_reason, row.error_type) == (200, True, "end_turn", None)
+    assert (row.input_tokens, row.output_tokens) == (25, 15)
+    assert (row.cache_read_tokens, row.cache_write_tokens) == (7, 3)
+    assert (row.cost_usd, row.cost_source) == (None, "unknown")
+
+
+async def test_s126_the_workers_own_model_wins() -> None:
+    """The rest of the body is as it was; the ledger knows both names."""
+    async with far(Reply(body=WHOLE, headers=JSON)) as it:
+        await it.fetch(b'{"max_tokens":1, "model":"ollama/other","messages":[]}')
+    [seen] = it.upstream.requests
+
+    assert seen.body == b'{"max_tokens":1, "model":"claude-sonnet-4-5","messages":[]}'
+    assert (it.row.requested_model, it.row.model) == ("ollama/other", MODEL)
+
+
+async def test_pieces_are_passed_on_as_they_come() -> None:
+    """Nothing is held back until an event is whole."""
+    first, rest = STREAM[:40], STREAM[40:]
+    async with far(Reply(body=(first, rest), pause=30, headers=SSE, framing="chunked")) as it:
+        stream = await trio.open_tcp_stream("127.0.0.1", it.port)
+        async with stream:
+            body = json.dumps({**ASK, "stream": True}).encode()
+            head = b"POST /v1/messages HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+            await stream.send_all(head + b"content-length: %d\r\n\r\n" % len(body) + body)
+            seen = b""
+            with trio.fail_after(5):
+                while first not in seen:
+                    seen += await stream.receive_some()
+        # P59: the client is gone, and with it the request at the provider.
+        await trio.to_thread.run_sync(it.upstream.wait_for_close)
+        with trio.fail_after(5):
+            while it.stats.in_flight:  # noqa: ASYNC110  # the handler's end announces itself nowhere
+                await trio.sleep(0.01)
+
+    assert (it.row.status, it.row.error_type) == (499, "cancelled")
+    assert len(it.upstream.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/v1/models?limit=1000"),
+        ("GET", "/v1/models/claude-x"),
+        ("GET", "/v1/messages/batches"),
+        ("POST", "/v1/messages/batches"),
+        ("POST", "/v1/files?zzz=1"),
+        ("DELETE", "/v1/files/file_1"),
+        ("PATCH", "/v1/zzz_future"),
+        ("HEAD", "/v1/models"),
+    ],
+)
+async def test_every_path_and_method_below_v1_is_forwarded(method: str, path: str) -> None:
+    """With its body as it is; no row, as no model was asked."""
+    body = b"--x any bytes \xff" if method in ("POST", "PATCH") else None
+    headers = {"x-api-key": "k", "content-type": "multipart/form-data; boundary=x"}
+    async with far(Reply(202, b"answer", headers=JSON), path="*") as it:
+        got = await it.fetch(body, method=method, path=path, headers=headers)
+        health = await it.fetch(None, method="GET", path="/livez")
+    seen = it.upstream.requests[0]
+
+    assert (seen.method, seen.target, seen.body) == (method, path, body or b"")
+    assert seen.headers["x-api-key"] == "k"
+    assert seen.headers["content-type"] == headers["content-type"]
+    assert (got.status, got.body) == (202, b"" if method == "HEAD" else b"answer")
+    assert health.status == 200
+    assert not it.books._waiting
+
+
+async def test_count_tokens_is_the_providers() -> None:
+    """With the worker's own model; it costs nothing and has no row."""
+    async with far(Reply(body=b'{"input_tokens":7}'), path="/v1/messages/count_tokens") as it:
+        got = await it.fetch({**ASK, "model": "x"}, path="/v1/messages/count_tokens?beta=true")
+
+    assert got.body == b'{"input_tokens":7}'
+    assert it.upstream.requests[0].json()["model"] == MODEL
+    assert not it.books._waiting
+
+
+async def test_web_pages_stay_outside() -> None:
+    """What is forwarded passes the same door as everything else."""
+    async with far(Reply(), path="*") as it:
+        got = await it.fetch(
+            None, method="GET", path="/v1/files", headers={"origin": "http://localhost:3000"}
+        )
+
+    assert got.status == 403
+    assert it.upstream.requests == []
+
+
+async def test_large_files_go_through_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory does not grow with them."""
+    monkeypatch.setattr(relay_module, "MOST_COLLECTED", 1000)
+    content = bytes(range(256)) * 100
+    async with far(
+        Reply(body=(content[:9000], content[9000:]), framing="chunked"), path="/v1/files/f/content"
+    ) as it:
+        got = await it.fetch(None, method="GET", path="/v1/files/f/content")
+
+    assert got.body == content
+
+
+# --- credentials --------------------------------------------------------------------------------------
+
+CALLER = {"authorization": "Bearer caller-secret", "x-api-key": "caller-secret"}
+
+
+async def test_a_configured_key_replaces_the_callers() -> None:
+    """No trace of it goes out."""
+    async with far(Reply(body=WHOLE, headers=JSON), api_key="sk-ant-api03-ours") as it:
+        await it.fetch(headers=CALLER)
+    [seen] = it.upstream.requests
+
+    assert seen.headers["x-api-key"] == "sk-ant-api03-ours"
+    assert "caller-secret" not in str(seen.headers)
+
+
+@pytest.mark.parametrize("kind", ["openai", "openrouter", "ollama"])
+async def test_others_never_see_the_callers_credential(kind: str) -> None:
+    """Their base URL may end in /v1; only messages are passed through, lists and counts are ours."""
+    options = Options(api="anthropic")
+    async with far(Reply(body=WHOLE, headers=JSON), path="/api/v1/messages") as it:
+        base = f"{it.upstream.url}/api/v1"
+        async with far(kind=kind, provider=kind, base_url=base, options=options) as other:
+            got = await other.fetch(headers=CALLER)
+            count = await other.fetch(path="/v1/messages/count_tokens", headers=CALLER)
+            files = await other.fetch(None, method="GET", path="/v1/files", headers=CALLER)
+    [seen] = it.upstream.requests
+
+    assert got.body == WHOLE
+    assert "caller-secret" not in str(seen.headers)
+    assert json.loads(count.body)["input_tokens"] > 0
+    assert files.status == 404
+
+
+async def test_our_key_rejected_is_not_the_callers_fault() -> None:
+    """403 with the fix; with the caller's own credential the 401 is its to see."""
+    refusal = Reply(
+        401, b'{"type":"error","error":{"type":"authentication_error","message":"bad"}}', headers=JSON
+    )
+    async with far(refusal, api_key="sk-ant-api03-ours") as it:
+        ours = await it.fetch()
+    async with far(refusal) as it:
+        theirs = await it.fetch()
+
+    assert (ours.status, ours.error["type"], ours.headers["x-should-retry"]) == (
+        403,
+        "permission_error",
+        "false",
+    )
+    assert "sk-ant" not in ours.error["message"]
+    assert (theirs.status, theirs.error["message"]) == (401, "bad")
+
+
+# --- errors -------------------------------------------------------------------------------------------
+
+
+async def test_an_error_arrives_as_it_is() -> None:
+    """Status, words, waits, unknown fields; the ledger and the counters know."""
+    body = (
+        b'{"type":"error","error":{"type":"rate_limit_error","message":"Slow down","zzz":1},"request_id":"r"}'
+    )
+    headers = (*JSON, ("retry-after", "7"), ("x-should-retry", "true"))
+    async with far(Reply(429, body, headers=headers)) as it:
+        got = await it.fetch()
+
+    assert (got.status, got.body) == (429, body)
+    assert (got.headers["retry-after"], got.headers["x-should-retry"]) == ("7", "true")
+    assert (it.row.status, it.row.error_type, it.row.input_tokens) == (429, "rate_limit_error", None)
+    assert it.stats.failures == 1
+    assert it.stats.last_error == "429 rate_limit_error: Slow down"
+
+
+async def test_a_page_of_html_arrives_as_it_is() -> None:
+    """Its status says enough."""
+    async with far(Reply(502, b"<html>Bad gateway</html>", headers=(("content-type", "text/html"),))) as it:
+        got = await it.fetch()
+
+    assert (got.status, got.body) == (502, b"<html>Bad gateway</html>")
+    assert (it.row.status, it.row.error_type) == (502, "overloaded_error")
+
+
+async def test_an_unreachable_provider() -> None:
+    """The error table's words: where, and not again."""
+    async with far() as it:
+        it.upstream.stop()
+        got = await it.fetch()
+
+    assert (got.status, got.error["type"], got.headers["x-should-retry"]) == (503, "api_error", "false")
+    assert it.upstream.url in got.error["message"]
+    assert (it.row.status, it.row.input_tokens) == (503, None)
+
+
+@pytest.mark.parametrize(
+    ("reply", "status"),
+    [
+        (Reply(raw=b""), 529),
+        (Reply(raw=b"nonsense\r\n\r\n"), 500),
+        (Reply(body=WHOLE, headers=JSON, cut_after=20), 500),
+        (Reply(body=STREAM, headers=SSE, framing="chunked", cut_after=0), 500),
+        (Reply(body=b"", headers=SSE, framing="chunked"), 500),
+    ],
+)
+async def test_what_breaks_off_before_anything_was_sent_is_a_status(reply: Reply, status: int) -> None:
+    """Which clients can act on."""
+    async with far(reply) as it:
+        got = await it.fetch({**ASK, "stream": True})
+
+    assert got.status == status
+    assert got.error["type"] in ("api_error", "overloaded_error")
+    assert it.row.status == status
+
+
+@pytest.mark.parametrize("framing", ["chunked", "close"])
+@pytest.mark.parametrize("at", range(1, len(STREAM), 37))
+async def test_a_stream_that_is_cut_never_ends_well(framing: str, at: int) -> None:
+    """Between events it ends with an error event, in the middle of one without its last chunk."""
+    async with far(Reply(body=(STREAM[:at],), headers=SSE, framing=framing, close=True)) as it:
+        got = await it.fetch({**ASK, "stream": True})
+
+    assert got.body.startswith(STREAM[:at])
+    added = got.body[at:]
+    if STREAM[:at].endswith(b"\n\n"):
+        assert got.whole
+        assert added.startswith(b"event: error\ndata: ")
+        assert json.loads(added.partition(b"data: ")[2])["error"]["type"] == "api_error"
+    else:
+        assert (got.whole, added) == (False, b"")
+    assert (it.row.status, it.row.error_type, it.row.stop_reason) == (500, "api_error", None)
+
+
+async def test_a_cut_between_events_is_said_in_the_grammar() -> None:
+    """What went before, then the error."""
+    at = PLAIN_STREAM.index(b"event: content_block_delta")
+    known = PLAIN_STREAM[:at]
+    async with far(Reply(body=(known,), headers=SSE, framing="close")) as it:
+        got = await it.fetch({**ASK, "stream": True})
+    streamed = grammar.check(got.body)
+
+    assert streamed.error is not None
+    assert not streamed.complete
+
+
+async def test_an_error_event_of_the_provider_is_a_failure_in_the_books() -> None:
+    """And the stream is its own."""
+    body = STREAM[:400].rpartition(b"\n\n")[0] + b"\n\n"
+    body += b'event: error\ndata: {"type":"error","error":{"type":"overloaded_error","message":"Busy"}}\n\n'
+    async with far(Reply(body=(body,), headers=SSE, framing="chunked")) as it:
+        got = await it.fetch({**ASK, "stream": True})
+
+    assert got.body == body
+    assert (it.row.status, it.row.error_type) == (529, "overloaded_error")
+    assert it.stats.failures == 1
+
+
+async def test_the_end_of_the_connection_after_message_stop_is_nobodys_business() -> None:
+    """All was said: no error is added to it."""
+    async with far(
+        Reply(body=STREAM, headers=SSE, framing="chunked", cut_after=len(STREAM) + 5, reset=True)
+    ) as it:
+        got = await it.fetch({**ASK, "stream": True})
+
+    assert (got.body, got.whole) == (STREAM, True)
+    assert it.row.status == 200
+
+
+# --- time ---------------------------------------------------------------------------------------------
+
+
+async def test_a_silent_provider() -> None:
+    """504, and which limit it was."""
+    async with far(Reply(hang=True), timeouts=Timeouts(first_byte_s=0.2)) as it:
+        got = await it.fetch()
+
+    assert (got.status, got.error["type"]) == (504, "timeout_error")
+    assert "0.2s (first_byte_timeout)" in got.error["message"]
+    assert it.row.status == 504
+
+
+async def test_a_provider_that_falls_silent() -> None:
+    """In-band, and its connection is closed."""
+    at = STREAM.index(b"event: ping")
+    async with far(
+        Reply(body=(STREAM[:at], STREAM[at:]), pause=30, headers=SSE, framing="chunked"),
+        timeouts=Timeouts(idle_s=0.2),
+    ) as it:
+        got = await it.fetch({**ASK, "stream": True})
+        await trio.to_thread.run_sync(it.upstream.wait_for_close)
+
+    assert b"timeout_error" in got.body[at:]
+    assert (it.row.status, it.row.error_type) == (504, "timeout_error")
+
+
+async def test_a_drain_cuts_in_band() -> None:
+    """The client is told why."""
+    at = STREAM.index(b"event: content_block_stop")
+    async with far(Reply(body=(STREAM[:at], STREAM[at:]), pause=30, headers=SSE, framing="chunked")) as it:
+        answer: list[Got] = []
+
+        async def ask() -> None:
+            answer.append(await it.fetch({**ASK, "stream": True}))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            await trio.to_thread.run_sync(it.upstream.wait_for_requests, 1)
+            with trio.fail_after(5):
+                while not any(call.exchange.started for call in it.handler._calls):  # noqa: ASYNC110  # the same
+                    await trio.sleep(0.01)
+            await trio.sleep(0.1)  # the first piece is on its way with the head
+            it.handler.cut()
+    [got] = answer
+
+    assert got.body[:at] == STREAM[:at]
+    assert b"overloaded_error" in got.body[at:]
+    assert got.whole
+    assert (it.row.status, it.row.error_type, it.row.output_tokens) == (529, "overloaded_error", 2)
+    assert it.row.tokens_estimated
+
+
+# --- the real client ----------------------------------------------------------------------------------
+
+
+async def test_the_sdk_plain_and_streamed() -> None:
+    """It notices nothing."""
+    async with far(
+        Reply(body=WHOLE, headers=JSON), Reply(body=(PLAIN_STREAM,), headers=SSE, framing="chunked")
+    ) as it:
+        ask: Any = {**ASK, "model": "claude-x"}  # the SDK warns of old names
+        plain = await it.sdk(lambda client: client.messages.create(**ask))
+
+        def streamed(client: anthropic.Anthropic) -> Any:
+            with client.messages.stream(**ask) as stream:
+                return stream.get_final_message()
+
+        whole = await it.sdk(streamed)
+
+    assert plain.content[0].to_dict()["text"] == "Hello"
+    assert plain._request_id == "req_theirs"
+    assert whole.content[0].text == "Héllo"
+    assert whole.usage.output_tokens == 15
+    assert "sk-ant-caller" in str(it.upstream.requests[0].headers)
+
+
+async def test_one_connection_serves_many_requests() -> None:
+    """Kept alive to the provider."""
+    async with far(Reply(body=WHOLE, headers=JSON)) as it:
+        for _ in range(20):
+            await it.fetch()
+
+    assert (it.upstream.connections, len(it.upstream.requests)) == (1, 20)
+
+
+async def test_health_looks_at_the_provider() -> None:
+    """A refusal for want of a credential is a sign of life: callers bring their own."""
+    async with far(Reply(401, b"{}"), path="/v1/models") as it:
+        well = await it.fetch(None, method="GET", path="/health")
+    async with far(Reply(401, b"{}"), path="/v1/models", api_key="sk-ant-api03-wrong") as it:
+        unwell = await it.fetch(None, method="GET", path="/health")
+
+    assert json.loads(well.body)["healthy"] is True
+    assert json.loads(unwell.body)["healthy"] is False
+
+
+async def test_the_row_is_there_before_the_end_is_seen() -> None:
+    """`message_stop` does not leave before it."""
+    at = STREAM.index(b"event: message_stop")
+    seen: list[bool] = []
+    async with far(Reply(body=(STREAM[:at], STREAM[at:]), pause=0.2, headers=SSE, framing="chunked")) as it:
+        note = it.books.note
+
+        def spy(row: Row) -> Any:
+            seen.append(row.stop_reason == "end_turn")
+            return note(row)
+
+        it.books.note = spy  # type: ignore[method-assign]  # to see when
+        got = await it.fetch({**ASK, "stream": True})
+
+    assert got.body == STREAM
+    assert seen == [True]
