@@ -233,6 +233,7 @@ COMMANDS = [
     ["restart"],
     ["logs"],
     ["events"],
+    ["usage"],
     ["daemon"],
     *(["daemon", name] for name in ("run", "start", "stop", "restart", "status")),
 ]
