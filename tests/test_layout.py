@@ -34,13 +34,6 @@ WITHOUT = {
     "worker/wire/asks.py": "the types of a request; tests/worker/test_anthropic.py reads them",
     "worker/wire/items.py": "the types of an answer; tests/worker/test_anthropic.py writes them",
     # Being written.
-    "worker/wire/openai.py": "its tests come with the next change",
-    "worker/dialects/reasoning.py": "its tests come with the next change",
-    "worker/dialects/quirks.py": "its tests come with the next change",
-    "worker/dialects/openai.py": "its tests come with the next change",
-    "worker/dialects/fragments.py": "its tests come with the next change",
-    "worker/dialects/fences.py": "its tests come with the next change",
-    "worker/dialects/chunks.py": "its tests come with the next change",
     "worker/accounts.py": "its tests come with the ledger's",
 }
 

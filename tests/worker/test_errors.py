@@ -280,7 +280,7 @@ def test_secrets_are_cut_out(text: str, clean: str) -> None:
         (b"x" * 5000, "OpenRouter: " + "x" * 300),
         ({"error": "words", "code": 502}, "OpenRouter: words"),
         ({"message": "words"}, "OpenRouter: words"),
-        ({"detail": [{"loc": ["body"], "msg": "one"}, {"msg": "two"}]}, "OpenRouter: one; two"),
+        ({"detail": [{"loc": ["body"], "msg": "one"}, {"msg": "two"}]}, "OpenRouter: body: one; two"),
         ({"detail": {"message": "inner"}}, "OpenRouter: inner"),
         ("words", "OpenRouter: words"),
         ([], "OpenRouter: busy (status 502)"),
@@ -341,6 +341,25 @@ def test_the_wait_is_passed_on() -> None:
     """S75, P58."""
     assert answered(429, error(), (b"Retry-After", b"7")).retry_after_s == 7
     assert answered(429, error(retry_after=9)).retry_after_s == 9
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "name"),
+    [
+        (400, error("Unsupported parameter: 'b' is not supported with this model", param="b"), "b"),
+        (400, error("Unsupported value", param="a", code="unsupported_value"), "a"),
+        (422, {"detail": [{"loc": ["body", "b"], "msg": "Extra inputs are not permitted"}]}, "b"),
+        (400, error("Unrecognized request argument supplied: b"), "b"),
+        (400, error("'b' is too large"), None),
+        (400, error("Unknown tool b-c"), None),
+        (500, error("Unsupported parameter: 'b'"), None),
+        (400, b"unknown field b", "b"),
+    ],
+)
+def test_a_refused_parameter_is_found(status: int, body: Any, name: str | None) -> None:
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+
+    assert name == errors.unsupported(status, data, ["a", "b"])
 
 
 _json: st.SearchStrategy[Any] = st.recursive(

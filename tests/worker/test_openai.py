@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from modelproxy.worker.contract import Options
 from modelproxy.worker.dialects import blocks, quirks, thinking
-from modelproxy.worker.dialects.openai import OpenAI, Wish, clamped
+from modelproxy.worker.dialects.openai import OpenAI, Wish, again, clamped
 from modelproxy.worker.dialects.seam import Terms
-from modelproxy.worker.failures import Refused
+from modelproxy.worker.failures import Failure, Refused
 from modelproxy.worker.wire import asks, openai
-from modelproxy.worker.wire.items import Failure, ToolCall, Usage
+from modelproxy.worker.wire.items import ToolCall, Usage
 from modelproxy.worker.wire.openai import Fragment
 
 SAMPLES = sorted((golden.CASES / "samples").glob("*.json"))
@@ -369,6 +369,39 @@ def test_a_failure_takes_our_estimate_when_no_number_was_said() -> None:
     assert found.message == f"prompt is too long: {ask().input_tokens} tokens > 3 maximum"
 
 
+def refusal(message: str, **fields: Any) -> bytes:
+    return json.dumps({"error": {"message": message, **fields}}).encode()
+
+
+def test_a_parameter_that_is_refused_is_left_out_from_then_on() -> None:
+    """P31: thinking that a model does not support is no reason to fail."""
+    request = ask(thinking={"type": "adaptive"}, output_config={"effort": "high"}, stop_sequences=["x"])
+    known = terms("p", capabilities=frozenset(["thinking"]))
+    found = again(
+        request, known, 400, refusal("Unsupported parameter: 'reasoning_effort'", param="reasoning_effort")
+    )
+    assert found is not None
+    body = sent(request, found, "openai")
+    assert "reasoning_effort" not in body
+    assert body["stop"] == ["x"]
+
+    words = refusal("Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.")
+    more = again(request, found, 400, words)
+    assert more is not None
+    last = again(request, more, 400, refusal("unknown field stop"))
+    assert last is not None
+    body = sent(request, last, "openai")
+    assert body["max_completion_tokens"] == 100
+    assert not {"reasoning_effort", "max_tokens", "stop"} & body.keys()
+    assert again(request, last, 400, words) is None
+
+
+def test_a_call_that_the_model_wrote_badly_is_asked_for_again() -> None:
+    """P44 at Groq."""
+    assert again(ask(), terms(), 400, refusal("Failed", code="tool_use_failed")) == terms()
+    assert again(ask(), terms(), 400, refusal("no")) is None
+
+
 # --- real requests ------------------------------------------------------------------------------------
 
 
@@ -555,13 +588,13 @@ def test_what_was_charged(said: dict[str, Any], cost: float | None) -> None:
 @pytest.mark.parametrize("place", ["usage", "x_groq", "choice"])
 def test_counts_in_places_of_their_own(place: str) -> None:
     said = {"prompt_tokens": 1}
-    document: dict[str, Any] = {
+    documents: dict[str, dict[str, Any]] = {
         "usage": {"usage": said},
         "x_groq": {"x_groq": {"usage": said}},
         "choice": {"choices": [{"usage": said}]},
-    }[place]
+    }
 
-    assert openai.chunk(document).usage == said
+    assert openai.chunk(documents[place]).usage == said
 
 
 def test_json_that_is_nearly_json() -> None:
@@ -590,10 +623,10 @@ def test_calls_arrive_whole_however_they_were_broken(
     started: set[int] = set()
     while any(queues):
         index = data.draw(st.sampled_from([place for place, queue in enumerate(queues) if queue]))
-        head = {} if index in started else {"id": f"c{index}"}
+        head: dict[str, Any] = {} if index in started else {"id": f"c{index}"}
         named = {} if index in started else {"name": "Bash"}
         started.add(index)
-        function = {**named, "arguments": queues[index].pop(0)}
+        function: dict[str, Any] = {**named, "arguments": queues[index].pop(0)}
         chunks.append(
             {"choices": [{"delta": {"tool_calls": [{"index": index, **head, "function": function}]}}]}
         )

@@ -15,7 +15,7 @@ exactly the words on which clients compact.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import attrs
@@ -46,6 +46,8 @@ class Said:
     wait_s: float | None = None
     provider: str = ""
     """Who said it behind a router."""
+    param: str = ""
+    """The part of the request that it is about."""
     plain: bool = False
     """The body was no JSON: a gateway speaks, not the provider."""
 
@@ -90,6 +92,22 @@ _STOPS = {
     "content_policy_violation": "refusal",
     "refusal": "refusal",
 }
+
+
+_UNSUPPORTED = re.compile(
+    r"unsupported|unrecogni[sz]ed|unknown|unexpected|not (supported|permitted|allowed|recognized)"
+    r"|does(n't| not) support|extra (inputs|fields)|extra_forbidden",
+    re.IGNORECASE,
+)
+
+
+def unsupported(status: int, body: bytes, parameters: Iterable[str]) -> str | None:
+    """Which of these parameters the server refuses as such; None: it is about something else."""
+    said = read(body)
+    text = f"{said.param} {said.message}"
+    if status not in (400, 422) or not _UNSUPPORTED.search(f"{' '.join(said.words)} {text}"):
+        return None
+    return next((one for one in parameters if re.search(rf"(?<![\w-]){one}(?![\w-])", text)), None)
 
 
 # --- reading -----------------------------------------------------------------------------------------
@@ -141,6 +159,7 @@ def _said(error: dict[str, Any]) -> Said:
         window=_count(error.get("n_ctx")) or inner.window,
         wait_s=waits.in_body(error),
         provider=_text(metadata.get("provider_name")),
+        param=_text(error.get("param")),
     )
 
 
@@ -171,7 +190,9 @@ def _sentence(value: Any) -> str:
     if isinstance(value, list):  # FastAPI: `{"detail": [{"loc": …, "msg": …}]}`
         return "; ".join(filter(None, (_sentence(one) for one in value[:3])))
     if isinstance(value, dict):
-        return _text(value.get("msg")) or _text(value.get("message"))
+        said = _text(value.get("msg")) or _text(value.get("message"))
+        where = value.get("loc")
+        return f"{'.'.join(map(str, where))}: {said}" if said and isinstance(where, list) and where else said
     return _text(value)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-_OPENING = re.compile(r"\s*```[^\n`]*\n")
+_OPENING = re.compile(r"\s*```[^\n`]{0,20}\n")
 _COULD_OPEN = re.compile(r"\s*(`{0,3}|```[^\n`]{0,20})")
 _CLOSING = re.compile(r"\s*```\s*")
 _COULD_CLOSE = re.compile(r"\s*`{0,3}\s*\Z")

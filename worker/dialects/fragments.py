@@ -104,7 +104,9 @@ class Calls:
         if call.arguments.strip() == "{}":
             call.clear()  # some relays open every call with an empty object
             return call
-        return self._new(Call(fragment.name or call.name, is_split=True), fragment.index)
+        found = self._new(Call(fragment.name or call.name, is_split=True), fragment.index)
+        found.id = fragment.id  # so that later fragments under the same id find it first
+        return found
 
     def _new(self, call: Call, index: int | None) -> Call:
         self._calls.append(call)

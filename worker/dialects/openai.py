@@ -67,6 +67,21 @@ class OpenAI:
         )
 
 
+def again(ask: Ask, terms: Terms, status: int, body: bytes) -> Terms | None:
+    """The terms under which a refused request may succeed, None when there are none.
+
+    A model that wrote a bad call may write a good one; a parameter that nobody needs can be left out.
+    """
+    if "tool_use_failed" in errors.read(body).words:
+        return terms
+    refused = terms.facts.get(quirks.REFUSED)
+    known = refused if isinstance(refused, tuple) else ()
+    name = errors.unsupported(status, body, [one for one in quirks.DISPENSABLE if one not in known])
+    if name is None:
+        return None
+    return attrs.evolve(terms, facts={**terms.facts, quirks.REFUSED: (*known, name)})
+
+
 def headers(ask: Ask, terms: Terms, ways: Quirks) -> Headers:
     """Ours, then the row's, then the user's: a later one of the same name wins, an empty one removes it."""
     found = {
@@ -152,7 +167,7 @@ class _Request:
             found |= self._ways.body_with_tools
         if self._prepared.prefill:
             found |= self._ways.body_with_prefill
-        return found
+        return {key: value for key, value in found.items() if key not in self._ways.refused}
 
     # --- messages ---
 

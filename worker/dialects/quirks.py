@@ -17,6 +17,18 @@ from modelproxy.worker.wire.openai import REASONING_FIELDS
 
 from .schemas import Profile
 
+REFUSED = "refused_parameters"
+"""Among the facts: what the server was found to refuse."""
+
+DISPENSABLE = (
+    "reasoning_effort", "chat_template_kwargs", "stream_options", "parallel_tool_calls", "session_id", "plugins",
+    "top_k", "top_p", "temperature", "stop", "reasoning", "thinking", "max_tokens",
+)  # fmt: skip
+"""What a request can do without, or say in another way; a refusal that names one of them may be about it."""
+
+
+_CONTROLS = frozenset(("reasoning_effort", "chat_template_kwargs", "reasoning", "thinking"))
+
 
 @attrs.frozen
 class Quirks:
@@ -77,6 +89,8 @@ class Quirks:
     done_is_an_end: bool = True
     """False: it always says how it finished, so `[DONE]` alone means that something is missing."""
 
+    refused: tuple[str, ...] = ()
+    """Parameters that it was found to refuse."""
     models: tuple[tuple[str, dict[str, Any]], ...] = ()
     """Pattern of a model's name, and what is different for it."""
 
@@ -88,8 +102,20 @@ class Quirks:
         for pattern, changes in self.models:
             if re.search(pattern, model, re.IGNORECASE):
                 found = attrs.evolve(found, **changes)
+        refused = facts.get(REFUSED)
+        if isinstance(refused, tuple):
+            found = found._after_refusing(refused)
         supported = facts.get("supported_parameters")
         return found._without(supported) if isinstance(supported, list) and supported else found
+
+    def _after_refusing(self, refused: tuple[str, ...]) -> Quirks:
+        return attrs.evolve(
+            self,
+            max_tokens="max_completion_tokens" if "max_tokens" in refused else self.max_tokens,
+            stops=0 if "stop" in refused else self.stops,
+            control="omit" if _CONTROLS.intersection(refused) else self.control,
+            refused=tuple(one for one in refused if one != "max_tokens"),
+        )
 
     def _without(self, supported: list[object]) -> Quirks:
         """Where parameters are required, one that the model lacks would leave nobody to answer."""

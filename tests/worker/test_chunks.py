@@ -1,0 +1,244 @@
+"""Forms of an answer and ends of it that no golden case shows."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from modelproxy.worker.contract import Options
+from modelproxy.worker.dialects import chunks
+from modelproxy.worker.dialects.chunks import BREAKS, FINISHES, Decoder, Frame
+from modelproxy.worker.dialects.names import Names
+from modelproxy.worker.dialects.quirks import PLAIN, SERVERS, Quirks
+from modelproxy.worker.dialects.seam import Terms
+from modelproxy.worker.failures import Failure, Kind
+from modelproxy.worker.wire import asks
+from modelproxy.worker.wire.items import Finish, Item, Text, Thinking, ToolCall, Usage
+
+TERMS = Terms("p", "m", Options())
+
+
+def ask(**fields: Any) -> asks.Ask:
+    body = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "x"}]} | fields
+    return asks.ask(json.dumps(body).encode())
+
+
+def decoder(quirks: Quirks = PLAIN, frame: Frame | None = None, **fields: Any) -> Decoder:
+    ids = iter(range(99))
+    frame = frame or Frame(Names([]))
+    return Decoder(ask(**fields), TERMS, quirks, frame, new_id=lambda prefix: f"{prefix}{next(ids)}")
+
+
+def items(*bodies: bytes, **fields: Any) -> list[Item]:
+    reader = decoder(**fields)
+    return [item for body in bodies for item in reader.feed(body)] + reader.end()
+
+
+def event(finish: str | None = None, **delta: Any) -> bytes:
+    return b"data: %b\n\n" % json.dumps({"choices": [{"delta": delta, "finish_reason": finish}]}).encode()
+
+
+def whole(finish: str | None = None, **message: Any) -> bytes:
+    return json.dumps({"choices": [{"message": message, "finish_reason": finish}]}).encode()
+
+
+def call(**function: Any) -> list[dict[str, Any]]:
+    return [{"index": 0, "id": "c", "function": function}]
+
+
+@pytest.mark.parametrize("word", FINISHES)
+def test_words_for_an_end(word: str) -> None:
+    """S76."""
+    assert items(event(content="a"), event(word)) == [Text("a"), Finish(FINISHES[word])]
+
+
+@pytest.mark.parametrize("word", BREAKS)
+def test_words_for_an_end_that_is_none(word: str) -> None:
+    found = items(event(content="a"), event(word.upper()))
+
+    assert found == [Text("a"), Failure(BREAKS[word], f"p, model m: ended with {word!r}")]
+
+
+def test_an_unknown_word_ends_an_answer_only_if_there_is_one() -> None:
+    assert items(event(content="a"), event("odd")) == [Text("a"), Finish()]
+    assert items(event("odd")) == [Failure(Kind.PROVIDER, "p, model m: ended with 'odd'")]
+    assert items(event("stop")) == [Finish()]
+
+
+def test_a_plain_answer_without_a_reason_is_an_end() -> None:
+    """S76."""
+    assert items(whole(content="a")) == [Text("a"), Finish()]
+    assert items(b"\xef\xbb\xbf \n" + whole("length", content="a")) == [Text("a"), Finish("max_tokens")]
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (
+            b"<html><body>Bad <b>gateway</b></body></html>",
+            "answered something that is no chat completion: Bad gateway",
+        ),
+        (b"ok", "answered something that is no chat completion: ok"),
+        (b"dat", "answered something that is no chat completion: dat"),
+        (b"upstream connect error", "answered something that is no chat completion: upstream connect error"),
+        (b'{"choices": [{"mess', "the answer is not valid JSON, or was cut:"),
+        (b'{"models": []}', " answered something that is no message"),
+        (b"[]", "answered something that is no message"),
+        (b"data: [1]\n\n", "sent a chunk that is no JSON object: [1]"),
+        (b"data: nonsense\n\n", "sent a chunk that is no JSON object: nonsense"),
+    ],
+)
+def test_what_is_no_answer(body: bytes, words: str) -> None:
+    """P45: never a false end."""
+    found = items(body)
+
+    assert isinstance(found[-1], Failure)
+    assert found[-1].kind is Kind.PROVIDER
+    assert words in found[-1].message
+
+
+@pytest.mark.parametrize("body", [b"", b" \n", b": comment\n\n", b"event: ping\ndata: hi\n\n", b"data:\n\n"])
+def test_nothing_is_nothing(body: bytes) -> None:
+    """The caller knows that an answer without an end was cut."""
+    assert items(body) == []
+
+
+def test_the_last_event_may_lack_its_empty_line() -> None:
+    assert items(event(content="a"), event("stop").rstrip()) == [Text("a"), Finish()]
+    assert items(event(content="a"), event("stop").rstrip()[:-1]) == [Text("a")]
+
+
+def test_nothing_is_read_behind_the_end() -> None:
+    assert items(
+        event(content="a"), event("stop"), b"data: [DONE]\n\n", event(content="b"), b"data: x\n\n"
+    ) == [
+        Text("a"),
+        Finish(),
+    ]
+    broken = items(b'data: {"error":"x"}\n\n' + event("stop"), event("stop"))
+    assert [type(one) for one in broken] == [Failure]
+
+
+def test_an_endless_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunks, "LONGEST", 100)
+    found = items(b"{" + b" " * 60, b" " * 60)
+    assert found == [Failure(Kind.PROVIDER, "p: sent an answer of more than 100 bytes")]
+
+    reader = decoder()
+    assert reader.feed(b"data: " + b"x" * (33 * 1024 * 1024)) == [
+        Failure(Kind.PROVIDER, "p: sent an event without end")
+    ]
+
+
+def test_a_page_is_not_kept_whole() -> None:
+    found = items(b"<p>", *[b"word " * 1000] * 50)
+
+    assert isinstance(found[0], Failure)
+    assert len(found[0].message) < 400
+
+
+def test_done_counts_unless_something_is_missing() -> None:
+    done = b"data: [DONE]\n\n"
+
+    assert items(event(content="a"), done) == [Text("a"), Finish()]
+    assert items(done) == []
+    assert items(event(tool_calls=call(name="f", arguments='{"a":')), done) == []
+    assert items(event(content="a"), done, quirks=SERVERS["openrouter"]) == [Text("a")]
+    assert items(event(tool_calls=call(name="f", arguments="{}")), done) == [
+        ToolCall("toolu_0", "f"),
+        Finish(),
+    ]
+
+
+def test_counts_are_said_when_they_change() -> None:
+    chunk = b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":%d}}\n\n'
+
+    assert items(chunk % 1, chunk % 1, chunk % 2) == [Usage(3, 1), Usage(3, 2)]
+
+
+def test_a_call_without_a_name() -> None:
+    """P40: where only one tool is on offer it can be no other."""
+    nameless = event("tool_calls", tool_calls=call(arguments="{}"))
+    only = Frame(Names(["f"]), offered=("f",))
+
+    assert items(nameless) == [Failure(Kind.PROVIDER, "p, model m: called a tool without naming it")]
+    assert items(nameless, frame=only) == [ToolCall("toolu_0", "f"), Finish("tool_use")]
+    assert items(event("tool_calls", tool_calls=call(name="F", arguments="{}")), frame=only) == [
+        ToolCall("toolu_0", "f"),
+        Finish("tool_use"),
+    ]
+
+
+def test_reasoning_in_tags_only_where_a_server_is_known_for_it() -> None:
+    said = event(content="<thi"), event(content="nk>hm</think>\n\nyes"), event("stop")
+    tagged = Quirks(think_tags=True)
+
+    found = items(*said, quirks=tagged, thinking={"type": "adaptive"})
+
+    assert [one.text for one in found if isinstance(one, Thinking)] == ["hm", ""]
+    assert [one.text for one in found if isinstance(one, Text)] == ["yes"]
+    assert items(*said)[:2] == [Text("<thi"), Text("nk>hm</think>\n\nyes")]
+    assert items(event(content="<thi"), event("stop"), quirks=tagged) == [Text("<thi"), Finish()]
+
+
+def test_stop_sequences_of_ours() -> None:
+    frame = Frame(Names([]), stops=("END",))
+
+    assert items(event(content="aEN"), event("stop"), frame=frame) == [Text("a"), Text("EN"), Finish()]
+    assert items(event(content="END"), event(content="b"), event("stop"), frame=frame) == [
+        Finish("stop_sequence", "END")
+    ]
+    refused = items(event(content="END"), event(content="b", refusal="c"), frame=frame)
+    assert refused == [Finish("stop_sequence", "END")]
+
+
+def test_a_stop_sequence_in_what_a_fence_held_back() -> None:
+    frame = Frame(Names([]), stops=("``",), json_only=True)
+
+    assert items(event(content="``"), event("stop"), frame=frame) == [Finish("stop_sequence", "``")]
+
+
+def test_the_only_stop_sequence_is_the_one_that_matched() -> None:
+    one, two = (Frame(Names([]), told_stops=stops) for stops in (("A",), ("A", "B")))
+    said = event(content="a"), event("stop_sequence")
+
+    assert items(*said, frame=one)[-1] == Finish("stop_sequence", "A")
+    assert items(*said, frame=two)[-1] == Finish()
+
+
+def test_an_answer_longer_than_was_asked_for_is_cut_between_characters() -> None:
+    """P26."""
+    frame = Frame(Names([]), most_tokens=1)
+
+    assert items(event(content="ab"), event(content="ééé"), event("stop"), frame=frame) == [
+        Text("ab"),
+        Text("é"),
+        Finish("max_tokens"),
+    ]
+    assert items(event(content="ab"), event("stop"), frame=frame) == [Text("ab"), Finish()]
+    held = Frame(Names([]), most_tokens=1, stops=("abcdefg",))
+    assert items(event(content="abcdef"), event("stop"), frame=held) == [Text("abcd"), Finish("max_tokens")]
+
+
+def test_a_picture_in_an_answer_is_said_to_be_missing() -> None:
+    said = whole("stop", content=None, images=[{"type": "image_url"}])
+
+    assert items(said)[0] == Text("[image omitted: only text can be passed on]")
+
+
+def test_an_error_that_is_an_end() -> None:
+    limit = b'data: {"error":{"message":"x","metadata":{"error_type":"max_tokens_exceeded"}}}\n\n'
+    policy = b'data: {"error":{"message":"x","metadata":{"error_type":"content_policy_violation"}}}\n\n'
+
+    assert items(limit) == [Finish("max_tokens")]
+    assert items(policy) == [Failure(Kind.INVALID, "p: x")]
+    assert items(event(content="a"), policy, event("stop")) == [Text("a"), Finish("refusal")]
+
+
+def test_an_event_named_error() -> None:
+    assert items(b"event: error\ndata: gone\n\n") == [Failure(Kind.PROVIDER, "p, model m: gone")]
+    assert items(b'event: error\ndata: {"error":{"code":429,"message":"slow"}}\n\n') == [
+        Failure(Kind.RATE_LIMITED, "p: slow")
+    ]
