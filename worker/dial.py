@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import base64
 import ipaddress
+import os
 import socket
 import ssl
 import urllib.parse
@@ -391,7 +392,8 @@ def reason(error: OSError) -> str:
         return "the host name was not found"
     if isinstance(error, ssl.SSLError):
         return (error.reason or "failed").replace("_", " ").lower()
-    return (error.strerror or type(error).__name__).lower()
+    # Not its own text: trio puts the address in front of that.
+    return (os.strerror(error.errno) if error.errno else type(error).__name__).lower()
 
 
 async def _tunnel(stream: Plain, origin: Origin, proxy: Proxy) -> None:

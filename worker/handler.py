@@ -35,7 +35,7 @@ from .httpd import ClientGone
 from .httpd_parse import BodyIncomplete, BodyTooLarge
 from .httpd_parse import Headers as AnyHeaders
 from .ledger import Row
-from .provider import Source, provider
+from .provider import Provider, Source, provider
 from .stats import Stats
 from .wire import asks, codec, sse
 from .wire.anthropic import Head, Stream, Whole
@@ -134,10 +134,15 @@ class Handler:
         self._generation = generation
         self._hold_s = hold_s
         self._books = books
-        self._provider = provider(spec, new_id)
+        self._provider = provider(spec, new_id, log)
         self._calls: set[_Call] = set()
         self._closing: str | None = None
         self._truth = (b"x-proxy-model", _header_safe(spec.model_id))
+
+    @property
+    def provider(self) -> Provider:
+        """Where the answers come from."""
+        return self._provider
 
     def cut(self, message: str = "proxy is shutting down") -> None:
         """End every request in progress now and tell its client; later ones are refused likewise."""
@@ -197,7 +202,7 @@ class Handler:
         await call.respond(200, [_JSON], codec.dumps(body))
 
     async def _health(self, call: _Call, _: Route) -> None:
-        seen = self._provider.condition()
+        seen = await self._provider.condition()
         vital = app.Vital(
             pid=os.getpid(),
             uptime_s=self._now() - self._started_at,
@@ -209,7 +214,8 @@ class Handler:
             detail=seen.detail,
             generation=self._generation,
         )
-        await self._small(call, app.health(self._spec, vital))
+        # The status is for watchers that look at nothing else; the worker itself is well either way.
+        await call.respond(200 if seen.ok else 503, [_JSON], codec.dumps(app.health(self._spec, vital)))
 
     async def _alive(self, call: _Call, _: Route) -> None:
         await self._small(call, {"status": "alive"})

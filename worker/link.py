@@ -42,6 +42,8 @@ class Ears:
     on_spec: Callable[[WorkerSpec], None]
     on_drain: Callable[[Drain], None]
     on_reopen: Callable[[], None]
+    on_found: Callable[[], None] = lambda: None
+    """Somebody listens who has heard nothing of us but the hello."""
 
 
 class Link:
@@ -66,14 +68,18 @@ class Link:
 
     async def run(self) -> None:
         """Keep a connection to whichever supervisor there is."""
-        while True:
-            try:
-                await self._converse()
-            except (OSError, ContractError) as error:
-                if isinstance(error, ContractError):
-                    self._log("error", "channel", detail=str(error))
-            self._hang_up()
-            await trio.sleep(self._pause())
+        try:
+            while True:
+                try:
+                    await self._converse()
+                except (OSError, ContractError) as error:
+                    if isinstance(error, ContractError):
+                        self._log("error", "channel", detail=str(error))
+                self._hang_up()
+                await trio.sleep(self._pause())
+        finally:
+            if self._connection is not None:
+                self._connection.close()
 
     def _hang_up(self) -> None:
         if self._connection is None:
@@ -114,6 +120,7 @@ class Link:
         if self.alone_since is not None:
             self.alone_since = None
             self._log("info", "supervisor-found")
+            self._ears.on_found()
         if isinstance(message, Welcome):
             if message.spec is not None:
                 self._ears.on_spec(message.spec)

@@ -9,29 +9,19 @@ once, without waiting for it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
-import attrs
 import trio
 
 from .contract import WorkerSpec
 from .dialects import echo
+from .dialects.seam import Condition, NewId
 from .failures import Failure
 from .wire.asks import Ask
 from .wire.items import Item
 
-NewId = Callable[[str], str]
-"""Prefix in, unique id out."""
-
-
-@attrs.frozen
-class Condition:
-    """How the far side was when it was last looked at."""
-
-    ok: bool
-    detail: str = ""
-    latency_ms: float | None = None
-    checked_at: float | None = None
+Log = Callable[..., None]
+"""`log(level, event, **fields)`."""
 
 
 class Source(Protocol):
@@ -50,14 +40,17 @@ class Provider(Protocol):
     def answer(self, ask: Ask) -> Source:
         """Begin an answer. Raises Refused for what can be refused without asking."""
 
-    def condition(self) -> Condition:
-        """For `/health`; from memory, never by asking."""
+    async def condition(self) -> Condition:
+        """How the far side is now, or was a moment ago. Answers within three seconds."""
+
+    async def doubted(self) -> None:
+        """Wait until something happened after which the condition may be another."""
 
 
 class Echo:
     """The built-in provider: needs nothing, so nothing about it can be down."""
 
-    def __init__(self, spec: WorkerSpec, new_id: NewId) -> None:
+    def __init__(self, spec: WorkerSpec, new_id: NewId, _: Log | None = None) -> None:
         self._spec = spec
         self._new_id = new_id
 
@@ -65,9 +58,14 @@ class Echo:
         """See `docs/echo.md`."""
         return Paced(echo.answer(ask, self._spec.model, self._new_id))
 
-    def condition(self) -> Condition:
+    async def condition(self) -> Condition:
         """Always well."""
+        await trio.lowlevel.checkpoint()
         return Condition(ok=True, detail="built in", latency_ms=0.0)
+
+    async def doubted(self) -> None:
+        """Never."""
+        await trio.sleep_forever()
 
 
 class Paced:
@@ -115,12 +113,39 @@ class Paced:
         """Nothing to let go of."""
 
 
-KINDS: dict[str, Callable[[WorkerSpec, NewId], Provider]] = {"echo": Echo}
+# The imports stand inside, so that a worker loads the dialect it speaks and no other; `echo` needs no HTTP client.
 
 
-def provider(spec: WorkerSpec, new_id: NewId) -> Provider:
-    """The provider that a spec names. Raises ValueError for a kind that nobody speaks."""
+def _ollama(spec: WorkerSpec, new_id: NewId, log: Log) -> Provider:
+    from . import upstream
+
+    return upstream.ollama(spec, new_id, log)
+
+
+def _openai(spec: WorkerSpec, new_id: NewId, log: Log) -> Provider:
+    from . import upstream
+
+    return upstream.openai(spec, new_id, log)
+
+
+KINDS: dict[str, Callable[[WorkerSpec, NewId, Log], Provider]] = {
+    "echo": Echo,
+    "ollama": _ollama,
+    "openai": _openai,
+    "openrouter": _openai,
+}
+
+
+def _silent(*_: Any, **__: Any) -> None:
+    pass
+
+
+def provider(spec: WorkerSpec, new_id: NewId, log: Log = _silent) -> Provider:
+    """The provider that a spec names. Raises ValueError for a kind that nobody speaks, or a spec that is wrong."""
     make = KINDS.get(spec.kind)
     if make is None:
         raise ValueError(f"provider {spec.provider}: unknown kind {spec.kind!r}, known: {', '.join(KINDS)}")
-    return make(spec, new_id)
+    return make(spec, new_id, log)
+
+
+__all__ = ["KINDS", "Condition", "Echo", "Log", "NewId", "Paced", "Provider", "Source", "provider"]

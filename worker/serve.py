@@ -12,16 +12,17 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import attrs
 import trio
 
 from . import handler, httpd
 from .books import Books
-from .contract import EXIT_CONFIG, EXIT_OK, Beat, Bye, Drain, Hello, Ready, WorkerSpec
+from .contract import EXIT_CONFIG, EXIT_OK, Beat, Bye, Drain, Health, Hello, Ready, WorkerSpec
 from .journal import Journal
 from .link import Ears, Link
+from .provider import Provider
 from .stats import Stats
 
 BEAT_S = 2.0
@@ -33,6 +34,10 @@ ORPHAN_LIMIT_S = 24 * 3600.0
 ORPHAN_IDLE_S = 600.0
 _ORPHAN_LOOK_S = 60.0
 _CUT_TO_ABORT_S = 1.0
+UNWELL_LOOK_S = 30.0
+"""How often a provider that is not well is looked at when nobody asks it for anything."""
+_REST_S = 1.0
+"""At least so long between two looks: a provider that fails many requests is not to be asked after each."""
 
 EXIT_FAILED = 1
 
@@ -76,6 +81,8 @@ class Worker:
         self._ready_at = 0.0
         self._active_at = 0.0
         self._by_hand = False
+        self._health_told: Health | None = None
+        self._look = trio.Event()
         self._link = self._make_link(birth) if birth else None
 
     def _make_link(self, birth: Birth) -> Link:
@@ -83,7 +90,7 @@ class Worker:
             birth.socket_path,
             hello=self._hello,
             listeners=lambda: self._listeners,
-            ears=Ears(self._on_spec, self._on_drain, self._journal.reopen),
+            ears=Ears(self._on_spec, self._on_drain, self._journal.reopen, self._on_found),
             log=self._journal,
         )
 
@@ -111,6 +118,10 @@ class Worker:
 
     def _on_drain(self, order: Drain) -> None:
         self._end(order.reason, order.grace_s)
+
+    def _on_found(self) -> None:
+        self._health_told = None  # by a hello nobody learns of it
+        self._look.set()
 
     def _end(self, reason: str, grace_s: float | None) -> None:
         """Begin to end; asking again may only shorten the time."""
@@ -179,6 +190,7 @@ class Worker:
             if self._books is not None:
                 nursery.start_soon(self._books.run)
             nursery.start_soon(self._beat)
+            nursery.start_soon(self._report_health, serving.provider)
             nursery.start_soon(self._watch_for_orphanhood)
             await self._ending.wait()
             await self._drain(spec, server, serving)
@@ -255,6 +267,29 @@ class Worker:
             ledger_drops=self._books.drops if self._books else 0,
             last_error=self._stats.last_error,
         )
+
+    async def _report_health(self, provider: Provider) -> None:
+        """Tell the supervisor how the provider is: once at first, then when there is news or reason to look."""
+        while self._link is not None:
+            self._look = trio.Event()
+            seen = await provider.condition()
+            health = Health(seen.ok and not seen.warning, seen.warning or seen.detail)
+            if health != self._health_told:
+                self._health_told = health
+                await self._link.say(health)
+            await trio.sleep(_REST_S)
+            with trio.move_on_after(float("inf") if seen.ok else UNWELL_LOOK_S):
+                await self._doubted(provider)
+
+    async def _doubted(self, provider: Provider) -> None:
+        async with trio.open_nursery() as nursery:
+
+            async def first(wait: Callable[[], Awaitable[None]]) -> None:
+                await wait()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(first, provider.doubted)
+            nursery.start_soon(first, self._look.wait)
 
     async def _watch_for_orphanhood(self) -> None:
         """Nobody wants a worker that has been alone for a day and idle at its end."""

@@ -73,7 +73,7 @@ async def test_echo_is_known_and_always_well() -> None:
         codec.dumps({"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "a"}]})
     )
 
-    assert echo.condition() == Condition(ok=True, detail="built in", latency_ms=0.0)
+    assert await echo.condition() == Condition(ok=True, detail="built in", latency_ms=0.0)
     assert await echo.answer(ask).receive() is not None
 
 

@@ -42,6 +42,19 @@ class Terms:
 
 
 @attrs.frozen
+class Condition:
+    """How the far side was when it was last looked at."""
+
+    ok: bool
+    detail: str = ""
+    latency_ms: float | None = None
+    checked_at: float | None = None
+    """Seconds since the epoch."""
+    warning: str = ""
+    """It works, but not as one would wish; for `up` and `ps`."""
+
+
+@attrs.frozen
 class Call:
     """One HTTP request to the provider."""
 

@@ -1,0 +1,68 @@
+"""A dialect as small as one can be: a line of JSON is an item, errors are plain text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+from modelproxy.worker import failures
+from modelproxy.worker.dialects.seam import Call, Headers, NewId, Terms
+from modelproxy.worker.failures import Failure, Kind, Refused
+from modelproxy.worker.wire import codec
+from modelproxy.worker.wire.asks import Ask
+from modelproxy.worker.wire.items import Finish, Item, Text
+
+PATH = "/chat"
+
+
+class Tiny:
+    """Remembers the terms under which it was asked."""
+
+    def __init__(self) -> None:
+        self.terms: list[Terms] = []
+
+    def call(self, ask: Ask, terms: Terms) -> Call:
+        self.terms.append(terms)
+        if ask.model == "refused":
+            raise Refused(Failure(Kind.INVALID, "not with me"))
+        notes = ("dropped a hat",) if ask.model == "noted" else ()
+        return Call(PATH, codec.dumps({"model": terms.model}), [(b"x-tiny", b"1")], notes=notes)
+
+    def decoder(self, ask: Ask, terms: Terms, *, new_id: NewId) -> Decoder:
+        return Decoder()
+
+    def failure(self, ask: Ask, terms: Terms, status: int, headers: Headers, body: bytes) -> Failure:
+        wait = dict(headers).get(b"retry-after")
+        return failures.from_status(status, body.decode(), float(wait) if wait else None)
+
+
+class Decoder:
+    """`"text"`, `{"finish":"end_turn"}` or `{"error":"words"}`, one per line."""
+
+    def __init__(self) -> None:
+        self._buffer = b""
+
+    def feed(self, data: bytes) -> list[Item]:
+        *lines, self._buffer = (self._buffer + data).split(b"\n")
+        return [_item(codec.loads(line)) for line in lines if line and not line.startswith(b":")]
+
+    def end(self) -> list[Item]:
+        return []
+
+
+def _item(document: Any) -> Item:
+    if isinstance(document, str):
+        return Text(document)
+    if "error" in document:
+        return Failure(Kind.PROVIDER, document["error"])
+    return Finish(document["finish"])
+
+
+def again(ask: Ask, terms: Terms, status: int, body: bytes) -> Terms | None:
+    """Repeats what is `unlucky`; learns from `too clever`."""
+    if b"unlucky" in body:
+        return terms
+    if b"too clever" in body and not terms.facts:
+        return attrs.evolve(terms, facts={"clever": False})
+    return None

@@ -1,0 +1,382 @@
+"""What is found out about a provider, against a real server; and who is told what when it is ill."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import attrs
+import pytest
+import trio
+from fakes.upstream import Reply, Upstream
+
+from modelproxy.worker import discovery
+from modelproxy.worker.contract import Options, WorkerSpec
+from modelproxy.worker.dial import parse_base
+from modelproxy.worker.discovery import (
+    AnthropicSurvey,
+    Discovery,
+    Facts,
+    ListSurvey,
+    OllamaSurvey,
+    Place,
+    Survey,
+    facts_of_entry,
+)
+from modelproxy.worker.failures import Failure, Kind
+from modelproxy.worker.pool import Pool
+from modelproxy.worker.wire import codec
+
+SPEC = WorkerSpec(
+    name="demo", model_id="ollama/coder", provider="ollama", kind="ollama", model="coder", port=3457
+)
+
+
+@pytest.fixture
+def far() -> Iterator[Upstream]:
+    with Upstream() as server:
+        yield server
+
+
+def told(document: Any, status: int = 200) -> Reply:
+    return Reply(status, codec.dumps(document))
+
+
+def tags(*names: str, digest: str = "d1") -> Reply:
+    return told({"models": [{"name": name, "model": name, "digest": digest} for name in names]})
+
+
+def place(far: Upstream, **changes: Any) -> Place:
+    return Place(
+        attrs.evolve(SPEC, **changes), parse_base(far.url), "Ollama", "; start it with `ollama serve`"
+    )
+
+
+def interpret(show: Any, ps: Any) -> Facts:
+    return Facts(window=show["window"], capabilities=frozenset(["tools"]), more={"ps": ps})
+
+
+def small(window: int | None) -> str | None:
+    return f"{window} is too small" if window is not None and window < 100 else None
+
+
+def looking(
+    here: Place, survey: Survey | None = None, *, cache_s: float = 60.0, probe_s: float = 2.5
+) -> Discovery:
+    ours = survey or OllamaSurvey(here, interpret, small)
+    return Discovery(here, ours, Pool(), cache_s=cache_s, probe_s=probe_s, wall_clock=lambda: 1234.5)
+
+
+def ollama_with(far: Upstream, window: int = 1000) -> Upstream:
+    return far.on("/api/tags", tags("coder:latest")).on("/api/show", told({"window": window}))
+
+
+# --- Ollama ---------------------------------------------------------------------------------------
+
+
+async def test_a_model_that_is_there(far: Upstream) -> None:
+    """S45."""
+    ollama_with(far).on("/api/ps", told({"models": []}))
+    seen = await looking(place(far)).condition()
+
+    assert (seen.ok, seen.detail, seen.warning, seen.checked_at) == (True, "", "", 1234.5)
+    assert seen.latency_ms is not None
+    assert [one.path for one in far.requests] == ["/api/tags", "/api/show", "/api/ps"]
+    assert far.requests[1].json() == {"model": "coder"}
+    assert far.connections == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "listed", "ok"),
+    [
+        ("coder", "coder:latest", True),
+        ("coder:latest", "coder", True),
+        ("Coder:7b", "coder:7b", True),
+        ("hub/me/coder", "hub/me/coder:latest", True),
+        ("coder", "coder:7b", False),
+        ("coder:7b", "coder:latest", False),
+    ],
+)
+async def test_a_model_has_more_than_one_name(far: Upstream, model: str, listed: str, ok: bool) -> None:
+    far.on("/api/tags", tags("other", listed)).on("/api/show", told({"window": 1}))
+
+    assert (await looking(place(far, model=model)).condition()).ok is ok
+
+
+@pytest.mark.parametrize(
+    ("reply", "words"),
+    [
+        (tags("other"), "Ollama has no model coder; get it with `ollama pull coder`"),
+        (told({"models": None}), "what answers at {url} is not Ollama"),
+        (Reply(body=b"<html>"), "what answers at {url} is not Ollama"),
+        (Reply(500, b"boom"), "Ollama answers with status 500 at {url}"),
+        (Reply(401, b"no"), "Ollama asks for an API key - set one with: proxyctl keys set ollama"),
+        (
+            Reply(raw=b"hm\r\n\r\n"),
+            "Ollama is not reachable at {url}: its answer is malformed HTTP; start it .*",
+        ),
+    ],
+)
+async def test_what_is_wrong_is_said(far: Upstream, reply: Reply, words: str) -> None:
+    """S47a."""
+    far.on("/api/tags", reply)
+    seen = await looking(place(far)).condition()
+    expected = words.format(url=far.url).removesuffix(".*")
+
+    assert (seen.ok, seen.detail[: len(expected)]) == (False, expected)
+
+
+async def test_a_server_that_is_not_running_and_then_is(far: Upstream) -> None:
+    """S47a, S47b: nothing needs to be restarted."""
+    ollama_with(far)
+    one = looking(place(far), cache_s=0)
+    assert (await one.condition()).ok
+    far.stop()
+    seen = await one.condition()
+
+    assert not seen.ok
+    assert seen.detail == (
+        f"Ollama is not reachable at {far.url}: connection refused; start it with `ollama serve`"
+    )
+    far.start()
+    assert (await one.condition()).ok
+
+
+async def test_a_server_that_says_nothing_is_not_waited_for(far: Upstream) -> None:
+    """S47b."""
+    far.on("*", Reply(hang=True))
+    seen = await looking(place(far), probe_s=0.2).condition()
+
+    assert not seen.ok
+    assert "not reachable" in seen.detail
+    assert "`ollama serve`" in seen.detail
+    await trio.to_thread.run_sync(far.wait_for_close)
+
+
+@pytest.mark.parametrize(
+    ("window", "options", "warning"),
+    [
+        (50, Options(), "50 is too small"),
+        (50, Options(num_ctx=1000), ""),
+        (1000, Options(context_window=60), "60 is too small"),
+        (1000, Options(), ""),
+    ],
+)
+async def test_a_hopeless_window_is_no_illness_but_said(
+    far: Upstream, window: int, options: Options, warning: str
+) -> None:
+    seen = await looking(place(ollama_with(far, window), options=options)).condition()
+
+    assert (seen.ok, seen.warning, seen.detail) == (True, warning, warning)
+
+
+async def test_facts_are_asked_for_once_per_digest(far: Upstream) -> None:
+    ollama_with(far)
+    one = looking(place(far), cache_s=0)
+    for _ in range(3):
+        await one.condition()
+    assert len(far.to("/api/show")) == 1
+
+    far.on("/api/tags", tags("coder", digest="d2")).on("/api/show", told({"window": 7}))
+    await one.condition()
+    assert len(far.to("/api/show")) == 2
+    assert (await one.terms(1)).window == 7
+
+
+async def test_a_server_that_cannot_show_is_well_all_the_same(far: Upstream) -> None:
+    far.on("/api/tags", tags("coder"))
+    one = looking(place(far))
+
+    assert (await one.condition()).ok
+    assert (await one.terms(1)).capabilities is None
+
+
+# --- what requests learn --------------------------------------------------------------------------
+
+
+async def test_the_first_request_waits_for_the_facts(far: Upstream) -> None:
+    one = looking(place(ollama_with(far), api_key="k"))
+    terms = await one.terms(2)
+
+    assert (terms.provider, terms.model, terms.api_key) == ("ollama", "coder", "k")
+    assert (terms.window, terms.capabilities) == (1000, frozenset(["tools"]))
+    await one.terms(2)
+    assert len(far.requests) == 3
+
+
+async def test_what_is_configured_is_stronger(far: Upstream) -> None:
+    options = Options(context_window=5, max_output_tokens=6, capabilities=["vision"])
+    terms = await looking(place(ollama_with(far), options=options)).terms(2)
+
+    assert (terms.window, terms.max_output, terms.capabilities) == (5, 6, frozenset(["vision"]))
+
+
+async def test_a_request_does_not_wait_for_ever(far: Upstream) -> None:
+    far.on("*", Reply(hang=True))
+    began = trio.current_time()
+    terms = await looking(place(far)).terms(0.1)
+
+    assert (terms.window, trio.current_time() - began < 0.5) == (None, True)
+
+
+async def test_what_requests_have_shown_is_kept(far: Upstream) -> None:
+    one = looking(place(ollama_with(far)))
+    await one.terms(2)
+    one.learn({"think": "never"})
+
+    assert (await one.terms(2)).facts == {"ps": None, "think": "never"}
+
+
+# --- sharing and doubting -------------------------------------------------------------------------
+
+
+async def test_one_look_serves_all_who_ask(far: Upstream) -> None:
+    far.on("/api/tags", Reply(body=tags("coder").body, delay=0.1)).on("/api/show", told({"window": 1}))
+    one = looking(place(far))
+    async with trio.open_nursery() as nursery:
+        for _ in range(10):
+            nursery.start_soon(one.condition)
+
+    assert len(far.to("/api/tags")) == 1
+
+
+async def test_when_the_one_who_asks_leaves_the_next_one_asks(far: Upstream) -> None:
+    far.on("/api/tags", Reply(hang=True), tags("coder")).on("/api/show", told({"window": 1}))
+    one = looking(place(far))
+    async with trio.open_nursery() as nursery:
+
+        async def impatient() -> None:
+            with trio.move_on_after(0.1):
+                await one.condition()
+
+        nursery.start_soon(impatient)
+        await trio.sleep(0.05)
+        assert (await one.condition()).ok
+
+
+async def test_a_look_is_good_for_a_while(far: Upstream) -> None:
+    assert discovery.CACHE_S <= 5
+    one = looking(place(ollama_with(far)), cache_s=0.2)
+    await one.condition()
+    await one.condition()
+    assert len(far.to("/api/tags")) == 1
+    await trio.sleep(0.25)
+    await one.condition()
+    assert len(far.to("/api/tags")) == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "doubtful"),
+    [(Kind.UNREACHABLE, True), (Kind.TIMEOUT, True), (Kind.NOT_FOUND, True), (Kind.INVALID, False)],
+)
+async def test_a_failure_may_be_a_reason_to_look_again(far: Upstream, kind: Kind, doubtful: bool) -> None:
+    one = looking(place(ollama_with(far)))
+    await one.condition()
+    one.heard(Failure(kind, "boom"))
+    with trio.move_on_after(0.05) as scope:
+        await one.doubted()
+    assert scope.cancelled_caught is not doubtful
+    await one.condition()
+    assert len(far.to("/api/tags")) == 1 + doubtful
+
+
+async def test_success_is_a_reason_only_when_it_surprises(far: Upstream) -> None:
+    one = looking(place(far))
+    one.heard(None)
+    await one.condition()  # 404 for everything
+    with trio.move_on_after(0.05) as scope:
+        await one.doubted()
+    assert scope.cancelled_caught
+    one.heard(None)
+    await one.doubted()
+
+
+# --- servers with a list --------------------------------------------------------------------------
+
+MODEL = {
+    "id": "v/m",
+    "context_length": 9000,
+    "top_provider": {"context_length": 8000, "max_completion_tokens": 700},
+    "supported_parameters": ["tools", "reasoning"],
+    "architecture": {"input_modalities": ["text", "image"]},
+    "pricing": {"input_cache_write": "0.1"},
+}
+
+
+async def test_a_router_is_asked_for_its_key_and_its_model(far: Upstream) -> None:
+    """S47b: connectivity and key."""
+    far.on("/key", told({"data": {}})).on("/models", told({"data": [MODEL]}))
+    here = place(
+        far, kind="openrouter", model="v/m:nitro", api_key="k", options=Options(headers={"X-A": "b"})
+    )
+    one = looking(here, ListSurvey(here, "/key"))
+    terms = await one.terms(2)
+
+    assert {seen.headers["authorization"] for seen in far.requests} == {"Bearer k"}
+    assert far.requests[0].headers["x-a"] == "b"
+    assert (terms.window, terms.max_output) == (8000, 700)
+    assert terms.capabilities == frozenset(["completion", "tools", "thinking", "vision"])
+    assert terms.facts["pricing"] == {"input_cache_write": "0.1"}
+
+
+@pytest.mark.parametrize(
+    ("key", "models", "ok", "words"),
+    [
+        (401, 200, False, "Ollama rejects the API key - set one with: proxyctl keys set ollama"),
+        (402, 200, False, "Ollama: out of credit"),
+        (404, 200, True, ""),
+        (404, 401, False, "Ollama rejects the API key"),
+        (200, 404, True, ""),
+        (200, 503, False, "Ollama answers with status 503"),
+        (200, 429, True, "Ollama limits our rate"),
+    ],
+)
+async def test_what_the_status_of_a_list_means(
+    far: Upstream, key: int, models: int, ok: bool, words: str
+) -> None:
+    far.on("/key", told({}, key)).on("/models", told({}, models))
+    here = place(far, api_key="k")
+    seen = await looking(here, ListSurvey(here, "/key")).condition()
+
+    assert (seen.ok, seen.detail[: len(words)]) == (ok, words)
+
+
+@pytest.mark.parametrize(
+    ("entry", "window"),
+    [
+        ({}, None),
+        ({"max_model_len": 5}, 5),
+        ({"max_context_length": 6}, 6),
+        ({"meta": {"n_ctx": 7}}, 7),
+        ({"context_length": "8", "meta": None, "top_provider": []}, None),
+    ],
+)
+def test_windows_have_many_names(entry: dict[str, Any], window: int | None) -> None:
+    assert facts_of_entry(entry).window == window
+
+
+# --- Anthropic ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "status", "ok"),
+    [
+        *(("k", 200, True), ("k", 401, False), ("k", 404, True), ("k", 500, False)),
+        *((None, 401, True), (None, 200, True), (None, 500, False)),
+    ],
+)
+async def test_without_a_key_of_ours_any_word_is_a_sign_of_life(
+    far: Upstream, key: str | None, status: int, ok: bool
+) -> None:
+    far.on("/v1/models", told({}, status))
+    here = place(far, kind="anthropic", api_key=key)
+
+    assert (await looking(here, AnthropicSurvey(here)).condition()).ok is ok
+    assert far.requests[0].headers.get("x-api-key") == key
+    assert far.requests[0].headers["anthropic-version"] == "2023-06-01"
+
+
+def test_credentials_of_the_base_url_serve_where_there_is_no_key() -> None:
+    here = Place(SPEC, parse_base("http://me:secret@h"), "Ollama")
+
+    assert discovery.headers(here) == [(b"authorization", b"Basic bWU6c2VjcmV0")]

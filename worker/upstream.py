@@ -1,0 +1,504 @@
+"""A provider that is asked over HTTP: sends what a dialect says, waits, times out, hangs up.
+
+Theory of operation
+-------------------
+`Upstream` belongs to the worker, `_Answering` to one request. The dialect is pure, so everything that can go
+wrong on the way is met here and nowhere else: `_of_pool` turns the pool's exceptions into failures, the
+scope in `receive` turns time into them, and no other exception than cancellation leaves.
+
+Time has four limits, of which one is due at any moment; each `receive` has one scope, whose deadline moves:
+
+- *connect*: until the request can be sent;
+- *first byte*: from the beginning until something meaningful comes. Comments of an event stream are no sign
+  of a model at work, only of a router that is alive;
+- *idle*: between pieces of the answer. A client that takes its time is not the provider's fault, so it counts
+  from when somebody waits;
+- *total*: over everything.
+
+A request is repeated before its first item only, as often as is configured, and only when the provider asks
+for little patience or was never reached; one that failed by the model's own fault (a call it wrote badly), or
+by a wish that the dialect can give up, is repeated once. After `Finish` a provider gets a moment for its bill.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import trio
+
+from . import __version__, discovery, pool
+from .contract import WorkerSpec
+from .dial import Base, Dialer, Proxies, Unreachable, basic, parse_base
+from .dialects.seam import Call, Condition, Decoder, Dialect, Headers, NewId, Terms
+from .discovery import Discovery, Place
+from .failures import Failure, Kind, Refused
+from .pool import Answer, Outgoing, Pool
+from .wire.asks import Ask
+from .wire.items import Finish, Item
+
+CONNECT_LOCAL_S, CONNECT_S = 5.0, 10.0
+IDLE_LOCAL_S, IDLE_S = 300.0, 120.0
+MOST_RETRIES = 2
+"""Clients repeat as well; more of it here would multiply."""
+LONGEST_WAIT_S = 5.0
+"""A provider that asks to wait longer is not waited for here: the client is told."""
+BACKOFF_S = 0.25
+MOST_ERROR = 256 * 1024
+ERROR_S = 5.0
+"""How long the body of an error may take; its status says enough."""
+BILL_S = 5.0
+"""How long a provider may take to end an answer that it has called finished."""
+MOST_ANSWER = 256 * 1024 * 1024
+"""No model writes so much; a server that does would go on until the disk or somebody's patience ends."""
+
+Again = Callable[[Ask, Terms, int, bytes], "Terms | None"]
+"""A dialect's offer to repeat a refused request under other terms, or under the same ones."""
+Log = Callable[..., None]
+_NEVER = float("inf")
+
+
+@attrs.frozen
+class Limits:
+    """`Timeouts`, with what depends on where the provider is filled in."""
+
+    connect_s: float
+    first_byte_s: float
+    idle_s: float
+    total_s: float
+
+    @classmethod
+    def of(cls, spec: WorkerSpec, *, local: bool) -> Limits:
+        times = spec.timeouts
+        connect_s, idle_s = (CONNECT_LOCAL_S, IDLE_LOCAL_S) if local else (CONNECT_S, IDLE_S)
+        return cls(
+            connect_s=connect_s if times.connect_s is None else times.connect_s,
+            first_byte_s=times.first_byte_s,
+            idle_s=idle_s if times.idle_s is None else times.idle_s,
+            total_s=_NEVER if times.total_s is None else times.total_s,
+        )
+
+
+class Upstream:
+    """See `provider.Provider`."""
+
+    def __init__(
+        self,
+        place: Place,
+        dialect: Dialect,
+        survey: discovery.Survey,
+        new_id: NewId,
+        log: Log,
+        *,
+        pool: Pool,
+        again: Again | None = None,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self.place = place
+        self.dialect = dialect
+        self.pool = pool
+        self.new_id = new_id
+        self.log = log
+        self.again = again
+        self.jitter = jitter
+        self.limits = Limits.of(place.spec, local=place.base.origin.local)
+        self.discovery = Discovery(place, survey, pool)
+        self.retries = min(place.spec.options.retries, MOST_RETRIES)
+
+    def answer(self, ask: Ask) -> _Answering:
+        """Nothing is sent before the first `receive`."""
+        return _Answering(self, ask)
+
+    async def condition(self) -> Condition:
+        return await self.discovery.condition()
+
+    async def doubted(self) -> None:
+        await self.discovery.doubted()
+
+    def outgoing(self, call: Call) -> Outgoing:
+        """The call as a request to our base URL."""
+        base = self.place.base
+        names = {name.lower() for name, _ in call.headers}
+        headers = list(call.headers)
+        if b"user-agent" not in names:
+            headers.append((b"user-agent", b"modelproxy/" + __version__.encode()))
+        if base.credentials and b"authorization" not in names:
+            headers.append((b"authorization", basic(base.credentials)))
+        return Outgoing(call.method, base.origin, base.path + call.path, headers, call.body)
+
+
+# --- time -----------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class _Limit:
+    """One limit, and what is said when it is passed."""
+
+    words: str
+    setting: str
+    seconds: float
+    due: float
+
+
+class _Clock:
+    """Which limit is due next. `scope` is the one of the `receive` that is waiting now."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._began = trio.current_time()
+        self._total = self._limit("did not finish", "total_timeout", limits.total_s, self._began)
+        self._first = self._limit("sent nothing", "first_byte_timeout", limits.first_byte_s, self._began)
+        self.limit = self._total
+        self.scope: trio.CancelScope | None = None
+
+    def _limit(self, words: str, setting: str, seconds: float, since: float) -> _Limit:
+        return _Limit(words, setting, seconds, since + seconds)
+
+    def _set(self, limit: _Limit) -> None:
+        self.limit = limit if limit.due < self._total.due else self._total
+        if self.scope is not None:
+            self.scope.deadline = self.limit.due
+
+    def connecting(self) -> None:
+        now = trio.current_time()
+        self._set(self._limit("accepted no connection", "connect_timeout", self._limits.connect_s, now))
+
+    def waiting(self) -> None:
+        """For the first byte. Later attempts have the same time as the first one."""
+        self._set(self._first)
+
+    def again(self) -> None:
+        """A new attempt; only the total goes on."""
+        since = trio.current_time()
+        self._first = self._limit("sent nothing", "first_byte_timeout", self._limits.first_byte_s, since)
+        self._set(self._total)
+
+    def heard(self) -> None:
+        """Something came, or somebody waits again."""
+        idle_s, now = self._limits.idle_s, trio.current_time()
+        self._set(self._limit("sent nothing more", "idle_timeout", idle_s, now))
+
+    def heard_early(self) -> None:
+        """Something came that shows nothing yet: the time for the first byte may become longer, never shorter."""
+        if trio.current_time() + self._limits.idle_s > self._first.due:
+            self.heard()
+
+    def finishing(self) -> None:
+        self._set(self._limit("", "", BILL_S, trio.current_time()))
+
+
+# --- one request ----------------------------------------------------------------------------------
+
+
+class _Answering:
+    """See `provider.Source`."""
+
+    def __init__(self, far: Upstream, ask: Ask) -> None:
+        self._far = far
+        self._ask = ask
+        self._clock: _Clock | None = None
+        self._answer: Answer | None = None
+        self._decoder: Decoder | None = None
+        self._received = 0
+        self._shown = False
+        """An item has come: from now on nothing is repeated."""
+        self._finished = False
+        self._over = False
+
+    async def receive(self) -> list[Item] | None:
+        """What came in together; None when nothing more will."""
+        if self._over:
+            await trio.lowlevel.checkpoint()
+            return None
+        clock = self._clock = self._clock or _Clock(self._far.limits)
+        if self._shown:
+            clock.finishing() if self._finished else clock.heard()
+        with trio.CancelScope(deadline=clock.limit.due) as clock.scope:
+            return self._noted(await self._items())
+        self._let_go()
+        return None if self._finished else self._noted([self._late(clock.limit)])
+
+    async def aclose(self) -> None:
+        """Never waits."""
+        self._let_go()
+
+    def _let_go(self) -> None:
+        self._over = True
+        if self._answer is not None:
+            self._answer.close()
+
+    def _noted(self, items: list[Item]) -> list[Item] | None:
+        """Remember what these items mean for the rest of the answer."""
+        if not items:
+            return None
+        last = items[-1]
+        if isinstance(last, Failure):
+            self._let_go()
+            self._far.discovery.heard(last)
+        elif not self._shown:
+            self._far.discovery.heard(None)
+        self._shown = True
+        self._finished = self._finished or any(isinstance(item, Finish) for item in items)
+        return items
+
+    async def _items(self) -> list[Item]:
+        """At least one, or none at the end."""
+        return await self._more() if self._shown else await self._begin()
+
+    # --- until the first item ---
+
+    async def _begin(self) -> list[Item]:
+        """The first items of the first attempt that has any worth showing."""
+        assert self._clock is not None  # made by `receive`
+        await trio.lowlevel.checkpoint()  # a refusal of the dialect needs no wait
+        patience_s = min(discovery.PROBE_S, self._far.limits.first_byte_s / 2)
+        terms = await self._far.discovery.terms(patience_s)
+        free = True  # one repetition that the dialect asks for
+        tries = itertools.count()
+        while True:
+            attempt = await self._attempt(terms)
+            if not isinstance(attempt, _Miss):
+                return attempt
+            if free and attempt.terms is not None:
+                free = False
+                self._learn(terms, attempt.terms)
+                terms = attempt.terms
+            elif (wait_s := self._patience(attempt, next(tries))) is not None:
+                self._clock.again()
+                await trio.sleep(wait_s)
+            else:
+                return [attempt.failure]
+            self._clock.again()
+
+    def _learn(self, old: Terms, new: Terms) -> None:
+        changed = {key: value for key, value in new.facts.items() if old.facts.get(key) != value}
+        if changed:
+            self._far.discovery.learn(changed)
+
+    def _patience(self, miss: _Miss, tried: int) -> float | None:
+        """How long to wait before the same is tried again; None: it is not."""
+        if tried >= self._far.retries:
+            return None
+        if miss.unreached:
+            return BACKOFF_S * 2.0**tried * (0.5 + self._far.jitter())
+        asked = miss.failure.retry_after_s
+        if miss.failure.kind not in (Kind.RATE_LIMITED, Kind.OVERLOADED) or asked is None:
+            return None
+        return asked + BACKOFF_S * self._far.jitter() if asked <= LONGEST_WAIT_S else None
+
+    async def _attempt(self, terms: Terms) -> list[Item] | _Miss:
+        try:
+            call = self._far.dialect.call(self._ask, terms)
+            self._tell(call)
+            answer = self._answer = await self._send(call)
+        except Refused as refused:
+            return [refused.failure]
+        except Unreachable as error:
+            failure = Failure(Kind.UNREACHABLE, self._far.place.unreachable(str(error)))
+            return _Miss(failure, unreached=True)
+        except pool.PoolError as error:
+            return _Miss(self._of_pool(error))
+        if not 200 <= answer.status < 300:
+            return await self._refusal(answer, terms)
+        compressed = _coding(answer.headers)
+        if compressed:
+            answer.close()
+            return [self._bad(f"answered compressed ({compressed}), which was not asked for")]
+        self._decoder = self._far.dialect.decoder(self._ask, terms, new_id=self._far.new_id)
+        items = await self._more()
+        if items and isinstance(items[0], Failure):
+            answer.close()
+            return _Miss(items[0], self._of_fault(items[0], terms))
+        return items
+
+    def _of_fault(self, failure: Failure, terms: Terms) -> Terms | None:
+        """The model may also fail inside a 200, before it has shown anything."""
+        return None if self._far.again is None else self._far.again(self._ask, terms, 500, _as_body(failure))
+
+    def _tell(self, call: Call) -> None:
+        if call.notes:
+            self._far.log("info", "translated", notes="; ".join(call.notes)[:1000])
+
+    async def _send(self, call: Call) -> Answer:
+        clock = self._clock
+        assert clock is not None
+        clock.connecting()
+        return await self._far.pool.send(self._far.outgoing(call), clock.waiting)
+
+    async def _refusal(self, answer: Answer, terms: Terms) -> _Miss:
+        if 300 <= answer.status < 400:
+            answer.close()
+            place = _shown_place(dict(answer.headers).get(b"location", b""))
+            return _Miss(self._bad(f"redirects{place}; set base_url to where it really is"))
+        body = await _body_of_error(answer)
+        failure = self._far.dialect.failure(self._ask, terms, answer.status, answer.headers, body)
+        again = self._far.again
+        return _Miss(failure, None if again is None else again(self._ask, terms, answer.status, body))
+
+    # --- from the first item on ---
+
+    async def _more(self) -> list[Item]:
+        """The next items, whatever number of pieces they take; none at the end."""
+        assert self._answer is not None
+        assert self._decoder is not None
+        try:
+            while data := await self._answer.read():
+                self._hear(data)
+                if items := self._decoder.feed(data):
+                    return items
+                if self._received > MOST_ANSWER:
+                    return [self._bad("does not stop answering")]
+                # Pieces that are there already must not keep the loop from everybody else.
+                await trio.lowlevel.checkpoint()
+        except pool.PoolError as error:
+            self._over = True
+            return [] if self._finished else [*self._decoder.end(), self._of_pool(error)]
+        self._over = True
+        await trio.lowlevel.checkpoint()  # the end may have been there already
+        return self._decoder.end()
+
+    def _hear(self, data: bytes) -> None:
+        assert self._clock is not None
+        self._received += len(data)
+        if self._shown:
+            if not self._finished:
+                self._clock.heard()
+        elif not _is_comment(data):
+            self._clock.heard_early()
+
+    # --- words ---
+
+    def _late(self, limit: _Limit) -> Failure:
+        place = self._far.place
+        where = f" at {place.base.url}" if limit.setting == "connect_timeout" else ""
+        return Failure(
+            Kind.TIMEOUT, f"{place.title} {limit.words}{where} within {limit.seconds:g}s ({limit.setting})"
+        )
+
+    def _of_pool(self, error: pool.PoolError) -> Failure:
+        """The one place where the pool's exceptions end."""
+        title = self._far.place.title
+        if isinstance(error, pool.Reset):
+            words = f"{title} ended the connection before it answered: {error}"
+            return Failure(Kind.OVERLOADED, words)
+        if isinstance(error, pool.Cut):
+            return Failure(Kind.CUT, f"{title} broke off in the middle of its answer: {error}")
+        return Failure(Kind.PROVIDER, f"{title} at {self._far.place.base.url} does not speak HTTP: {error}")
+
+    def _bad(self, words: str) -> Failure:
+        return Failure(Kind.PROVIDER, f"{self._far.place.title} {words}")
+
+
+@attrs.frozen
+class _Miss:
+    """An attempt that came to nothing."""
+
+    failure: Failure
+    terms: Terms | None = None
+    """The dialect's offer: under these it may come to something."""
+    unreached: bool = False
+
+
+async def _body_of_error(answer: Answer) -> bytes:
+    """As much of it as comes soon: a status with half a reason is better than none."""
+    found = bytearray()
+    with trio.move_on_after(ERROR_S):
+        try:
+            while len(found) <= MOST_ERROR and (data := await answer.read()):
+                found += data
+        except pool.PoolError:
+            pass
+    answer.close()
+    return bytes(found[:MOST_ERROR])
+
+
+def _coding(headers: Headers) -> str:
+    found = [value.strip().lower() for name, value in headers if name == b"content-encoding"]
+    return b", ".join(one for one in found if one not in (b"", b"identity")).decode("latin-1")
+
+
+def _is_comment(data: bytes) -> bool:
+    """Whether a piece of an event stream is nothing but comments and ends of lines."""
+    return all(line.startswith(b":") or not line.strip() for line in data.splitlines())
+
+
+def _as_body(failure: Failure) -> bytes:
+    return failure.message.encode("utf-8", "replace")
+
+
+def _shown_place(location: bytes) -> str:
+    """Where a redirect leads, for a person: without a query, which may hold a key."""
+    text = location.decode("latin-1").partition("?")[0][:200]
+    return f" to {text}" if text.startswith(("/", "http")) and "@" not in text else ""
+
+
+# --- one of each kind -----------------------------------------------------------------------------
+
+
+def place(spec: WorkerSpec, *, title: str, usual: str, hint: str = "", strip: tuple[str, ...] = ()) -> Place:
+    """Where the provider of a spec is. Raises ValueError."""
+    try:
+        base = parse_base(spec.base_url or usual)
+    except ValueError as error:
+        raise ValueError(f"provider {spec.provider}: {error}") from None
+    for suffix in strip:
+        base = attrs.evolve(base, path=base.path.removesuffix(suffix))
+    _check(spec)
+    return Place(spec, base, title, hint)
+
+
+def _check(spec: WorkerSpec) -> None:
+    """What would break every request is refused before the first."""
+    pairs = [("the API key", "x-key", spec.api_key or "")]
+    pairs += [(f"header {name!r}", name, value) for name, value in spec.options.headers.items()]
+    for what, name, value in pairs:
+        if not pool.is_sendable(name.encode("utf-8"), value.encode("utf-8")):
+            raise ValueError(f"provider {spec.provider}: {what} holds what no header can hold")
+
+
+def connections() -> Pool:
+    """A pool that knows the proxies of this process's environment."""
+    import os
+
+    return Pool(Dialer(Proxies.of(os.environ)))
+
+
+def ollama(spec: WorkerSpec, new_id: NewId, log: Log) -> Upstream:
+    """Ollama's own protocol. Its base URL is often given with the path of one of its other protocols."""
+    from .dialects import ollama as words
+
+    def interpret(show: Any, ps: Any) -> discovery.Facts:
+        found = words.facts_from(show, ps, spec.model)
+        return discovery.Facts(found.window, None, found.capabilities, found.details)
+
+    here = place(
+        spec,
+        title="Ollama" if spec.provider == "ollama" else f"Ollama ({spec.provider})",
+        usual="http://127.0.0.1:11434",
+        hint=f"; {words.SERVE_HINT}",
+        strip=("/v1", "/api"),
+    )
+    survey = discovery.OllamaSurvey(here, interpret, words.hopeless)
+    return Upstream(here, words.Ollama(), survey, new_id, log, pool=connections(), again=words.again)
+
+
+def openai(spec: WorkerSpec, new_id: NewId, log: Log) -> Upstream:
+    """Every server that speaks chat completions; OpenRouter's key can be looked at."""
+    from .dialects import openai as words
+
+    router = spec.kind == "openrouter"
+    dialect = words.OpenAI.of(spec.kind, spec.provider, spec.base_url)
+    here = place(
+        spec,
+        title=dialect.server.title or spec.provider,
+        usual="https://openrouter.ai/api/v1" if router else "https://api.openai.com/v1",
+    )
+    survey = discovery.ListSurvey(here, "/key" if router else None)
+    again: Again | None = getattr(words, "again", None)
+    return Upstream(here, dialect, survey, new_id, log, pool=connections(), again=again)
+
+
+__all__ = ["Base", "Limits", "Upstream", "connections", "ollama", "openai", "place"]
