@@ -171,6 +171,18 @@ def test_a_call_without_a_name() -> None:
     ]
 
 
+def test_a_client_that_takes_one_call_gets_one() -> None:
+    two = [
+        {"index": place, "id": f"c{place}", "function": {"name": "f", "arguments": "{}"}} for place in (0, 1)
+    ]
+    frame = Frame(Names([]), parallel=False)
+
+    assert items(event("tool_calls", tool_calls=two), frame=frame) == [
+        ToolCall("toolu_0", "f"),
+        Finish("tool_use"),
+    ]
+
+
 def test_reasoning_in_tags_only_where_a_server_is_known_for_it() -> None:
     said = event(content="<thi"), event(content="nk>hm</think>\n\nyes"), event("stop")
     tagged = Quirks(think_tags=True)

@@ -82,6 +82,8 @@ class Frame:
     stops: tuple[str, ...] = ()
     """Those that the server was not told."""
     told_stops: tuple[str, ...] = ()
+    parallel: bool = True
+    """False: the client takes one call; some servers cannot be told, others do not listen."""
     json_only: bool = False
     most_tokens: int | None = None
     """Where more had to be asked for than the client wants."""
@@ -469,7 +471,8 @@ class _Answer:
 
     def _tool_calls(self, *, truncated: bool) -> list[Item] | Failure:
         found: list[Item] = []
-        for call in self._calls.all():
+        calls = self._calls.all()
+        for call in calls if self._frame.parallel else calls[:1]:
             name = self._name_of(call)
             if name is None:
                 return Failure(

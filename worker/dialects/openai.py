@@ -103,6 +103,7 @@ def _frame(ask: Ask, ways: Quirks) -> Frame:
         offered=offered,
         stops=tuple(kept),
         told_stops=tuple(told),
+        parallel=ask.tool_choice.get("disable_parallel_tool_use") is not True,
         json_only=_wants_json(ask),
         most_tokens=ask.max_tokens if 0 < ask.max_tokens < ways.min_output else None,
     )
