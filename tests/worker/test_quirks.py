@@ -13,6 +13,8 @@ from modelproxy.worker.dialects.quirks import PLAIN, SERVERS
     [
         ("openrouter", "mine", None, None, "openrouter"),
         ("openrouter", "mine", "http://127.0.0.1:9999/api/v1", None, "openrouter"),
+        ("openrouter", "openrouter", "http://127.0.0.1:9999/api/v1", None, "openrouter"),
+        ("openai", "openrouter", "http://127.0.0.1:9999/api/v1", None, None),
         ("openai", "work", "https://openrouter.ai/api/v1", None, "openrouter"),
         ("openai", "work", "https://eu.openrouter.ai/api/v1", None, "openrouter"),
         ("openai", "work", "https://notopenrouter.ai/api/v1", None, None),

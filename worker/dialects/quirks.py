@@ -238,14 +238,13 @@ def of(kind: str, provider: str = "", base_url: str | None = None, *, server: st
 
     The kind `openai` says only which format is spoken; any other kind names its server.
     """
-    named = (server, kind if kind != "openai" else None, provider)
-    for name in named:
-        found = SERVERS.get(_row_name(name or ""))
-        # A provider that somebody called `openai` may be anything with another address.
-        if found is not None and (
-            name != provider or not base_url or not found.hosts or _is_at(found, base_url)
-        ):
-            return found
+    for name in (server, kind if kind != "openai" else None):
+        if name is not None and _row_name(name) in SERVERS:
+            return SERVERS[_row_name(name)]
+    found = SERVERS.get(_row_name(provider))
+    # A provider that somebody called `openai` may be anything with another address.
+    if found is not None and (not base_url or not found.hosts or _is_at(found, base_url)):
+        return found
     return next((row for row in SERVERS.values() if _is_at(row, base_url or "")), PLAIN)
 
 
