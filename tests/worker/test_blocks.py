@@ -58,6 +58,7 @@ PDF = {
         ({"type": "document", "source": {"type": "content", "content": "words"}}, "words"),
         ({"type": "document", "source": {"type": "file", "file_id": "f"}}, "[document omitted: file f]"),
         ({"type": "document", "source": {"type": "url", "url": "http://x"}}, "[document omitted: http://x]"),
+        ({"type": "document", "source": {"type": "base64"}}, "[document omitted: it could not be read]"),
         ({"type": "document"}, "[document omitted: it could not be read]"),
         (
             {

@@ -370,6 +370,13 @@ def test_an_answer_into_items() -> None:
     ]
 
 
+def test_reasoning_in_the_text_that_never_ends_is_reasoning() -> None:
+    said = items(line({"content": "<think>so</thi"}, done=False), DONE, known=terms(capabilities=["tools"]))
+
+    assert [one.text for one in said if isinstance(one, Thinking)] == ["so", "</thi", ""]
+    assert not any(isinstance(one, Text) for one in said)
+
+
 def test_p43_of_several_calls_only_the_last_can_have_been_cut() -> None:
     calls = [{"function": {"name": "Bash", "arguments": text}} for text in ('{"n": 1,}', '{"n": 2,}')]
     end = line(done=True, done_reason="length")

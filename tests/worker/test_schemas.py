@@ -151,6 +151,21 @@ def test_all_of_is_merged_and_the_first_wins() -> None:
     }
 
 
+@pytest.mark.parametrize("profile", [GEMINI, OLLAMA])
+@pytest.mark.parametrize(
+    ("schema", "reduced"),
+    [
+        ({"anyOf": None}, {}),
+        ({"anyOf": "ab", "oneOf": [{"type": "string"}]}, {"anyOf": [{"type": "string"}]}),
+        ({"oneOf": [{"const": 1}], "anyOf": [{"const": 2}]}, {"anyOf": [{"enum": [1]}, {"enum": [2]}]}),
+        ({"enum": [1, 2], "allOf": [{"enum": [2, 3]}]}, {"enum": [2]}),
+        ({"enum": [1], "allOf": [{"enum": [2]}]}, {"enum": [1]}),
+    ],
+)
+def test_choices_of_any_shape(schema: Any, reduced: Any, profile: Profile) -> None:
+    assert inner(schema, profile) == reduced
+
+
 def test_references_are_put_in_and_circles_end() -> None:
     defs = {
         "leaf": {"type": "string", "description": "A leaf."},
@@ -244,7 +259,7 @@ def test_anything_becomes_an_object_schema(value: Any, profile: Profile) -> None
     assert found["type"] == "object"
     assert sanitise(found, profile) == sanitise(json.loads(json.dumps(found)), profile)
     assert json.dumps(value) == before
-    if profile is OLLAMA:
+    if profile in (GEMINI, OLLAMA):
         _assert_decodable(found)
 
 

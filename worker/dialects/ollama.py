@@ -145,10 +145,8 @@ def _duty(prepared: Prepared) -> str:
 
 def _tool_loop(turns: list[Turn]) -> int:
     """Where the last thing that a person said stands: reasoning before it is over, templates drop it."""
-    for number in range(len(turns) - 1, -1, -1):
-        if turns[number].role == "user" and not turns[number].names:
-            return number
-    return 0
+    spoken = (number for number, turn in enumerate(turns) if turn.role == "user" and not turn.names)
+    return max(spoken, default=0)
 
 
 def _user(said: UserTurn) -> Iterator[dict[str, Any]]:

@@ -95,10 +95,9 @@ class _Walk:
         _keep_required(kept)
         if self._reduces:
             kept = _reduced(kept)
+            _keep_decodable(kept)
             if self._profile is Profile.GEMINI:
                 _say_nullable(kept)
-            else:
-                _keep_decodable(kept)
         return self._said(value, kept)
 
     def _keyword(self, key: str, inner: Any, depth: int, inside: tuple[str, ...]) -> Any:
@@ -181,10 +180,8 @@ def _reduced(schema: Schema) -> Schema:
     for key, value in schema.items():
         if key == "const":
             found.setdefault("enum", [value])
-        elif key == "oneOf":
+        elif key in ("oneOf", "anyOf"):
             found["anyOf"] = [*found.get("anyOf", []), *(value if isinstance(value, list) else [])]
-        elif key == "anyOf" and "anyOf" in found and isinstance(value, list):
-            found["anyOf"] += value
         elif key == "allOf":
             parts = value if isinstance(value, list) else []
         else:
@@ -257,7 +254,7 @@ def _say_nullable(schema: Schema) -> None:
 
 
 def _keep_decodable(schema: Schema) -> None:
-    """Ollama refuses the whole request when one of these has another shape."""
+    """Some servers refuse the whole request when one of these has another shape."""
     for key, is_good in _SHAPES.items():
         if key in schema and not is_good(schema[key]):
             del schema[key]
