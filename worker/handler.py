@@ -20,8 +20,8 @@ from __future__ import annotations
 import os
 import secrets
 import traceback
-from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
 
@@ -30,6 +30,7 @@ from .accounts import Account, Told, name_in, wall_clock
 from .app import Endpoint, Route
 from .books import Books, Entry
 from .contract import WorkerSpec
+from .dialects.anthropic import passes_through
 from .failures import Failure, Headers, Kind, Refused
 from .httpd import ClientGone
 from .httpd_parse import BodyIncomplete, BodyTooLarge
@@ -41,6 +42,9 @@ from .wire import asks, codec, sse
 from .wire.anthropic import Head, Stream, Whole
 from .wire.asks import Ask
 from .wire.items import Finish
+
+if TYPE_CHECKING:
+    from .relay import Relay
 
 HOLD_S = 10.0
 """How long a 200 may be held back: until then a failure can still be a status that clients repeat."""
@@ -61,6 +65,8 @@ class Request(app.Head, Protocol):
 
     @property
     def query(self) -> str: ...
+    @property
+    def headers(self) -> Sequence[tuple[bytes, bytes]]: ...
 
 
 class Exchange(Protocol):
@@ -134,10 +140,11 @@ class Handler:
         self._generation = generation
         self._hold_s = hold_s
         self._books = books
-        self._provider = provider(spec, new_id, log)
+        self._truth = (b"x-proxy-model", _header_safe(spec.model_id))
+        self._relay = _relay(spec, self._truth)
+        self._provider: Provider = self._relay or provider(spec, new_id, log)
         self._calls: set[_Call] = set()
         self._closing: str | None = None
-        self._truth = (b"x-proxy-model", _header_safe(spec.model_id))
 
     @property
     def provider(self) -> Provider:
@@ -152,7 +159,7 @@ class Handler:
 
     async def __call__(self, exchange: Exchange) -> None:
         """Serve one request. Only what the server understands leaves: cancellation and a client that is gone."""
-        call = _Call(exchange, self._now())
+        call = _Call(exchange, self._now)
         self._calls.add(call)
         try:
             await self._to_its_end(call)
@@ -185,7 +192,9 @@ class Handler:
             await call.fail(Failure(Kind.BUG, f"internal error; the proxy's log has more under {call.id}"))
 
     async def _serve(self, call: _Call) -> None:
-        found = app.route(call.exchange.request)
+        found = app.route(
+            call.exchange.request, forwards=self._relay is not None and self._relay.forwards_all
+        )
         if not isinstance(found, Failure):
             self._begin(call, found.endpoint)
         if self._closing is not None:
@@ -232,11 +241,21 @@ class Handler:
 
     # --- model requests ---
 
+    async def _forward(self, call: _Call, _: Route) -> None:
+        assert self._relay is not None  # without one nothing is routed here
+        await self._relay.forward(call, call.exchange.request, await _body(call))
+
     async def _count_tokens(self, call: _Call, _: Route) -> None:
+        if self._relay is not None and self._relay.forwards_all:
+            await self._relay.messages(call, call.exchange.request, await _body(call))
+            return
         call.model, call.input_tokens = asks.count(await _body(call))
         await call.respond(200, [_JSON, self._truth], codec.dumps({"input_tokens": call.input_tokens}))
 
     async def _messages(self, call: _Call, _: Route) -> None:
+        if self._relay is not None:
+            await self._relay.messages(call, call.exchange.request, await _body(call))
+            return
         ask = asks.ask(await _body(call))
         call.model, call.stream = ask.model, ask.stream
         if call.account is not None:
@@ -275,7 +294,7 @@ class Handler:
         while whole.failure is None and (items := await source.receive()) is not None:
             whole.feed(items)
             if whole.turn.blocks:
-                call.mark_first(self._now())
+                call.mark_first()
         body = whole.end()
         if body is None:
             await call.fail(whole.failure or Failure(Kind.BUG, "no answer"))
@@ -288,7 +307,7 @@ class Handler:
         call.open_stream(stream, [*_SSE, self._truth])
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep_alive, call)
-            failure = await _pump(call, stream, source, self._now)
+            failure = await _pump(call, stream, source)
             nursery.cancel_scope.cancel()
         if failure is not None:
             await call.fail(failure)
@@ -329,9 +348,9 @@ class Handler:
         self._record_end(call)
         if call.counted:
             self._stats.in_flight -= 1
-            if call.failure is not None:
+            if (message := call.complaint) is not None:
                 self._stats.failures += 1
-                self._stats.last_error = call.failure.message[:300]
+                self._stats.last_error = message
         request = call.exchange.request
         fields: dict[str, Any] = {
             "id": call.id,
@@ -346,12 +365,12 @@ class Handler:
             fields["stream"] = call.stream
             fields["input_tokens"] = usage.get("input_tokens", call.input_tokens)
             fields["output_tokens"] = usage.get("output_tokens", 0)
-        if call.failure is not None:
-            fields["error"] = call.failure.message[:300]
+        if call.complaint is not None:
+            fields["error"] = call.complaint
         elif call.gone:
             fields["error"] = "client left"
         # Probes come every second from some watchers; they are not worth a line at the usual level.
-        level = "warning" if call.failure is not None else "info" if call.counted else "debug"
+        level = "warning" if call.complaint is not None else "info" if call.counted else "debug"
         self._log(level, "request", **fields)
 
     _ENDPOINTS: dict[Endpoint, Callable[[Handler, _Call, Route], Awaitable[None]]] = {  # noqa: RUF012  # never changed
@@ -363,16 +382,18 @@ class Handler:
         Endpoint.ALIVE: _alive,
         Endpoint.ROOT: _root,
         Endpoint.HELLO: _root,
+        Endpoint.FORWARD: _forward,
     }
 
 
 class _Call:
     """One request in progress: all that is said to its client is said here."""
 
-    def __init__(self, exchange: Exchange, began: float) -> None:
+    def __init__(self, exchange: Exchange, now: Callable[[], float]) -> None:
         self.exchange = exchange
         self.id = new_id("req_")
-        self.began = began
+        self.began = now()
+        self._now = now
         self.scope = trio.CancelScope()
         self.counted = False
         self.model = ""
@@ -383,6 +404,9 @@ class _Call:
         self.entry: Entry | None = None
         self.before_last: Callable[[_Call], Awaitable[None]] | None = None
         """Called when all is known and the client does not know it yet."""
+        self.last_words: Callable[[Failure], bytes | None] | None = None
+        """See `relay.Client`."""
+        self._said_no: str | None = None
         self.status: int | None = None
         self.failure: Failure | None = None
         self.gone = False
@@ -404,10 +428,15 @@ class _Call:
         if self.account is not None:
             self.account.told = told
 
-    def mark_first(self, now: float) -> None:
+    def mark_first(self) -> None:
         """Something of the answer itself has come."""
         if self.account is not None and self.account.ttft_s is None:
-            self.account.ttft_s = now - self.began
+            self.account.ttft_s = self._now() - self.began
+
+    @property
+    def complaint(self) -> str | None:
+        """Why it failed, for people; None: it did not."""
+        return self._said_no if self.failure is None else self.failure.message[:300]
 
     @property
     def talking(self) -> bool:
@@ -459,7 +488,54 @@ class _Call:
             await self.respond(rule.status, failures.headers(failure), body)
         elif self._events is not None and not self.exchange.finished:
             await self.end(self._events.fail(failure))
+        elif self.last_words is not None and not self.exchange.finished:
+            await self._cut_short(self.last_words(failure))
         # Else a whole answer broke off: its length tells the client.
+
+    # --- answers that are passed through: `relay.Client` ---
+
+    def know(self, *, model: str, stream: bool, subscription: bool) -> None:
+        self.model, self.stream = model, stream
+        if self.account is not None:
+            self.account.model, self.account.stream = model, stream
+            self.account.subscription = subscription
+
+    def rename(self, request_id: str) -> None:
+        """The provider's id for it is the one that its support can find."""
+        self.id = request_id
+        if self.account is not None:
+            self.account.request_id = request_id
+
+    def refused(self, status: int, error_type: str, message: str) -> None:
+        """The provider says no, in its own words, which the client gets."""
+        self._said_no = f"{status} {error_type}: {message}"[:300]
+        if self.account is not None:
+            self.account.refusal = status, error_type
+
+    async def begin(self, status: int, headers: Headers) -> None:
+        await trio.lowlevel.checkpoint_if_cancelled()  # as in `respond`
+        self.status = status
+        await self.exchange.start(status, [*headers, (b"request-id", self.id.encode())])
+
+    async def pass_on(self, data: bytes, *, last: bool = False) -> None:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if last:
+            self._answering = True
+            if self.before_last is not None:
+                await self.before_last(self)
+        await self.exchange.send(data)
+
+    async def finish(self) -> None:
+        self._answering = True
+        if self.before_last is not None:
+            await self.before_last(self)
+        await self.exchange.finish()
+
+    async def _cut_short(self, words: bytes | None) -> None:
+        if words is None:
+            raise ClientGone  # no last chunk: it looks as cut as it is
+        await self.pass_on(words, last=True)
+        await self.exchange.finish()
 
     async def _take_lock(self) -> None:
         try:
@@ -481,14 +557,14 @@ class _Call:
         self.last_said = trio.current_time()
 
 
-async def _pump(call: _Call, stream: Stream, source: Source, now: Callable[[], float]) -> Failure | None:
+async def _pump(call: _Call, stream: Stream, source: Source) -> Failure | None:
     """From the provider to the client, until either has had enough. Returns what is left to say."""
     while (items := await source.receive()) is not None:
         shown = stream.feed(items)
         if stream.failure is not None:
             return stream.failure
         if shown:
-            call.mark_first(now())
+            call.mark_first()
             await call.say(shown)
     last = stream.end()
     if stream.failure is None:
@@ -509,6 +585,15 @@ class _Nothing:
 
     async def aclose(self) -> None:
         pass
+
+
+def _relay(spec: WorkerSpec, truth: tuple[bytes, bytes]) -> Relay | None:
+    """For a provider whose bytes are passed through. Raises ValueError, as `provider` does."""
+    if not passes_through(spec):
+        return None
+    from .relay import Relay  # only here: most workers translate
+
+    return Relay(spec, truth)
 
 
 async def _body(call: _Call) -> bytes:
