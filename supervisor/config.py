@@ -51,6 +51,8 @@ class Provider:
 
 
 BUILT_IN = {
+    # No key from the environment: without a configured one, each caller's own credential passes.
+    "anthropic": Provider("anthropic", "https://api.anthropic.com"),
     "echo": Provider("echo"),
 }
 KINDS = tuple(BUILT_IN)

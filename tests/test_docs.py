@@ -141,8 +141,8 @@ def test_the_readme_shows_code_early() -> None:
 
 def test_the_readme_promises_no_provider_that_does_not_exist() -> None:
     """This fails on the day when a provider is added, and that is the day to rewrite the sentence."""
-    assert set(config.KINDS) == {"echo"}
-    assert "one provider, `echo`" in README
+    assert set(config.KINDS) == {"anthropic", "echo"}
+    assert "two providers: `echo`" in README
 
 
 def test_the_exit_codes_are_those_of_the_code() -> None:
