@@ -33,6 +33,8 @@ if TYPE_CHECKING:  # httpx is loaded when the first question is asked, not when 
 PROBE_S = 2.5
 """How long a look may take: `/health` answers within three seconds whatever the provider does."""
 CACHE_S = 2.0
+UNWELL_CACHE_S = 0.25
+"""Whoever has just started a server wants to see that it is well now, not that it was not."""
 
 _DOUBTFUL = frozenset(
     # Failures after which the provider may be in another condition than it was.
@@ -139,10 +141,14 @@ class Discovery:
     async def condition(self) -> Condition:
         """How the provider is now, or was a moment ago."""
         async with self._looking:
-            if self._condition is None or trio.current_time() >= self._looked_at + self._cache_s:
-                self._condition = await self._look()
+            known = self._condition
+            if known is None or trio.current_time() >= self._looked_at + self._good_for(known):
+                known = self._condition = await self._look()
                 self._looked_at = trio.current_time()
-            return self._condition
+            return known
+
+    def _good_for(self, known: Condition) -> float:
+        return self._cache_s if known.ok else min(self._cache_s, UNWELL_CACHE_S)
 
     async def terms(self, patience_s: float) -> Terms:
         """What is known for a request. At first somebody has to ask, which may take up to `patience_s`."""
@@ -192,11 +198,13 @@ class Discovery:
     # --- looking ---
 
     async def _look(self) -> Condition:
+        # In a thread: 75 ms is longer than a stream that is being served should stand still.
+        facade = await trio.to_thread.run_sync(_load_facade)
         began = trio.current_time()
         seen: Seen | None = None
         with trio.move_on_after(self._probe_s):
             try:
-                seen = await self._survey_over_http()
+                seen = await self._survey_over_http(facade)
             except Unanswered as error:
                 seen = Seen(ok=False, detail=str(error))
         if seen is None:
@@ -212,9 +220,7 @@ class Discovery:
             warning=seen.warning,
         )
 
-    async def _survey_over_http(self) -> Seen:
-        # In a thread: 75 ms is longer than a stream that is being served should stand still.
-        facade = await trio.to_thread.run_sync(_load_facade)
+    async def _survey_over_http(self, facade: Any) -> Seen:
         place = self._place
         async with facade.client(
             self._pool, base_url=place.base.url, headers=headers(place), timeout=self._probe_s

@@ -17,7 +17,7 @@ Time has four limits, of which one is due at any moment; each `receive` has one 
 
 A request is repeated before its first item only, as often as is configured, and only when the provider asks
 for little patience or was never reached; one that failed by the model's own fault (a call it wrote badly), or
-by a wish that the dialect can give up, is repeated once. After `Finish` a provider gets a moment for its bill.
+by a wish that the dialect can give up, is repeated at once. After `Finish` a provider gets a moment for its bill.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ CONNECT_LOCAL_S, CONNECT_S = 5.0, 10.0
 IDLE_LOCAL_S, IDLE_S = 300.0, 120.0
 MOST_RETRIES = 2
 """Clients repeat as well; more of it here would multiply."""
+MOST_OFFERS = 3
+"""A server may name the things that it does not take one at a time."""
 LONGEST_WAIT_S = 5.0
 """A provider that asks to wait longer is not waited for here: the client is told."""
 BACKOFF_S = 0.25
@@ -256,16 +258,15 @@ class _Answering:
         await trio.lowlevel.checkpoint()  # a refusal of the dialect needs no wait
         patience_s = min(discovery.PROBE_S, self._far.limits.first_byte_s / 2)
         terms = await self._far.discovery.terms(patience_s)
-        free = True  # one repetition that the dialect asks for
-        tries = itertools.count()
+        offers, tries = itertools.count(1), itertools.count()
         while True:
             attempt = await self._attempt(terms)
             if not isinstance(attempt, _Miss):
                 return attempt
-            if free and attempt.terms is not None:
-                free = False
-                self._learn(terms, attempt.terms)
-                terms = attempt.terms
+            new = attempt.terms
+            if new is not None and next(offers) <= (1 if new is terms else MOST_OFFERS):
+                self._learn(terms, new)
+                terms = new
             elif (wait_s := self._patience(attempt, next(tries))) is not None:
                 self._clock.again()
                 await trio.sleep(wait_s)
@@ -497,8 +498,7 @@ def openai(spec: WorkerSpec, new_id: NewId, log: Log) -> Upstream:
         usual="https://openrouter.ai/api/v1" if router else "https://api.openai.com/v1",
     )
     survey = discovery.ListSurvey(here, "/key" if router else None)
-    again: Again | None = getattr(words, "again", None)
-    return Upstream(here, dialect, survey, new_id, log, pool=connections(), again=again)
+    return Upstream(here, dialect, survey, new_id, log, pool=connections(), again=words.again)
 
 
 __all__ = ["Base", "Limits", "Upstream", "connections", "ollama", "openai", "place"]

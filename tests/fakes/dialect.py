@@ -60,9 +60,11 @@ def _item(document: Any) -> Item:
 
 
 def again(ask: Ask, terms: Terms, status: int, body: bytes) -> Terms | None:
-    """Repeats what is `unlucky`; learns from `too clever`."""
+    """Repeats what is `unlucky`; leaves out one thing more for each `too clever`."""
     if b"unlucky" in body:
         return terms
-    if b"too clever" in body and not terms.facts:
-        return attrs.evolve(terms, facts={"clever": False})
+    if b"too clever" in body:
+        left = terms.facts.get("left", 0)
+        assert isinstance(left, int)
+        return attrs.evolve(terms, facts={"left": left + 1})
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -162,11 +163,9 @@ class Nowhere(trio.abc.HostnameResolver):
     """A name service that knows nothing."""
 
     async def getaddrinfo(self, *_: object, **__: object) -> list[object]:  # type: ignore[override]  # all it does
-        import socket
-
         raise socket.gaierror(-2, "Name or service not known")
 
-    async def getnameinfo(self, *_: object) -> tuple[str, str]:  # type: ignore[override]  # never asked
+    async def getnameinfo(self, *_: object) -> tuple[str, str]:
         raise NotImplementedError
 
 
@@ -239,7 +238,7 @@ async def test_tls_goes_through_a_tunnel(certificate: Certificate) -> None:
         await client.send_all(b"HTTP/1.1 200 Connection ")
         await client.send_all(b"established\r\nx: y\r\n\r\n")
         async with (
-            await trio.open_tcp_stream("127.0.0.1", far.port) as server,
+            await trio.open_tcp_stream("127.0.0.1", server_port) as server,
             trio.open_nursery() as nursery,
         ):
             nursery.start_soon(relay, client, server)
@@ -247,6 +246,7 @@ async def test_tls_goes_through_a_tunnel(certificate: Certificate) -> None:
 
     with Upstream(tls=certificate) as far:
         far.on("/", Reply(body=b"abc"))
+        server_port = far.port
         async with trio.open_nursery() as nursery:
             [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
             nursery.start_soon(trio.serve_listeners, proxy, [listener])

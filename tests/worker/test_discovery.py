@@ -265,6 +265,16 @@ async def test_a_look_is_good_for_a_while(far: Upstream) -> None:
     assert len(far.to("/api/tags")) == 2
 
 
+async def test_bad_news_grow_old_sooner(far: Upstream) -> None:
+    one = looking(place(far))
+    assert not (await one.condition()).ok
+    await one.condition()
+    assert len(far.to("/api/tags")) == 1
+    ollama_with(far)
+    await trio.sleep(discovery.UNWELL_CACHE_S)
+    assert (await one.condition()).ok
+
+
 @pytest.mark.parametrize(
     ("kind", "doubtful"),
     [(Kind.UNREACHABLE, True), (Kind.TIMEOUT, True), (Kind.NOT_FOUND, True), (Kind.INVALID, False)],

@@ -67,12 +67,16 @@ def real(
         here,
         dialect.Tiny(),
         Silent(),
-        lambda prefix: prefix,
+        plain_id,
         log,
         pool=pool or Pool(),
         again=dialect.again,
         jitter=lambda: 0.5,
     )
+
+
+def plain_id(prefix: str) -> str:
+    return prefix
 
 
 def asking(model: str = "claude-x") -> Ask:
@@ -205,7 +209,7 @@ async def test_credentials_of_the_base_url_are_sent_and_never_said(far: Upstream
     far.on("*", Reply(body=END))
     spec = attrs.evolve(SPEC, base_url=f"http://me:secret@127.0.0.1:{far.port}")
     here = upstream.place(spec, title="Far", usual="")
-    one = upstream.Upstream(here, dialect.Tiny(), Silent(), str, lambda *_, **__: None, pool=Pool())
+    one = upstream.Upstream(here, dialect.Tiny(), Silent(), plain_id, lambda *_, **__: None, pool=Pool())
     await everything(one)
     assert far.requests[0].headers["authorization"] == "Basic bWU6c2VjcmV0"
 
@@ -394,7 +398,7 @@ async def test_no_connection_in_time() -> None:
             SPEC, base_url=f"https://127.0.0.1:{port}/v1", timeouts=Timeouts(connect_s=0.2, first_byte_s=9)
         )
         here = upstream.place(spec, title="Far", usual="")
-        one = upstream.Upstream(here, dialect.Tiny(), Silent(), str, lambda *_, **__: None, pool=Pool())
+        one = upstream.Upstream(here, dialect.Tiny(), Silent(), plain_id, lambda *_, **__: None, pool=Pool())
 
         expected = "Far accepted no connection at https://HOST/v1 within 0.2s (connect_timeout)"
         assert await failing(one) == (Kind.TIMEOUT, expected)
@@ -452,6 +456,8 @@ def busy(seconds: float | None = 0.0, status: int = 503) -> Reply:
         (0, [Reply(500, b"unlucky"), Reply(body=END)], 2, True),
         (0, [Reply(body=b'{"error":"unlucky"}\n'), Reply(body=END)], 2, True),
         (0, [Reply(500, b"unlucky"), Reply(500, b"unlucky"), Reply(body=END)], 2, False),
+        (0, [Reply(400, b"too clever")] * 3 + [Reply(body=END)], 4, True),
+        (0, [Reply(400, b"too clever")] * 4 + [Reply(body=END)], 4, False),
     ],
 )
 async def test_what_is_worth_repeating(
@@ -491,7 +497,7 @@ async def test_what_the_dialect_gives_up_is_remembered(far: Upstream) -> None:
     assert isinstance(words, dialect.Tiny)
 
     assert [await everything(one) for _ in range(2)] == [[Finish()]] * 2
-    assert [terms.facts for terms in words.terms] == [{}, {"clever": False}, {"clever": False}]
+    assert [terms.facts for terms in words.terms] == [{}, {"left": 1}, {"left": 1}]
 
 
 # --- leaving --------------------------------------------------------------------------------------
