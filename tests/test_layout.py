@@ -12,21 +12,10 @@ WITHOUT = {
     # Three lines that call the module beside them.
     "supervisor/__main__.py": "calls daemon.main",
     # Real processes and sockets: tests/e2e and tests/faults drive them from outside.
-    "supervisor/channel.py": "driven by tests/faults with real workers",
-    "supervisor/commands.py": "driven by tests/e2e through the command line",
-    "supervisor/control.py": "driven by tests/e2e through the command line",
     "supervisor/custody.py": "driven by tests/faults: the double fault",
     "supervisor/daemon.py": "driven by tests/e2e and tests/faults",
     "supervisor/holder.py": "driven by tests/faults: the double fault",
-    "supervisor/kernel.py": "one system call per function; driven by tests/faults",
-    "supervisor/paths.py": "driven by every test that makes a home",
-    "supervisor/runner.py": "driven by tests/faults with real workers",
-    "supervisor/sockets.py": "driven by tests/e2e: ports",
-    "supervisor/stand_in.py": "driven by tests/faults: failed proxies",
-    "supervisor/state.py": "driven by tests/faults: adoption",
     "worker/__main__.py": "driven by every test that starts a worker",
-    "worker/journal.py": "driven by tests/e2e: logs",
-    "worker/link.py": "driven by tests/faults with a real supervisor",
     "worker/serve.py": "driven by tests/e2e and tests/faults",
     # Data without decisions.
     "worker/dialects/seam.py": "the types between handler and dialects",
