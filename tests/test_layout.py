@@ -23,7 +23,6 @@ WITHOUT = {
     "worker/wire/asks.py": "the types of a request; tests/worker/test_anthropic.py reads them",
     "worker/wire/items.py": "the types of an answer; tests/worker/test_anthropic.py writes them",
     # Being written.
-    "worker/accounts.py": "its tests come with the ledger's",
 }
 
 
