@@ -16,7 +16,6 @@ WITHOUT = {
     "supervisor/daemon.py": "driven by tests/e2e and tests/faults",
     "supervisor/holder.py": "driven by tests/faults: the double fault",
     "worker/__main__.py": "driven by every test that starts a worker",
-    "worker/serve.py": "driven by tests/e2e and tests/faults",
     # Data without decisions.
     "worker/dialects/seam.py": "the types between handler and dialects",
     "worker/stats.py": "three counters",

@@ -143,8 +143,10 @@ class Discovery:
         async with self._looking:
             known = self._condition
             if known is None or trio.current_time() >= self._looked_at + self._good_for(known):
-                known = self._condition = await self._look()
-                self._looked_at = trio.current_time()
+                before, known = known, await self._look()
+                self._condition, self._looked_at = known, trio.current_time()
+                if before is not None and (before.ok, before.detail) != (known.ok, known.detail):
+                    self._doubted.set()  # whoever watches the condition may not be the one who looked
             return known
 
     def _good_for(self, known: Condition) -> float:

@@ -37,7 +37,7 @@ MAX_HEAD = 64 * 1024
 """Bytes that may pass without any of them being body: heads, interim answers, trailers, chunk sizes."""
 JOIN_MAX = 64 * 1024
 """Up to this size head and body leave in one piece; beyond it the copy costs more than the system call."""
-IDLE_MOST = 32
+IDLE_MOST = 128
 IDLE_S = 60.0
 
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")

@@ -26,7 +26,7 @@ from .provider import Provider
 from .stats import Stats
 
 BEAT_S = 2.0
-STIR_S = 0.25
+STIR_S = 0.1
 """News travel at most this often; without news there is a beat every BEAT_S."""
 SPEC_LIMIT_S = 60.0
 """How long a newborn waits for a supervisor that tells it what to be."""
@@ -159,6 +159,7 @@ class Worker:
                 started_at=trio.current_time(),
                 generation=self._birth.generation if self._birth else None,
                 books=self._books,
+                hold_s=self._spec.options.hold_s,
             )
         except ValueError as error:
             self._journal("error", "configuration", detail=str(error))

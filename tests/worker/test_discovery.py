@@ -301,6 +301,18 @@ async def test_success_is_a_reason_only_when_it_surprises(far: Upstream) -> None
     await one.doubted()
 
 
+async def test_news_reach_those_who_did_not_ask(far: Upstream) -> None:
+    one = looking(place(far), cache_s=0)
+    await one.condition()
+    await one.condition()
+    with trio.move_on_after(0.05) as scope:
+        await one.doubted()
+    assert scope.cancelled_caught
+    ollama_with(far)
+    assert (await one.condition()).ok
+    await one.doubted()
+
+
 # --- servers with a list --------------------------------------------------------------------------
 
 MODEL = {

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import h11
+import hypothesis
 import pytest
 import trio
 import trio.testing
 from fakes.upstream import Certificate, Reply, Upstream
+from hypothesis import strategies as st
 
+from modelproxy.worker import pool as pool_module
 from modelproxy.worker.dial import Dialer, Origin, Proxies, Unreachable
 from modelproxy.worker.pool import MAX_HEAD, Answer, Cut, NotHttp, Outgoing, Pool, PoolError, Reset
 
@@ -345,3 +350,77 @@ async def test_plain_http_through_a_proxy(far: Upstream) -> None:
     assert far.requests[0].headers["host"] == "a.test:8080"
     assert far.requests[0].headers["proxy-authorization"] == "Basic bWU6c2VjcmV0"
     assert far.connections == 1
+
+
+# --- bytes ----------------------------------------------------------------------------------------
+
+pieces = st.lists(st.binary(min_size=1, max_size=40), max_size=5)
+
+
+@st.composite
+def answers(draw: st.DrawFn) -> bytes:
+    """One answer as a server may send it, interim ones ahead of it."""
+    parts = draw(pieces)
+    status = draw(st.sampled_from([200, 201, 204, 304, 400, 503]))
+    lines = [b"HTTP/1.%d %d Words" % (draw(st.sampled_from([0, 1])), status)]
+    lines += [b"x-%d: %d" % (number, number) for number in range(draw(st.integers(0, 3)))]
+    lines += draw(st.sampled_from([[], [b"Connection: close"], [b"connection: keep-alive"]]))
+    framing = draw(st.sampled_from(["length", "chunked", "close"]))
+    if status in (204, 304):
+        framing, parts = "none", []
+    if framing == "chunked" and lines[0].startswith(b"HTTP/1.0"):
+        framing = "length"
+    if framing == "length":
+        lines.append(b"Content-Length: %d" % len(b"".join(parts)))
+    if framing == "chunked":
+        lines.append(b"Transfer-Encoding: chunked")
+        parts = [b"%x;a=b\r\n%b\r\n" % (len(part), part) for part in parts] + [b"0\r\nx-trailer: 1\r\n\r\n"]
+    interim = b"HTTP/1.1 103 Early\r\nlink: x\r\n\r\n" * draw(st.integers(0, 2))
+    return interim + b"\r\n".join([*lines, b"", b""]) + b"".join(parts)
+
+
+@hypothesis.given(answers(), st.lists(st.integers(0, 400), max_size=8))
+def test_any_cut_reads_as_h11_reads_it(data: bytes, cuts: list[int]) -> None:
+    """The reference took the answer whole; ours may get it in any pieces."""
+    reading = pool_module._Reading(bodiless=False)
+    edges = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
+    for start, end in itertools.pairwise(edges):
+        reading.feed(data[start:end])
+    reading.end()
+
+    status, body, headers, keep = reference(data)
+    assert (reading.broken, reading.complete) == (None, True)
+    assert (reading.status, b"".join(reading.parts), reading.headers) == (status, body, headers)
+    if not data.rpartition(b"HTTP/1.")[2].startswith(
+        b"0"
+    ):  # h11 keeps no connection of HTTP/1.0, whatever it says
+        assert reading.keep == keep
+
+
+def reference(data: bytes) -> tuple[int, bytes, list[tuple[bytes, bytes]], bool]:
+    """Status, body, headers, and whether the connection can be used again."""
+    client = h11.Connection(h11.CLIENT)
+    client.send(h11.Request(method="GET", target="/", headers=[("host", "x")]))
+    client.send(h11.EndOfMessage())
+    client.receive_data(data)
+    status, body, headers, keep = 0, b"", [], False
+    while (event := client.next_event()) is not h11.PAUSED and not isinstance(event, h11.ConnectionClosed):
+        if isinstance(event, h11.Response):
+            status, headers = event.status_code, list(event.headers)
+        elif isinstance(event, h11.Data):
+            body += bytes(event.data)
+        elif isinstance(event, h11.EndOfMessage):
+            keep = client.our_state is client.their_state is h11.DONE
+            break
+        elif event is h11.NEED_DATA:
+            client.receive_data(b"")
+    return status, body, headers, keep
+
+
+@hypothesis.given(st.binary(max_size=300), st.integers(0, 300))
+def test_garbage_never_raises(data: bytes, cut: int) -> None:
+    reading = pool_module._Reading(bodiless=False)
+    for part in (b"HTTP/1.1 200 OK\r\n" + data[:cut], data[cut:]):
+        if reading.broken is None and not reading.complete:
+            reading.feed(part)
+    reading.end()
