@@ -574,7 +574,9 @@ def _on_exited(turn: _Turn, event: Exited) -> None:
 
 
 def _gone(turn: _Turn, worker: Worker) -> None:
-    if not turn.proxy.workers and not turn.proxy.is_up:
+    if turn.proxy.is_up or turn.proxy.workers:
+        turn.tell("left", f"pid {worker.pid}, generation {worker.generation}, has finished")
+    else:
         turn.tell("stopped", f"pid {worker.pid} has left" if worker.pid else "there was no process")
 
 

@@ -23,10 +23,10 @@ def misbehave(how: str) -> None:
         while True:
             signal.pause()
     if how == "quitter":
-        handler.Handler.__call__ = _quit  # type: ignore[method-assign]  # that is the misbehaviour
+        setattr(handler.Handler, "__call__", _quit)  # noqa: B010  # an assignment would be a type error
     if how == "deaf":
-        serve.Worker._on_drain = _ignore  # type: ignore[method-assign]  # as above
-        serve.Worker._heed_signals = _hear_nothing  # type: ignore[method-assign]  # as above
+        setattr(serve.Worker, "_on_drain", _ignore)  # noqa: B010  # as above
+        setattr(serve.Worker, "_heed_signals", _hear_nothing)  # noqa: B010  # as above
 
 
 async def _quit(*_: Any) -> None:

@@ -246,7 +246,7 @@ def test_fault_38_twenty_at_once_and_twenty_dead_at_once(house: House) -> None:
     house.start()
     rows: list[dict[str, object]] = []
     threads = [
-        threading.Thread(target=lambda number=number: rows.append(house.up(f"echo/m{number}", wait_s=60)))  # type: ignore[misc]
+        threading.Thread(target=lambda number=number: rows.append(house.up(f"echo/m{number}", wait_s=60)))
         for number in range(20)
     ]
     for one in threads:

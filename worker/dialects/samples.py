@@ -57,5 +57,6 @@ def _object(schema: dict[str, Any], root: Any, depth: int) -> dict[str, Any]:
     if not isinstance(properties, dict):
         return {}
     required = schema.get("required")
-    names = required if isinstance(required, list) else []
+    # A schema is a client's: whatever stands in it must not break the answer.
+    names = [name for name in required if isinstance(name, str)] if isinstance(required, list) else []
     return {name: sample(properties[name], root, depth + 1) for name in names if name in properties}
