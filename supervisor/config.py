@@ -51,9 +51,14 @@ class Provider:
 
 
 BUILT_IN = {
-    # No key from the environment: without a configured one, each caller's own credential passes.
-    "anthropic": Provider("anthropic", "https://api.anthropic.com"),
     "echo": Provider("echo"),
+    "ollama": Provider("ollama", "http://127.0.0.1:11434"),
+    "openrouter": Provider(
+        "openrouter", "https://openrouter.ai/api/v1", Key(env="OPENROUTER_API_KEY"), needs_key=True
+    ),
+    "openai": Provider("openai", "https://api.openai.com/v1", Key(env="OPENAI_API_KEY"), needs_key=True),
+    # Without a key of ours the caller's own credential passes through.
+    "anthropic": Provider("anthropic", "https://api.anthropic.com"),
 }
 KINDS = tuple(BUILT_IN)
 

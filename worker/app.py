@@ -164,6 +164,8 @@ class Vital:
     latency_ms: float | None = None
     checked_at: float | None = None
     detail: str = ""
+    warning: str = ""
+    """What its user should know although all is well."""
     generation: int | None = None
 
 
@@ -188,6 +190,8 @@ def health(spec: WorkerSpec, vital: Vital) -> dict[str, Any]:
         "uptime_s": round(vital.uptime_s, 3),
         "in_flight": vital.in_flight,
     }
+    if vital.warning:
+        body["warnings"] = [vital.warning]
     if vital.generation is not None:
         body["generation"] = vital.generation
     return body

@@ -145,7 +145,7 @@ class Discovery:
             if known is None or trio.current_time() >= self._looked_at + self._good_for(known):
                 before, known = known, await self._look()
                 self._condition, self._looked_at = known, trio.current_time()
-                if before is not None and (before.ok, before.detail) != (known.ok, known.detail):
+                if before is None or (before.ok, before.detail) != (known.ok, known.detail):
                     self._doubted.set()  # whoever watches the condition may not be the one who looked
             return known
 

@@ -221,6 +221,7 @@ class Handler:
             latency_ms=seen.latency_ms,
             checked_at=seen.checked_at,
             detail=seen.detail,
+            warning=seen.warning or "",
             generation=self._generation,
         )
         # The status is for watchers that look at nothing else; the worker itself is well either way.

@@ -13,6 +13,7 @@ import signal
 import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from urllib.parse import urlsplit
 
 import attrs
 import trio
@@ -34,8 +35,10 @@ ORPHAN_LIMIT_S = 24 * 3600.0
 ORPHAN_IDLE_S = 600.0
 _ORPHAN_LOOK_S = 60.0
 _CUT_TO_ABORT_S = 1.0
-UNWELL_LOOK_S = 30.0
-"""How often a provider that is not well is looked at when nobody asks it for anything."""
+NEAR_LOOK_S = 30.0
+"""How often a provider on this machine is looked at when nobody asks it for anything."""
+FAR_LOOK_S = 300.0
+"""The same for one elsewhere, which counts what it is asked."""
 _REST_S = 1.0
 """At least so long between two looks: a provider that fails many requests is not to be asked after each."""
 
@@ -120,8 +123,9 @@ class Worker:
         self._end(order.reason, order.grace_s)
 
     def _on_found(self) -> None:
-        self._health_told = None  # by a hello nobody learns of it
-        self._look.set()
+        if self._health_told is not None:
+            self._health_told = None  # by a hello nobody learns of it
+            self._look.set()
 
     def _end(self, reason: str, grace_s: float | None) -> None:
         """Begin to end; asking again may only shorten the time."""
@@ -191,7 +195,7 @@ class Worker:
             if self._books is not None:
                 nursery.start_soon(self._books.run)
             nursery.start_soon(self._beat)
-            nursery.start_soon(self._report_health, serving.provider)
+            nursery.start_soon(self._report_health, spec, serving.provider)
             nursery.start_soon(self._watch_for_orphanhood)
             await self._ending.wait()
             await self._drain(spec, server, serving)
@@ -269,18 +273,22 @@ class Worker:
             last_error=self._stats.last_error,
         )
 
-    async def _report_health(self, provider: Provider) -> None:
-        """Tell the supervisor how the provider is: once at first, then when there is news or reason to look."""
+    async def _report_health(self, spec: WorkerSpec, provider: Provider) -> None:
+        """Tell the supervisor how the provider is: when there is a reason to look, and every now and then.
+
+        Not at the start: bringing a proxy up troubles no provider, and needs none.
+        """
+        interval = NEAR_LOOK_S if _is_near(spec.base_url) else FAR_LOOK_S
         while self._link is not None:
+            with trio.move_on_after(interval):
+                await self._doubted(provider)
             self._look = trio.Event()
             seen = await provider.condition()
-            health = Health(seen.ok and not seen.warning, seen.warning or seen.detail)
+            health = Health(seen.ok, (seen.warning if seen.ok else seen.detail) or "")
             if health != self._health_told:
                 self._health_told = health
                 await self._link.say(health)
             await trio.sleep(_REST_S)
-            with trio.move_on_after(float("inf") if seen.ok else UNWELL_LOOK_S):
-                await self._doubted(provider)
 
     async def _doubted(self, provider: Provider) -> None:
         async with trio.open_nursery() as nursery:
@@ -310,6 +318,12 @@ class Worker:
                 again = self._ending.is_set()
                 self._by_hand = self._by_hand or not again
                 self._end(signal.Signals(signum).name, 0.0 if again else None)
+
+
+def _is_near(base_url: str | None) -> bool:
+    """On this machine, as far as the name tells."""
+    host = urlsplit(base_url or "").hostname or "localhost"
+    return host == "localhost" or host.endswith(".localhost") or host == "::1" or host.startswith("127.")
 
 
 def _limits(spec: WorkerSpec) -> httpd.HttpLimits:

@@ -50,11 +50,14 @@ class Story:
         """Let time pass, with `Clock` at every deadline on the way, as the daemon does it."""
         end = self.now + seconds
         found: list[fleet.Action] = []
-        while (due := fleet.next_deadline(self.proxy)) is not None and due <= end:
+        for _ in range(10_000):
+            due = fleet.next_deadline(self.proxy)
+            if due is None or due > end:
+                self.now = end
+                return found
             self.now = max(self.now, due)
             found += self(fleet.Clock())
-        self.now = end
-        return found
+        raise AssertionError(f"the clock never rests: {self}")
 
     def born(self, generation: int, pid: int | None = None) -> list[fleet.Action]:
         return self(fleet.Spawned(generation, pid if pid is not None else 4000 + generation))

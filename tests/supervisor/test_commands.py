@@ -19,7 +19,7 @@ from fakes.spawner import World
 from modelproxy.supervisor import commands, kernel, sockets
 from modelproxy.supervisor.facts import State
 from modelproxy.supervisor.protocol import DownRequest, Fault, ProxyView, RestartRequest, UpRequest
-from modelproxy.worker.contract import Bye, Health
+from modelproxy.worker.contract import Bye, Health, Ready
 
 pytestmark = clock.jumping
 
@@ -200,7 +200,9 @@ async def test_down_while_up_waits_overtakes_it(world: World) -> None:
     async with trio.open_nursery() as nursery:
 
         async def ask() -> None:
+            began = trio.current_time()
             assert (await refused(partial(up, world))).code == "superseded"
+            assert trio.current_time() - began < 2.0  # at once, not when its patience ends
 
         nursery.start_soon(ask)
         await world.until(lambda: "echo/demo" in world.keeper.units)
@@ -413,6 +415,26 @@ async def test_restart_that_fails_says_so_and_keeps_the_old_one(world: World) ->
     assert fault.code == "start_failed"
     assert "not ready within 20 s" in fault.message
     assert world.commands.rows()[0].pid == first.pid
+
+
+async def test_restart_while_it_starts_is_content_with_what_comes(world: World) -> None:
+    """The one on its way is fresh enough when the roll after it fails."""
+    world.conduct = lambda birth: "silent"
+    await up(world, wait=False)
+    await world.until(lambda: ("echo/demo", 1) in world.workers)
+    rows: list[ProxyView] = []
+
+    async def restart() -> None:
+        rows.extend(await world.commands.restart("echo/demo", RestartRequest(wait_s=60.0)))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(restart)
+        await trio.testing.wait_all_tasks_blocked()
+        world.worker().conduct = "good"  # from now on it beats
+        world.worker().say(Ready())
+
+    assert [row.generation for row in rows] == [1]
+    assert world.kinds()[-1] == "roll-failed"
 
 
 @pytest.mark.parametrize(

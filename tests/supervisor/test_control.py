@@ -365,6 +365,12 @@ async def test_there_is_room_for_others_beside_the_followers(
         reply = await book.ask("GET", "/v1/events?follow=1")
         assert (reply.status, reply.code) == (503, "no_resources")
         assert (await book.ask("GET", "/v1/version")).status == 200
+    with trio.fail_after(20):
+        while book.server.in_flight:
+            await trio.lowlevel.checkpoint()
+    async with await book.dial() as stream:
+        await stream.send_all(b"GET /v1/events?follow=1 HTTP/1.1\r\nhost: x\r\n\r\n")
+        await read_line(stream, b"200")
 
 
 async def test_metrics(book: Playbook) -> None:

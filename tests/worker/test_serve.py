@@ -101,8 +101,10 @@ def ollama(far: Upstream) -> WorkerSpec:
 
 
 async def test_the_supervisor_hears_how_the_provider_is(far: Upstream, tmp_path: Path) -> None:
-    """Once at first, and again when a request contradicts it; nobody has to ask."""
+    """Once somebody has looked, and again when a request contradicts it."""
     async with working(ollama(far), tmp_path) as (boss, here):
+        assert far.requests == []
+        assert (await here.fetch("GET", "/health"))[0] == 200
         assert await boss.hear(Health) == Health(ok=True)
         far.stop()
         assert (await here.fetch("POST", "/v1/messages", MESSAGE))[0] == 503
@@ -120,10 +122,10 @@ async def test_a_worker_is_ready_while_its_provider_is_down(far: Upstream, tmp_p
     """S28, S47b."""
     far.stop()
     async with working(ollama(far), tmp_path) as (boss, here):
+        assert (await here.fetch("GET", "/health"))[0] == 503
         ill = await boss.hear(Health)
         assert isinstance(ill, Health)
         assert not ill.ok
-        assert (await here.fetch("GET", "/health"))[0] == 503
         assert (await here.fetch("GET", "/livez"))[0] == 200
 
         far.start()
@@ -134,7 +136,8 @@ async def test_a_worker_is_ready_while_its_provider_is_down(far: Upstream, tmp_p
 async def test_a_new_supervisor_is_told_anew(far: Upstream, tmp_path: Path) -> None:
     """Its hello does not say how the provider is."""
     far.on("/api/tags", Reply(body=b'{"models":[]}'))
-    async with working(ollama(far), tmp_path) as (boss, _):
+    async with working(ollama(far), tmp_path) as (boss, here):
+        await here.fetch("GET", "/health")
         first = await boss.hear(Health)
         await boss.stream.aclose()
         hello = await boss.meet(Welcome())
