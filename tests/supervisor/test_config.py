@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
-from modelproxy.supervisor.config import BUILT_IN, ConfigError, Key, parse
+from modelproxy.supervisor.config import _FIELDS, BUILT_IN, ConfigError, Key, parse
 from modelproxy.worker.contract import Options, Timeouts
 
 FULL = """
@@ -144,3 +147,37 @@ def test_a_key_is_never_in_a_repr() -> None:
 
     assert config.providers["x"].key.value == "sk-secret"
     assert "sk-secret" not in repr(config)
+
+
+# --- the example file that comes with the documents -----------------------------------------------------
+
+EXAMPLE = (Path(__file__).parent.parent.parent / "docs" / "config.example.toml").read_text(encoding="utf-8")
+SETTINGS = re.findall(r"^#?([a-z_]+) = (.+)$", EXAMPLE, re.MULTILINE)
+
+
+def test_the_example_file_loads() -> None:
+    """As it stands: somebody will copy it whole."""
+    providers = parse(EXAMPLE).providers
+
+    assert set(providers) == {*BUILT_IN, "work"}
+    assert providers["work"].key == Key(env="WORK_API_KEY")
+
+
+def test_the_example_file_shows_every_key_there_is() -> None:
+    """And none that there is not."""
+    assert {key for key, _ in SETTINGS} == set(_FIELDS)
+
+
+@pytest.mark.parametrize(("key", "value"), SETTINGS, ids=[key for key, _ in SETTINGS])
+def test_what_the_example_file_shows_can_be_said(key: str, value: str) -> None:
+    """Also where it is commented out."""
+    parse(f"[providers.openai]\n{key} = {value}")
+
+
+def test_the_example_file_tells_the_defaults_of_the_code() -> None:
+    """Those that are one value for everybody."""
+    shown = dict(SETTINGS)
+    said = "\n".join(f"{key} = {shown[key]}" for key in ("first_byte_timeout", "hold", "num_ctx", "retries"))
+    ollama = parse(f"[providers.ollama]\n{said}").providers["ollama"]
+
+    assert ollama == BUILT_IN["ollama"]
