@@ -46,8 +46,15 @@ class Provider:
     think: dict[str, bool | str] = attrs.Factory(dict)
     """For Ollama: per model name."""
 
+    picker_alias: dict[str, str] = attrs.Factory(dict)
+    """Per model name."""
+
     def options_for(self, model: str) -> Options:
-        return attrs.evolve(self.options, think=self.think.get(model, self.options.think))
+        return attrs.evolve(
+            self.options,
+            think=self.think.get(model, self.options.think),
+            picker_alias=self.picker_alias.get(model),
+        )
 
 
 BUILT_IN = {
@@ -233,6 +240,29 @@ def _headers(value: Any) -> dict[str, str]:
     return dict(value)
 
 
+SERVERS = (
+    "openai", "openrouter", "vllm", "llama.cpp", "lmstudio", "groq", "deepseek", "moonshot", "mistral", "gemini",
+    "xai", "together", "fireworks", "cerebras",
+)  # fmt: skip
+"""As in the worker's table of servers; a test compares the two, because the packages share no code."""
+
+
+def _server(value: Any) -> str:
+    if value not in SERVERS:
+        raise ValueError(f"must be one of {', '.join(SERVERS)}")
+    return str(value)
+
+
+def _picker_alias(value: Any) -> dict[str, str]:
+    """Claude Code leaves out of its picker what begins with anything else."""
+    if not isinstance(value, dict) or not all(
+        isinstance(name, str) and re.fullmatch(r"(claude|anthropic)[\w.:/-]*", name, re.ASCII)
+        for name in value.values()
+    ):
+        raise ValueError('must be a table of model = "claude-…" or "anthropic-…"')
+    return dict(value)
+
+
 def _api(value: Any) -> str:
     if value != "anthropic":
         raise ValueError('must be "anthropic" or left out')
@@ -247,10 +277,11 @@ _OPTIONS: dict[str, Callable[[Any], Any]] = {
     "max_output_tokens": _number(1, 10_000_000),
     "capabilities": _texts,
     "api": _api,
+    "server": _server,
     "retries": _number(0, 10),
     "hold": _seconds,
 }
-_FIELDS = ("kind", "base_url", *_KEY_FIELDS, *_TIMEOUTS, "think", *_OPTIONS)
+_FIELDS = ("kind", "base_url", *_KEY_FIELDS, *_TIMEOUTS, "think", "picker_alias", *_OPTIONS)
 
 
 def _provider(reader: _Reader, path: str, name: str, table: dict[str, Any]) -> Provider | None:
@@ -280,6 +311,7 @@ def _provider(reader: _Reader, path: str, name: str, table: dict[str, Any]) -> P
         options=Options(**{key: value for key, value in options.items() if value is not None}),
         timeouts=Timeouts(**{key: value for key, value in limits.items() if value is not None}),
         think=reader.get(table, path, "think", _think) or {},
+        picker_alias=reader.get(table, path, "picker_alias", _picker_alias) or {},
     )
 
 

@@ -214,6 +214,8 @@ MOST_MODELS = 1000
 
 def alias(spec: WorkerSpec) -> str:
     """A name for the same model that Claude Code's picker shows: it keeps only ids that begin `claude`."""
+    if spec.options.picker_alias:
+        return spec.options.picker_alias
     if spec.model.startswith(("claude", "anthropic")):
         return spec.model
     return "claude-" + re.sub(r"[^A-Za-z0-9._-]+", "-", spec.model_id)

@@ -89,6 +89,10 @@ class Options:
     """`tools`, `vision`, `thinking`, …: where the provider cannot be asked."""
     api: str | None = None
     """`anthropic`: the server speaks the Messages API itself; its bytes are passed through."""
+    server: str | None = None
+    """What speaks chat completions there (`vllm`, `groq`, …), where neither its name nor its address tells."""
+    picker_alias: str | None = None
+    """The id under which Claude Code's picker shows the model. None: one is made of its name."""
     retries: int = 0
     hold_s: float = 10.0
     """How long a 200 may be held back until the first meaningful item."""

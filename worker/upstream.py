@@ -491,7 +491,7 @@ def openai(spec: WorkerSpec, new_id: NewId, log: Log) -> Upstream:
     from .dialects import openai as words
 
     router = spec.kind == "openrouter"
-    dialect = words.OpenAI.of(spec.kind, spec.provider, spec.base_url)
+    dialect = words.OpenAI.of(spec.kind, spec.provider, spec.base_url, server=spec.options.server)
     here = place(
         spec,
         title=dialect.server.title or spec.provider,

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from modelproxy.supervisor.config import _FIELDS, BUILT_IN, ConfigError, Key, parse
+from modelproxy.supervisor.config import _FIELDS, BUILT_IN, SERVERS, ConfigError, Key, parse
 from modelproxy.worker.contract import Options, Timeouts
+from modelproxy.worker.dialects import quirks
 
 FULL = """
 [providers.work]
@@ -27,6 +28,8 @@ context_window = 65536
 max_output_tokens = 8192
 capabilities = ["tools", "vision"]
 api = "anthropic"
+server = "vllm"
+picker_alias = { "qwen3:8b" = "claude-qwen" }
 retries = 2
 hold = "5s"
 """
@@ -56,12 +59,15 @@ def test_everything_that_can_be_said_of_a_provider() -> None:
         max_output_tokens=8192,
         capabilities=["tools", "vision"],
         api="anthropic",
+        server="vllm",
         retries=2,
         hold_s=5.0,
     )
     assert work.options_for("qwen3:8b").think is False
     assert work.options_for("gpt-oss").think == "low"
     assert work.options_for("other").think is None
+    assert work.options_for("qwen3:8b").picker_alias == "claude-qwen"
+    assert work.options_for("other").picker_alias is None
 
 
 def test_a_table_named_like_a_kind_changes_only_what_it_says() -> None:
@@ -119,6 +125,8 @@ def test_every_problem_at_once_with_its_path() -> None:
         ("headers = 5", "must be a table of texts"),
         ("think = 5", 'must be a table of model = true, false or "low", "medium", "high"'),
         ("capabilities = 5", "must be a list of texts"),
+        ('server = "vlm"', f"must be one of {', '.join(SERVERS)}"),
+        ('picker_alias = { "m" = "mine" }', 'must be a table of model = "claude-…" or "anthropic-…"'),
         ('api = "openai"', 'must be "anthropic" or left out'),
         ("keep_alive = []", 'must be a text like "10m" or a number of seconds'),
         ("num_ctx = 5", "must be a whole number from 512 to 100000000"),
@@ -128,6 +136,10 @@ def test_a_wrong_value_is_named_with_what_is_allowed(line: str, problem: str) ->
     key = line.partition(" ")[0]
 
     assert problems_of(f'[providers.x]\nkind = "echo"\n{line}') == [f"providers.x.{key}: {problem}"]
+
+
+def test_every_server_of_the_workers_table_can_be_named() -> None:
+    assert set(SERVERS) == set(quirks.SERVERS)
 
 
 def test_what_is_not_toml_or_not_a_table() -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
 import pytest
 from fakes.exchange import request
 
 from modelproxy.worker import app
 from modelproxy.worker.app import Endpoint, Route
-from modelproxy.worker.contract import WorkerSpec
+from modelproxy.worker.contract import Options, WorkerSpec
 from modelproxy.worker.failures import Failure, Kind
 
 HOST = (b"host", b"127.0.0.1:3457")
@@ -313,6 +314,15 @@ def test_an_unknown_model_is_told_the_known_ones() -> None:
 
     assert isinstance(found, Failure)
     assert (found.kind, REAL in found.message) == (Kind.NOT_FOUND, True)
+
+
+def test_s143_an_alias_of_the_users_own_is_listed_and_taken() -> None:
+    spec = attrs.evolve(SPEC, options=Options(picker_alias="claude-mine"))
+    body = app.models(spec, ANTHROPIC, "limit=1000")
+
+    assert isinstance(body, dict)
+    assert [one["id"] for one in body["data"]] == [REAL, "claude-mine"]
+    assert isinstance(app.model(spec, ANTHROPIC, "claude-mine"), dict)
 
 
 def test_a_claude_needs_no_alias() -> None:

@@ -123,7 +123,7 @@ def test_headers_of_openrouter() -> None:
         b"content-type": b"application/json",
         b"accept": b"text/event-stream",
         b"authorization": b"Bearer kkkkkkkkkk",
-        b"http-referer": b"https://github.com/modelproxy/modelproxy",
+        b"http-referer": b"http://localhost/modelproxy",
         b"x-title": b"modelproxy",
         b"x-openrouter-title": b"modelproxy",
     }

@@ -163,9 +163,10 @@ SERVERS: dict[str, Quirks] = {
     "openrouter": Quirks(
         title="OpenRouter",
         hosts=("openrouter.ai",),
-        # Without a referer the app is not counted, without a title a local one has no name.
+        # Without a referer the app is not counted, without a title a local one has no name. The referer is what is
+        # true of every installation: an address of ours that nobody serves would be somebody else's one day.
         headers={
-            "HTTP-Referer": "https://github.com/modelproxy/modelproxy",
+            "HTTP-Referer": "http://localhost/modelproxy",
             "X-Title": "modelproxy",
             "X-OpenRouter-Title": "modelproxy",
         },
