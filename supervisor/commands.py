@@ -185,7 +185,7 @@ class Commands:
             model=route.model,
             port=0,
             base_url=(request.base_url or provider.base_url or "").rstrip("/") or None,
-            api_key=request.api_key or await self._key_for(route),
+            api_key=request.api_key or await self._key_for(route, replace=request.replace),
             grace_s=request.grace_s if request.grace_s is not None else DEFAULT_GRACE_S,
             timeouts=provider.timeouts,
             options=provider.options_for(route.model),
@@ -199,8 +199,11 @@ class Commands:
         except UnicodeDecodeError:
             raise ConfigError(["not UTF-8"]) from None
 
-    async def _key_for(self, route: routes.Route) -> str | None:
-        """The configured key; refused before anything runs when there must be one and there is none."""
+    async def _key_for(self, route: routes.Route, *, replace: bool) -> str | None:
+        """The configured key; refused before anything runs when there must be one and there is none.
+
+        A proxy that runs keeps the key it has, unless it is to be replaced: silence takes nothing back.
+        """
         provider = route.provider
         try:
             key = await trio.to_thread.run_sync(keys.fetch, provider.key)
@@ -211,7 +214,7 @@ class Commands:
             raise Fault(
                 "missing_api_key", f"{route.name} needs an API key", self._key_hint(route), provider.key.env
             )
-        return key or running
+        return key or running if replace else running or key
 
     def _running_key(self, model_id: str) -> str | None:
         """A key that was given by flag stays with the proxy until it is taken down."""

@@ -352,6 +352,8 @@ def _on_up(turn: _Turn, event: Up) -> None:
     proxy = turn.proxy
     changed = event.spec != proxy.spec
     if proxy.is_up and not changed and proxy.given_up is None:
+        # A person waits: the pause is over. The count stays, so that a script in a loop forgives nothing.
+        turn.set(retry_at=None)
         return
     turn.forgive()
     turn.set(wanted=True, spec=event.spec, key_lost=False)
@@ -427,7 +429,9 @@ def _on_dialled(turn: _Turn, event: Dialled) -> None:
     if event.serving:
         turn.set(worked=True, given_up=None, retry_at=None)
     if event.draining:
-        turn.phase(worker, Phase.DRAINING, kill_by=None)
+        # Its deadline died with the supervisor that set it; without any, one that hangs would stay for ever.
+        limit = turn.proxy.roll_grace_s + policy.DRAIN_TO_KILL_S
+        turn.phase(worker, Phase.DRAINING, kill_by=turn.now + limit)
     elif not turn.proxy.is_up:
         turn.drain(worker, turn.proxy.spec.grace_s)
     else:

@@ -392,6 +392,9 @@ class Keeper:
             worker.generation, worker.pid, worker.start_time, worker.boot_id, worker.token
         )
         if handle is None:
+            if not kernel.CAN_IDENTIFY and kernel.is_there(worker.pid):
+                # Perhaps ours, perhaps not: it is awaited by its token, and never touched by its number.
+                self.apply(unit, fleet.Recall(worker.generation, None))
             return
         handle.ready_at = worker.started_at
         unit.handles[worker.generation] = handle

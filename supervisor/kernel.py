@@ -78,6 +78,21 @@ def start_time(pid: int) -> int | None:
     return int(fields[19]) if fields else None
 
 
+CAN_IDENTIFY = Path("/proc/self/stat").exists()
+"""Whether a recorded process can be told from a later one of the same number."""
+
+
+def is_there(pid: int) -> bool:
+    """Some process has this number; which one is another question."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
 def run_state(pid: int) -> str | None:
     """One letter: R, S, D, T (stopped), Z …"""
     fields = _stat_fields(pid)

@@ -61,7 +61,8 @@ class Saved:
     version: int = VERSION
 
 
-_converter = strict_converter()
+# Unknown fields are those of a newer version: going back to an older one must not cost the wishes.
+_converter = strict_converter(forbid_extra_keys=False)
 
 
 def save(path: Path, saved: Saved) -> None:

@@ -270,8 +270,9 @@ def test_fault_38_twenty_at_once_and_twenty_dead_at_once(house: House) -> None:
 def test_up_ten_times_at_once_is_one_worker(house: House) -> None:
     """Ten cold `up` of one model at the same moment: one worker, nine of them reused."""
     house.start()
+    port = free_port()
     rows: list[dict[str, object]] = []
-    threads = [threading.Thread(target=lambda: rows.append(house.up(port=None))) for _ in range(10)]
+    threads = [threading.Thread(target=lambda: rows.append(house.up(port=port))) for _ in range(10)]
     for one in threads:
         one.start()
     for one in threads:

@@ -23,7 +23,12 @@ def test_they_are_numbered_from_one() -> None:
 
     assert [event.seq for event in ring.since(0)] == [1, 2, 3]
     assert ring.since(2) == [Event(3, 3.0, "ready", "echo/demo", "no. 3")]
-    assert (ring.since(3), ring.since(99), Events().since(0)) == ([], [], [])
+    assert (ring.since(3), Events().since(0), Events().since(99)) == ([], [], [])
+
+
+def test_a_number_of_an_earlier_supervisor_misses_nothing() -> None:
+    """Numbers begin anew with each supervisor; who follows over its restart would otherwise hear nothing."""
+    assert [event.seq for event in filled(3).since(99)] == [1, 2, 3]
 
 
 def test_who_was_too_slow_meets_a_gap(monkeypatch: pytest.MonkeyPatch) -> None:

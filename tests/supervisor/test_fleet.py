@@ -1289,3 +1289,17 @@ def test_who_answers_while_nobody_does() -> None:
     assert _stories()["failed"].proxy.answers_down(0.0)
     assert not _stories()["draining"].proxy.answers_down(0.0)
     assert list(itertools.chain(_stories()["stopped"].proxy.workers)) == []
+
+
+def test_up_during_backoff_starts_at_once_and_forgives_nothing() -> None:
+    """A person waits; a script that says `up` in a loop must not reset the count."""
+    story = Story().serve()
+    story.die(1, "SIGKILL")
+    story.wait(0.5)
+    story.die(2, "SIGKILL")
+    assert story.proxy.retry_at is not None
+    failures = story.proxy.failures
+    story.up()
+
+    assert story.proxy.successor is not None
+    assert story.proxy.failures == failures
