@@ -262,7 +262,7 @@ class Handler:
         if call.account is not None:
             call.account.model, call.account.stream = ask.model, ask.stream
         head = Head.of(ask, message_id=new_id("msg_"), request_id=call.id)
-        source = self._source(ask)
+        source = call.source = self._source(ask)
         try:
             if ask.stream:
                 await self._streamed(call, head, source)
@@ -342,6 +342,8 @@ class Handler:
             self._books.amend(call.entry, row)
 
     def _row(self, call: _Call, account: Account) -> Row:
+        if call.source is not None:
+            account.retries = call.source.retries
         gone = call.gone and not call.exchange.finished
         return account.row(self._spec, duration_s=self._now() - call.began, failure=call.failure, gone=gone)
 
@@ -401,6 +403,7 @@ class _Call:
         self.stream = False
         self.input_tokens = 0
         self.usage: Callable[[], dict[str, int]] = dict
+        self.source: Source | None = None
         self.account: Account | None = None
         self.entry: Entry | None = None
         self.before_last: Callable[[_Call], Awaitable[None]] | None = None
@@ -578,6 +581,7 @@ class _Nothing:
 
     def __init__(self) -> None:
         self._items: list[Finish] | None = [Finish("max_tokens")]
+        self.retries = 0
 
     async def receive(self) -> list[Finish] | None:
         await trio.lowlevel.checkpoint()

@@ -27,6 +27,10 @@ Log = Callable[..., None]
 class Source(Protocol):
     """One answer, arriving."""
 
+    @property
+    def retries(self) -> int:
+        """How often the far side was asked again for it."""
+
     async def receive(self) -> Sequence[Item] | None:
         """What came in together, at least one item; None: nothing more will come."""
 
@@ -79,6 +83,7 @@ class Paced:
         self._pause = 0.0
         self._failure: Failure | None = None
         self._over = False
+        self.retries = 0
 
     async def receive(self) -> list[Item] | None:
         """Wait as the script says, then return what comes before its next pause."""

@@ -46,13 +46,13 @@ MOST_RETRIES = 2
 """Clients repeat as well; more of it here would multiply."""
 MOST_OFFERS = 3
 """A server may name the things that it does not take one at a time."""
-LONGEST_WAIT_S = 5.0
-"""A provider that asks to wait longer is not waited for here: the client is told."""
+LONGEST_WAIT_S = 10.0
+"""As long as a status is held back. Of a provider that asks to wait longer the client is told."""
 BACKOFF_S = 0.25
 MOST_ERROR = 256 * 1024
 ERROR_S = 5.0
 """How long the body of an error may take; its status says enough."""
-BILL_S = 5.0
+BILL_S = 2.0
 """How long a provider may take to end an answer that it has called finished."""
 MOST_ANSWER = 256 * 1024 * 1024
 """No model writes so much; a server that does would go on until the disk or somebody's patience ends."""
@@ -209,6 +209,8 @@ class _Answering:
         """An item has come: from now on nothing is repeated."""
         self._finished = False
         self._over = False
+        self.retries = 0
+        """How often it was asked again, for whatever reason."""
 
     async def receive(self) -> list[Item] | None:
         """What came in together; None when nothing more will."""
@@ -272,6 +274,7 @@ class _Answering:
                 await trio.sleep(wait_s)
             else:
                 return [attempt.failure]
+            self.retries += 1
             self._clock.again()
 
     def _learn(self, old: Terms, new: Terms) -> None:

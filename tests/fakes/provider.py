@@ -49,6 +49,7 @@ class FakeSource:
 
     def __init__(self, script: Sequence[Step]) -> None:
         self.closed = False
+        self.retries = 0
         self._steps = list(script)
 
     async def receive(self) -> list[Item] | None:

@@ -91,6 +91,7 @@ class Script:
         self.steps = list(steps)
         self.asked: list[Ask] = []
         self.closed = 0
+        self.retries = 0
 
     def answer(self, ask: Ask) -> Script:
         self.asked.append(ask)

@@ -1,0 +1,93 @@
+"""Pitfalls that show only through a whole worker's handler, and the list of all sixty."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes import grammar
+from fakes.upstream import Reply
+
+from modelproxy.worker.contract import Options
+
+from .test_relay import ASK, far
+
+TESTS = Path(__file__).parents[1]
+EVENTS = (("content-type", "text/event-stream"),)
+OLLAMA: dict[str, Any] = {"kind": "ollama", "provider": "ollama", "model": "m", "path": "/api/chat"}
+OPENAI: dict[str, Any] = {"kind": "openai", "provider": "work", "model": "m", "path": "/chat/completions"}
+
+
+def line(**fields: Any) -> bytes:
+    return json.dumps(fields).encode() + b"\n"
+
+
+def chunk(delta: dict[str, Any], finish: str | None = None) -> bytes:
+    document = {"id": "always-the-same", "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}
+    return b"data: " + json.dumps(document).encode() + b"\n\n"
+
+
+WORD = chunk({"role": "assistant", "content": "a"})
+STOP = chunk({}, "stop") + b"data: [DONE]\n\n"
+
+
+@pytest.mark.parametrize("number", range(1, 61))
+def test_every_pitfall_has_a_case(number: int) -> None:
+    """Its number stands in the name of a golden case or of a test."""
+    name = f"p{number:02d}"
+    cases = [path for path in TESTS.glob("cases/*/*.json") if name.upper() in path.stem.split("-")]
+    pattern = re.compile(rf"def test_(\w+_)?{name}_")
+    tests = [path for path in TESTS.glob("*/test_*.py") if pattern.search(path.read_text(encoding="utf-8"))]
+
+    assert cases or tests
+
+
+async def test_p37_one_start_and_a_fresh_id_whatever_happened_before_it() -> None:
+    """The provider says the same id each time, and is asked again once."""
+    busy = Reply(503, b"busy", headers=(("retry-after", "0"),))
+    answer = Reply(body=WORD + STOP, headers=EVENTS)
+    async with far(busy, answer, options=Options(retries=1), **OPENAI) as it:
+        got = [grammar.check((await it.fetch({**ASK, "stream": True})).body) for _ in range(2)]
+
+    ids = [data["message"]["id"] for one in got for name, data in one.events if name == "message_start"]
+    assert len(set(ids)) == 2
+
+
+async def test_p52_the_prompt_is_estimated_at_the_start_and_true_at_the_end() -> None:
+    """Never 0: clients take that for "unknown", and compact too late."""
+    prose = "The quick brown fox jumps over the lazy dog. " * 91
+    ask = {**ASK, "messages": [{"role": "user", "content": prose[:4096]}]}
+    said = line(message={"role": "assistant", "content": "a"}, done=False)
+    end = line(message={"content": ""}, done=True, done_reason="stop", prompt_eval_count=1000, eval_count=2)
+    async with far(Reply(body=said + end), **OLLAMA) as it:
+        counted = json.loads((await it.fetch(ask, path="/v1/messages/count_tokens")).body)["input_tokens"]
+        got = grammar.check((await it.fetch({**ask, "stream": True})).body)
+
+    assert 800 < counted < 2000
+    assert got.events[0][1]["message"]["usage"]["input_tokens"] == counted
+    assert got.events[-2][1]["usage"]["input_tokens"] == 1000
+
+
+async def test_p60_silence_is_broken_by_pings_and_costs_one_request() -> None:
+    """A cold model: the stream begins at the hold's end, and pings until the first word."""
+    answer = Reply(body=WORD + STOP, headers=EVENTS, delay=0.5)
+    async with far(answer, ping_s=0.1, **OPENAI) as it:
+        it.handler._hold_s = 0.1
+        got = grammar.check((await it.fetch({**ASK, "stream": True})).body)
+
+    names = [name for name, _ in got.events]
+    assert names.index("ping") < names.index("content_block_start")
+    assert len(it.upstream.to("/chat/completions")) == 1
+
+
+async def test_the_row_counts_how_often_the_provider_was_asked_again() -> None:
+    """S75."""
+    busy = Reply(429, b"busy", headers=(("retry-after", "0"),))
+    answer = Reply(body=WORD + STOP, headers=EVENTS)
+    async with far(busy, busy, answer, options=Options(retries=2), **OPENAI) as it:
+        got = await it.fetch({**ASK, "stream": True})
+
+    assert (got.status, it.row.status, it.row.retry_count) == (200, 200, 2)
