@@ -163,10 +163,10 @@ def up(
 
     \b
     Examples:
-      proxyctl up ollama/codellama
       proxyctl up ollama/codellama --port 3457
-      proxyctl up openrouter/qwen/qwen3-coder --api-key-env OPENROUTER_API_KEY
-      eval "$(proxyctl up ollama/codellama | tail -1)" && claude
+      proxyctl up openrouter/moonshotai/kimi-k2
+      proxyctl up openai/some-model --base-url http://127.0.0.1:8000/v1 --api-key -
+      eval "$(proxyctl up ollama/qwen3-coder | tail -1)" && claude --model ollama/qwen3-coder
     """
     from modelproxy.supervisor.paths import find
 
