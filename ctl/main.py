@@ -40,6 +40,8 @@ Exit codes:
 )
 daemon_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(daemon_app, name="daemon")
+keys_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(keys_app, name="keys")
 
 
 def run(argv: Sequence[str]) -> int:
@@ -512,3 +514,83 @@ def daemon_status(json: Json = False) -> int:
 
 def _seconds(text: str | None) -> float | None:
     return None if text is None else typed.duration(text)
+
+
+Provider = Annotated[
+    str, typer.Argument(metavar="PROVIDER", help="As it stands before the slash of a model id.")
+]
+
+
+@keys_app.callback()
+def keys() -> None:
+    """Keep the providers' keys in a file that only you can read
+
+    \b
+    Examples:
+      proxyctl keys set openrouter
+      proxyctl keys list
+    """
+
+
+@keys_app.command("set")
+def keys_set(provider: Provider, json: Json = False) -> int:
+    """Remember a provider's key, read from a prompt or from standard input
+
+    A variable, a flag or the configuration goes before it. Proxies that run keep the key that they have
+    until `proxyctl up MODEL --replace`.
+
+    \b
+    Examples:
+      proxyctl keys set openrouter
+      pass show openrouter | proxyctl keys set openrouter
+    """
+    from modelproxy.supervisor.paths import find
+
+    from .keys import set_key
+
+    set_key(find().keys_file, provider, typed.api_key("-", None, None) or "")
+    if json:
+        say_json({"provider": provider, "set": True})
+    else:
+        say(f"the key for {provider} is set")
+    return EXIT_OK
+
+
+@keys_app.command("unset")
+def keys_unset(provider: Provider, json: Json = False) -> int:
+    """Forget a provider's key
+
+    \b
+    Examples:
+      proxyctl keys unset openrouter
+    """
+    from modelproxy.supervisor.paths import find
+
+    from .keys import unset_key
+
+    unset_key(find().keys_file, provider)
+    if json:
+        say_json({"provider": provider, "set": False})
+    else:
+        say(f"the key for {provider} is forgotten")
+    return EXIT_OK
+
+
+@keys_app.command("list")
+def keys_list(json: Json = False) -> int:
+    """List the keys, masked
+
+    \b
+    Examples:
+      proxyctl keys list
+    """
+    from modelproxy.supervisor.paths import find
+
+    from .keys import masked
+
+    rows = masked(find().keys_file)
+    if json:
+        say_json(rows)
+    for row in rows if not json else ():
+        say(f"{row['provider']}  {row['key']}")
+    return EXIT_OK

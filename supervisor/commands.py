@@ -207,6 +207,8 @@ class Commands:
         provider = route.provider
         try:
             key = await trio.to_thread.run_sync(keys.fetch, provider.key)
+            if key is None:
+                key = await trio.to_thread.run_sync(keys.stored, self._paths.keys_file, route.name)
         except keys.KeyUnavailableError as error:
             raise Fault("missing_api_key", f"{route.name}: {error}", self._key_hint(route)) from None
         running = self._running_key(route.model_id)
@@ -225,7 +227,10 @@ class Commands:
 
     def _key_hint(self, route: routes.Route) -> str:
         variable = f"set {route.provider.key.env}, or " if route.provider.key.env else ""
-        return f"{variable}give --api-key, or api_key_env under [providers.{route.name}] in {self._paths.config_file}"
+        return (
+            f"{variable}say proxyctl keys set {route.name}, or give --api-key, "
+            f"or api_key_env under [providers.{route.name}] in {self._paths.config_file}"
+        )
 
     def _place(self, request: UpRequest, order: WorkerSpec) -> _Wished:
         """Inside the loop: reuse what runs, change it, or make it."""

@@ -307,7 +307,8 @@ def _provider(reader: _Reader, path: str, name: str, table: dict[str, Any]) -> P
         kind=kind,
         base_url=base_url,
         key=_key(reader, path, table) or default.key,
-        needs_key=default.needs_key,
+        # Who says where a key comes from wants one.
+        needs_key=default.needs_key or any(field in table for field in _KEY_FIELDS),
         options=Options(**{key: value for key, value in options.items() if value is not None}),
         timeouts=Timeouts(**{key: value for key, value in limits.items() if value is not None}),
         think=reader.get(table, path, "think", _think) or {},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -27,6 +28,22 @@ def fetch(key: Key, environment: Mapping[str, str] | None = None) -> str | None:
     if key.command is not None:
         return _from_command(key.command)
     return None
+
+
+def stored(file: Path, provider: str) -> str | None:
+    """What `proxyctl keys set` has left."""
+    try:
+        keys = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise KeyUnavailableError(f"{file} cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise KeyUnavailableError(f"{file} is not TOML") from None
+    key = keys.get(provider)
+    if key is not None and not isinstance(key, str):
+        raise KeyUnavailableError(f"{file}: {provider} is not a text")
+    return key or None
 
 
 def _from_file(name: str) -> str:

@@ -69,6 +69,10 @@ class Paths:
         return self.state / "ledger.db"
 
     @property
+    def keys_file(self) -> Path:
+        return self.config / "keys.toml"
+
+    @property
     def logs(self) -> Path:
         return self.state / "logs"
 

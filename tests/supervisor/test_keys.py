@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from modelproxy.supervisor.config import Key
-from modelproxy.supervisor.keys import KeyUnavailableError, fetch
+from modelproxy.supervisor.keys import KeyUnavailableError, fetch, stored
 
 
 def test_the_value_itself() -> None:
@@ -53,4 +53,19 @@ def test_a_command() -> None:
 def test_a_command_that_fails_says_so_without_its_output() -> None:
     with pytest.raises(KeyUnavailableError, match="ended with 3") as caught:
         fetch(Key(command="echo sk-secret; exit 3"))
+    assert "sk-secret" not in str(caught.value)
+
+
+def test_the_file_of_keys(tmp_path: Path) -> None:
+    file = tmp_path / "keys.toml"
+    assert stored(file, "a") is None
+    file.write_text('a = "k"\nb = ""\nc = 5\n')
+
+    assert stored(file, "a") == "k"
+    assert stored(file, "b") is None
+    with pytest.raises(KeyUnavailableError, match="c is not a text"):
+        stored(file, "c")
+    file.write_text("sk-secret")
+    with pytest.raises(KeyUnavailableError, match="is not TOML") as caught:
+        stored(file, "a")
     assert "sk-secret" not in str(caught.value)

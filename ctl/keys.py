@@ -1,0 +1,77 @@
+"""`proxyctl keys`: the providers' keys in a file of their own, which only its owner can read.
+
+The file is ours to write (the configuration is not), so it is written as a whole, and by rename: a crash
+leaves the old one or the new one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from .faults import Fault, usage
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_HEADING = "# Keys of providers, written by proxyctl keys set. Nobody else should read this file.\n"
+
+
+def set_key(file: Path, provider: str, key: str) -> None:
+    """Remember `key` for `provider`."""
+    if not _NAME.fullmatch(provider):
+        raise usage(
+            f'"{provider}" is not the name of a provider', "for example: proxyctl keys set openrouter"
+        )
+    _write(file, {**read(file), provider: key})
+
+
+def unset_key(file: Path, provider: str) -> None:
+    """Forget it."""
+    keys = read(file)
+    if provider not in keys:
+        raise Fault("unknown_key", f'there is no key for "{provider}" in {file}')
+    del keys[provider]
+    _write(file, keys)
+
+
+def masked(file: Path) -> list[dict[str, Any]]:
+    """Which keys there are: their last four characters, and of a short one nothing at all."""
+    return [
+        {"provider": name, "key": f"***{key[-4:]}" if len(key) >= 12 else "***"}
+        for name, key in sorted(read(file).items())
+    ]
+
+
+def read(file: Path) -> dict[str, str]:
+    try:
+        document = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise Fault("bad_config", f"{file} cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise Fault("bad_config", f"{file} is not TOML", "mend it or move it away") from None
+    if not all(isinstance(key, str) for key in document.values()):
+        raise Fault("bad_config", f'{file} has something else in it than lines like openrouter = "…"')
+    return document
+
+
+def _write(file: Path, keys: dict[str, str]) -> None:
+    # A JSON string is a TOML string too, as long as nothing in it needs an escape that TOML lacks.
+    lines = [f"{json.dumps(name)} = {json.dumps(key)}\n" for name, key in sorted(keys.items())]
+    fresh = file.with_name(file.name + ".new")
+    try:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "w", encoding="utf-8") as out:
+            os.fchmod(out.fileno(), 0o600)
+            out.write(_HEADING + "".join(lines))
+            out.flush()
+            os.fsync(out.fileno())
+        fresh.rename(file)
+    except OSError as error:
+        fresh.unlink(missing_ok=True)
+        raise Fault("bad_config", f"cannot write {file}: {error.strerror}", "nothing was changed") from None

@@ -1,0 +1,81 @@
+"""The file of keys: written whole, read by nobody else, never shown in full."""
+
+from __future__ import annotations
+
+import io
+import stat
+import sys
+import tomllib
+
+import pytest
+from fakes.terminal import Run
+
+from modelproxy.ctl.keys import read, set_key
+from modelproxy.supervisor.keys import stored
+from modelproxy.supervisor.paths import Paths
+
+
+def typed_in(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+
+
+def test_set_list_unset(run: Run, paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    typed_in(monkeypatch, "sk-or-1234567890abcd\n")
+    ran = run("keys", "set", "openrouter")
+
+    assert (ran.code, ran.out) == (0, "the key for openrouter is set\n")
+    assert stat.S_IMODE(paths.keys_file.stat().st_mode) == 0o600
+    assert tomllib.loads(paths.keys_file.read_text()) == {"openrouter": "sk-or-1234567890abcd"}
+    assert run("keys", "list").out == "openrouter  ***abcd\n"
+    assert run("keys", "list", "--json").json == [{"provider": "openrouter", "key": "***abcd"}]
+    assert run("keys", "unset", "openrouter", "--json").json == {"provider": "openrouter", "set": False}
+    assert read(paths.keys_file) == {}
+    assert run("keys", "unset", "openrouter").code == 1
+
+
+def test_the_supervisor_reads_what_was_set(paths: Paths) -> None:
+    set_key(paths.keys_file, "work.one", 'odd "key" \\ with signs')
+
+    assert stored(paths.keys_file, "work.one") == 'odd "key" \\ with signs'
+    assert stored(paths.keys_file, "other") is None
+
+
+def test_other_keys_stay_and_a_loose_mode_is_tightened(paths: Paths) -> None:
+    set_key(paths.keys_file, "a", "key-of-a")
+    paths.keys_file.chmod(0o644)
+    set_key(paths.keys_file, "b", "key-of-b")
+
+    assert read(paths.keys_file) == {"a": "key-of-a", "b": "key-of-b"}
+    assert stat.S_IMODE(paths.keys_file.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(("text", "code"), [("\n", 2), ("", 2)])
+def test_an_empty_key_is_refused(
+    run: Run, paths: Paths, monkeypatch: pytest.MonkeyPatch, text: str, code: int
+) -> None:
+    typed_in(monkeypatch, text)
+
+    assert run("keys", "set", "openrouter").code == code
+    assert not paths.keys_file.exists()
+
+
+def test_a_spoilt_file_is_named_and_left_alone(run: Run, paths: Paths) -> None:
+    paths.keys_file.parent.mkdir(parents=True)
+    paths.keys_file.write_text("= = sk-secret")
+    ran = run("keys", "list")
+
+    assert ran.code == 1
+    assert "keys.toml is not TOML" in ran.err
+    assert "sk-secret" not in ran.err
+
+
+def test_a_short_key_shows_nothing_of_itself(run: Run, paths: Paths) -> None:
+    set_key(paths.keys_file, "a", "short")
+
+    assert run("keys", "list").out == "a  ***\n"
+
+
+def test_a_name_that_no_provider_has(run: Run, paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    typed_in(monkeypatch, "key\n")
+
+    assert run("keys", "set", "a/b").code == 2
