@@ -150,9 +150,10 @@ class _Clock:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._began = trio.current_time()
-        self._total = self._limit("did not finish", "total_timeout", limits.total_s, self._began)
-        self._first = self._limit("sent nothing", "first_byte_timeout", limits.first_byte_s, self._began)
+        self._since = trio.current_time()
+        """The beginning of this attempt."""
+        self._total = self._limit("did not finish", "total_timeout", limits.total_s, self._since)
+        self._first = self._limit("sent nothing", "first_byte_timeout", limits.first_byte_s, self._since)
         self.limit = self._total
         self.scope: trio.CancelScope | None = None
 
@@ -165,8 +166,9 @@ class _Clock:
             self.scope.deadline = self.limit.due
 
     def connecting(self) -> None:
-        now = trio.current_time()
-        self._set(self._limit("accepted no connection", "connect_timeout", self._limits.connect_s, now))
+        """From the beginning of the attempt: whoever waited for a look at the provider waited for it."""
+        limit = self._limits.connect_s
+        self._set(self._limit("accepted no connection", "connect_timeout", limit, self._since))
 
     def waiting(self) -> None:
         """For the first byte. Later attempts have the same time as the first one."""
@@ -174,7 +176,7 @@ class _Clock:
 
     def again(self) -> None:
         """A new attempt; only the total goes on."""
-        since = trio.current_time()
+        since = self._since = trio.current_time()
         self._first = self._limit("sent nothing", "first_byte_timeout", self._limits.first_byte_s, since)
         self._set(self._total)
 
@@ -258,7 +260,8 @@ class _Answering:
         """The first items of the first attempt that has any worth showing."""
         assert self._clock is not None  # made by `receive`
         await trio.lowlevel.checkpoint()  # a refusal of the dialect needs no wait
-        patience_s = min(discovery.PROBE_S, self._far.limits.first_byte_s / 2)
+        limits = self._far.limits
+        patience_s = min(discovery.PROBE_S, limits.first_byte_s / 2, limits.connect_s / 2)
         terms = await self._far.discovery.terms(patience_s)
         offers, tries = itertools.count(1), itertools.count()
         while True:
