@@ -50,6 +50,7 @@ class Custody:
         self._leaving = False
         self._left = trio.Event()
         self._connection: socket.socket | None = None
+        self._complained = ""
         self._child: subprocess.Popen[bytes] | None = None
 
     def hold(self, port: int, listeners: list[socket.socket]) -> None:
@@ -80,7 +81,8 @@ class Custody:
             await self._connect()
             ports = (await self._ask({"op": "list"}))[0]["ports"]
             found = {port: (await self._ask({"op": "get", "port": port}))[1] for port in ports}
-        except (OSError, ValueError, KeyError):
+        except Exception as error:  # the start of the supervisor does not hang on it
+            self._log(f"what the socket holder has could not be taken over ({_in_words(error)})")
             self._hang_up()
             return {}
         for port in found:
@@ -99,10 +101,16 @@ class Custody:
                     await self._leave()
                     return
                 await self._idle()
-            except (OSError, ValueError, KeyError, trio.TooSlowError) as error:
-                self._log(f"the socket holder was lost ({error}); starting another")
+            except Exception as error:  # whatever it is, it costs the safe keeping and nothing else
+                self._complain(f"the socket holder was lost ({_in_words(error)}); starting another")
                 self._start_over()
                 await trio.sleep(_RETRY_S)
+
+    def _complain(self, text: str) -> None:
+        """Once: a trouble that stays would fill the log with a line per try."""
+        if text != self._complained:
+            self._log(text)
+        self._complained = text
 
     async def _idle(self) -> None:
         """Until there is news, or the holder is gone."""
@@ -130,6 +138,7 @@ class Custody:
             wish.done = True
             if not wish.copies and self._wishes.get(port) is wish:
                 del self._wishes[port]
+        self._complained = ""
         self._settled.set()
 
     async def quit(self) -> None:
@@ -216,3 +225,7 @@ class Custody:
         line, found = holder.receive(connection)
         answer: dict[str, Any] = json.loads(line)
         return answer, found
+
+
+def _in_words(error: Exception) -> str:
+    return "it does not answer" if isinstance(error, trio.TooSlowError) else str(error)

@@ -12,9 +12,8 @@ WITHOUT = {
     # Three lines that call the module beside them.
     "supervisor/__main__.py": "calls daemon.main",
     # Real processes and sockets: tests/e2e and tests/faults drive them from outside.
-    "supervisor/custody.py": "driven by tests/faults: the double fault",
     "supervisor/daemon.py": "driven by tests/e2e and tests/faults",
-    "supervisor/holder.py": "driven by tests/faults: the double fault",
+    "supervisor/holder.py": "driven by tests/supervisor/test_custody.py",
     "worker/__main__.py": "driven by every test that starts a worker",
     # Data without decisions.
     "worker/dialects/seam.py": "the types between handler and dialects",

@@ -1,0 +1,202 @@
+"""Safe keeping, with a real holder: what outlives a supervisor, and what no trouble of it may disturb."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from modelproxy.supervisor import custody, sockets
+from modelproxy.supervisor.custody import Custody
+from modelproxy.supervisor.paths import Paths
+
+LIMIT_S = 30.0
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="its holder is watched by Linux means")
+
+
+class Keeping:
+    """One supervisor's custody after another's, over the same holder."""
+
+    def __init__(self, paths: Paths) -> None:
+        self.path = paths.holder_socket
+        self.log: list[str] = []
+        self.made: list[Custody] = []
+
+    def another(self) -> Custody:
+        made = Custody(self.path, self.log.append, dict(os.environ))
+        self.made.append(made)
+        return made
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Custody]:
+        """What a supervisor does from its start until it is killed."""
+        made = self.another()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(made.run)
+            yield made
+            nursery.cancel_scope.cancel()
+        made._hang_up()  # as the kernel does for a killed one
+
+    def holders(self) -> list[subprocess.Popen[bytes]]:
+        return [made._child for made in self.made if made._child is not None]
+
+    def holder(self) -> subprocess.Popen[bytes]:
+        return self.holders()[-1]
+
+
+@pytest.fixture
+def keeping(paths: Paths) -> Iterator[Keeping]:
+    made = Keeping(paths)
+    yield made
+    for holder in made.holders():
+        if holder.poll() is None:
+            holder.kill()
+            holder.wait()
+    for one in made.made:
+        if one._connection is not None:
+            one._connection.close()
+        for wish in one._wishes.values():
+            wish.close()
+
+
+@pytest.fixture
+def listeners() -> Iterator[list[socket.socket]]:
+    made = sockets.bind_loopback(0)
+    yield made
+    for one in made:
+        one.close()
+
+
+def port_of(listeners: list[socket.socket]) -> int:
+    port: int = listeners[0].getsockname()[1]
+    return port
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    with trio.fail_after(LIMIT_S):
+        while not condition():  # noqa: ASYNC110  # of another process: it sets no event
+            await trio.sleep(0.01)
+
+
+async def test_sockets_outlive_their_supervisor(keeping: Keeping, listeners: list[socket.socket]) -> None:
+    """The next one gets the very same: what has queued meanwhile is still there."""
+    port = port_of(listeners)
+    async with keeping.running() as first:
+        first.hold(port, listeners)
+        await first.settled()
+    for one in listeners:
+        one.close()
+    client = socket.create_connection(("127.0.0.1", port))
+    found = await keeping.another().take()
+
+    assert list(found) == [port]
+    accepted, peer = found[port][0].accept()
+    assert peer == client.getsockname()
+    for one in (client, accepted, *found[port]):
+        one.close()
+
+
+async def test_without_a_holder_nothing_is_taken_over(keeping: Keeping) -> None:
+    assert await keeping.another().take() == {}
+
+
+async def test_a_holder_that_is_stopped_keeps_no_supervisor_from_starting(
+    keeping: Keeping, listeners: list[socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is left alone with what it has, which is said; a supervisor that does not start helps nobody."""
+    monkeypatch.setattr(custody, "_ANSWER_LIMIT_S", 0.1)
+    async with keeping.running() as first:
+        first.hold(port_of(listeners), listeners)
+        await first.settled()
+    keeping.holder().send_signal(signal.SIGSTOP)
+
+    assert await keeping.another().take() == {}
+    assert keeping.log == ["what the socket holder has could not be taken over (it does not answer)"]
+
+
+async def test_a_holder_that_stands_still_while_the_supervisor_leaves(
+    keeping: Keeping, listeners: list[socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever of the two limits is over first, leaving ends in order."""
+    async with keeping.running() as leaving:
+        leaving.hold(port_of(listeners), listeners)
+        await leaving.settled()
+        keeping.holder().send_signal(signal.SIGSTOP)
+        monkeypatch.setattr(custody, "_ANSWER_LIMIT_S", 0.1)
+        with trio.fail_after(LIMIT_S):
+            await leaving.quit()
+        assert not keeping.path.exists()
+
+
+async def test_hanging_up_on_a_waiting_task_does_not_end_the_supervisor(
+    keeping: Keeping, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The task is woken with an error that is no OSError."""
+    monkeypatch.setattr(custody, "_RETRY_S", 0.01)
+    async with keeping.running() as made:
+        await until(lambda: made._connection is not None)
+        await trio.testing.wait_all_tasks_blocked()
+        made._hang_up()
+        await until(lambda: made._connection is not None)
+
+
+async def test_a_holder_that_dies_is_replaced(
+    keeping: Keeping, listeners: list[socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next one gets everything anew."""
+    monkeypatch.setattr(custody, "_RETRY_S", 0.01)
+    port = port_of(listeners)
+    async with keeping.running() as made:
+        made.hold(port, listeners)
+        await made.settled()
+        first = keeping.holder()
+        first.kill()
+        await until(lambda: made._child not in (None, first))
+        await until(lambda: made._connection is not None and all(one.done for one in made._wishes.values()))
+    found = await keeping.another().take()
+
+    assert list(found) == [port]
+    for one in found[port]:
+        one.close()
+
+
+@pytest.mark.parametrize("kind", ["file", "directory"])
+async def test_something_else_in_the_socket_s_place_costs_the_safe_keeping_only(
+    keeping: Keeping, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Nothing is deleted, one line says so, and it heals when the way is free."""
+    monkeypatch.setattr(custody, "_RETRY_S", 0.01)
+    keeping.path.write_text("precious") if kind == "file" else keeping.path.mkdir()
+    async with keeping.running() as made:
+        await until(lambda: bool(keeping.log))
+        await trio.sleep(0.05)  # several tries
+        assert len(keeping.log) == 1
+        assert "is not a socket; move it away, nothing was deleted" in keeping.log[0]
+        _clear(keeping.path)
+        await until(lambda: made._connection is not None)
+
+
+def _clear(path: Path) -> None:
+    path.rmdir() if path.is_dir() else path.unlink()
+
+
+async def test_the_port_is_free_when_it_is_let_go(keeping: Keeping, listeners: list[socket.socket]) -> None:
+    port = port_of(listeners)
+    async with keeping.running() as made:
+        made.hold(port, listeners)
+        await made.settled()
+        for one in listeners:
+            one.close()
+        made.hold(port, [])
+        await made.settled()
+        for one in sockets.bind_loopback(port):
+            one.close()
