@@ -108,7 +108,8 @@ def cpu_ticks(pid: int) -> int | None:
 def _stat_fields(pid: int) -> list[str] | None:
     """/proc/PID/stat from its third field on; the second may hold spaces and brackets."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
+        # A process may call itself anything, and the kernel cuts a long name in the middle of a letter.
+        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except OSError:
         return None
     return text[text.rindex(")") + 2 :].split()
@@ -125,7 +126,7 @@ def boot_id() -> str:
 def is_traced(pid: int) -> bool:
     """Whether a debugger holds the process."""
     try:
-        status = Path(f"/proc/{pid}/status").read_text()
+        status = Path(f"/proc/{pid}/status").read_text(errors="replace")
     except OSError:
         return False
     return any(line.startswith("TracerPid:") and line.split()[1] != "0" for line in status.splitlines())
@@ -148,7 +149,10 @@ async def wait_exit(pid: int, pidfd: int | None) -> Exit:
         await trio.lowlevel.wait_readable(pidfd)
         return await _exit_behind(pid, pidfd)
     try:
-        _, status = await trio.to_thread.run_sync(os.waitpid, pid, 0, abandon_on_cancel=True)
+        # A limiter of its own: a thread per worker for its whole life would use up everybody's.
+        _, status = await trio.to_thread.run_sync(
+            os.waitpid, pid, 0, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1)
+        )
     except ChildProcessError:
         await _wait_exit_without_pidfd(pid)
         return Exit()
@@ -281,6 +285,6 @@ def _command(process: Path) -> str:
     try:
         words = (process / "cmdline").read_bytes().split(b"\0")
         text = " ".join(word.decode(errors="replace") for word in words if word)
-        return text[:80] or (process / "comm").read_text().strip()
+        return text[:80] or (process / "comm").read_text(errors="replace").strip()
     except OSError:
         return "?"

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
+from fakes.house import wait_gone
 
 from modelproxy.supervisor import kernel
 from modelproxy.supervisor.kernel import Exit
@@ -147,11 +149,48 @@ def test_identity_is_start_time_and_boot(child: Child) -> None:
 def test_a_name_with_brackets_does_not_confuse(monkeypatch: pytest.MonkeyPatch) -> None:
     """The second field of /proc/PID/stat is the program's own choice."""
     fields = " ".join(str(number) for number in range(4, 53))
-    monkeypatch.setattr(Path, "read_text", lambda self: f"42 (a) Z (b) T {fields}\n")
+    monkeypatch.setattr(Path, "read_text", lambda self, **_: f"42 (a) Z (b) T {fields}\n")
 
     assert kernel.run_state(42) == "T"
     assert kernel.start_time(42) == 22
     assert kernel.cpu_ticks(42) == 14 + 15
+
+
+def test_a_name_that_is_no_text_does_not_confuse() -> None:
+    """A process may take any name, and the kernel cuts a long one in the middle of a letter."""
+    program = (
+        "import socket; open('/proc/self/comm', 'wb').write(b'\\xd0\\xbf\\xff'); s = socket.socket();"
+        "s.bind(('127.0.0.1', 0)); s.listen(); print(s.getsockname()[1], flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None  # a pipe
+        port = int(process.stdout.readline())
+
+        assert kernel.start_time(process.pid) is not None
+        assert not kernel.is_traced(process.pid)
+        holder = kernel.port_holder(port)
+        assert holder is not None
+        assert holder.pid == process.pid
+        process.kill()
+
+
+async def test_waiting_for_children_takes_nobody_s_thread() -> None:
+    """Without pidfds each worker costs a thread for its whole life; the others are for everybody."""
+    children = [Child() for _ in range(2)]
+    async with trio.open_nursery() as nursery:
+        trio.to_thread.current_default_thread_limiter().total_tokens = 1
+        for one in children:
+            nursery.start_soon(kernel.wait_exit, one.pid, None)
+        await trio.testing.wait_all_tasks_blocked()
+        with trio.fail_after(20):
+            assert await trio.to_thread.run_sync(os.getpid) == os.getpid()
+        nursery.cancel_scope.cancel()
+    for one in children:
+        one.exit(0)  # a thread waits for it still
+        assert wait_gone(one.pid)
+        one.close()
 
 
 def test_a_stopped_process_shows(child: Child) -> None:
