@@ -8,6 +8,7 @@ import traceback
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import parse_qs, unquote
 
 import trio
@@ -314,26 +315,40 @@ def _event_lines(events: list[Event]) -> bytes:
 
 async def _follow(path: Path) -> AsyncGenerator[bytes, None]:
     """New lines of a file, over its rotations. The command line follows files itself; this is for others."""
-    file = path.open("rb")
+    file = _opened(path)
     try:
-        file.seek(0, os.SEEK_END)
+        if file is not None:
+            file.seek(0, os.SEEK_END)
         rest = b""
         while True:
-            data = rest + file.read(65536)
+            data = rest + (file.read(65536) if file is not None else b"")
             *lines, rest = data.split(b"\n")
             if lines:
                 yield b"".join(_line(line.decode(errors="replace")) for line in lines)
                 continue
-            if _is_rotated(file.fileno(), path):
-                file.close()
-                file = path.open("rb")
+            if (fresh := _successor(file, path)) is not None:
+                if file is not None:
+                    file.close()
+                file = fresh
             await trio.sleep(_FOLLOW_PAUSE_S)
     finally:
-        file.close()
+        if file is not None:
+            file.close()
 
 
-def _is_rotated(fd: int, path: Path) -> bool:
+def _opened(path: Path) -> BinaryIO | None:
+    """None while there is no such file: a disk without room for it, or somebody tidied up."""
     try:
-        return path.stat().st_ino != os.fstat(fd).st_ino
+        return path.open("rb")
     except OSError:
-        return False
+        return None
+
+
+def _successor(file: BinaryIO | None, path: Path) -> BinaryIO | None:
+    """The file that stands at `path` now, opened; None when it is the one that is being read."""
+    try:
+        if file is not None and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+            return None
+    except OSError:
+        return None
+    return _opened(path)

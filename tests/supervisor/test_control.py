@@ -354,6 +354,17 @@ async def test_a_log_is_read_and_followed_over_its_rotation(book: Playbook) -> N
         await read_line(stream, b'{"line": "five"}')
 
 
+async def test_a_log_that_is_not_there_is_followed_from_its_first_line(book: Playbook) -> None:
+    await up(book)
+    log = book.world.paths.log_file("echo/demo")
+    log.unlink(missing_ok=True)
+    async with await book.dial() as stream:
+        await stream.send_all(b"GET /v1/proxies/echo%2Fdemo/logs?follow=1 HTTP/1.1\r\nhost: x\r\n\r\n")
+        await read_line(stream, b"200 OK")
+        log.write_text("one\n")
+        await read_line(stream, b'{"line": "one"}')
+
+
 async def test_there_is_room_for_others_beside_the_followers(
     book: Playbook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
