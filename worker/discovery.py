@@ -416,9 +416,11 @@ class AnthropicSurvey:
     """Without a key of our own every answer is a sign of life: the callers bring theirs."""
 
     place: Place
+    path: str = "/v1/models?limit=1"
+    """What only a good key may read, and costs nothing."""
 
     async def __call__(self, ask: Ask) -> Seen:
-        answer = await ask("GET", "/v1/models?limit=1")
+        answer = await ask("GET", self.path)
         if answer.status in (401, 403) and self.place.spec.api_key is None:
             return Seen(ok=True)
         return Seen(ok=True) if answer.ok or answer.status == 404 else _unwell(self.place, answer)

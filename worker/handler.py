@@ -504,6 +504,11 @@ class _Call:
             self.account.model, self.account.stream = model, stream
             self.account.subscription = subscription
 
+    def asked_again(self) -> None:
+        """The provider, for the same answer."""
+        if self.account is not None:
+            self.account.retries += 1
+
     def rename(self, request_id: str) -> None:
         """The provider's id for it is the one that its support can find."""
         self.id = request_id

@@ -7,6 +7,8 @@ the answer come back the same way, an error's too. What is ours to say is only w
 it was not reached, that it took too long, that it broke off. Before the head of its answer that is a real
 status; later it is an `error` event where one may follow. In the middle of an event nothing can be said,
 and the connection ends without its last chunk, so that the answer looks as cut as it is.
+A provider that is silent for long gets its stream begun and filled with pings, as one that is translated
+does: between its own events, and under a lock, because it may speak at any moment.
 
 An answer that is no stream is collected first: then one that breaks off is still a real status. Only what is
 larger than anything a model writes (files) is passed on piece by piece. The ledger's row is written before
@@ -18,13 +20,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NoReturn, Protocol
 
+import attrs
 import trio
 
-from . import failures, pool, upstream
+from . import failures, pool, tokens, upstream
 from .accounts import Told
 from .contract import WorkerSpec
 from .dial import Unreachable
-from .dialects import anthropic
+from .dialects import anthropic, waits
 from .dialects.anthropic import Sniffer
 from .dialects.seam import Condition, Headers
 from .discovery import AnthropicSurvey, Discovery
@@ -34,6 +37,7 @@ from .wire import sse
 from .wire.asks import Ask
 
 OFFICIAL = "https://api.anthropic.com"
+ROUTER = "https://openrouter.ai/api"
 MOST_COLLECTED = 32 * 1024 * 1024
 """Larger answers that are no streams go through piece by piece."""
 
@@ -62,6 +66,7 @@ class Client(Protocol):
     def rename(self, request_id: str) -> None: ...
     def tell(self, told: Told) -> None: ...
     def mark_first(self) -> None: ...
+    def asked_again(self) -> None: ...
     def refused(self, status: int, error_type: str, message: str) -> None: ...
     async def respond(self, status: int, headers: Headers, body: bytes) -> None: ...
     async def begin(self, status: int, headers: Headers) -> None: ...
@@ -75,16 +80,20 @@ class Relay:
     def __init__(
         self, spec: WorkerSpec, truth: tuple[bytes, bytes], *, connections: Pool | None = None
     ) -> None:
-        title = "Anthropic" if spec.provider == anthropic.KIND else spec.provider
-        self.place = upstream.place(spec, title=title, usual=OFFICIAL, strip=("/v1",))
+        router = spec.kind == "openrouter"
+        title = _TITLES.get(spec.provider, spec.provider)
+        self.place = upstream.place(spec, title=title, usual=ROUTER if router else OFFICIAL, strip=("/v1",))
         self.forwards_all = spec.kind == anthropic.KIND
         """Every path of the API, not only messages."""
         self.truth = truth
         """The header that names what really answers."""
-        self._spec = spec
+        self.spec = spec
         self._pool = connections or upstream.connections()
         self._limits = upstream.Limits.of(spec, local=self.place.base.origin.local)
-        self._discovery = Discovery(self.place, AnthropicSurvey(self.place), self._pool)
+        self._discovery = Discovery(
+            self.place, AnthropicSurvey(self.place, "/v1/key" if router else "/v1/models?limit=1"), self._pool
+        )
+        self.patience = upstream.Patience(spec.options.retries)
 
     def __repr__(self) -> str:
         return f"<Relay {self.place.base.url}>"
@@ -104,20 +113,21 @@ class Relay:
     async def messages(self, client: Client, request: Request, body: bytes) -> None:
         """A model request, or the count of one."""
         asked = anthropic.peek(body)
-        subscription = anthropic.is_subscription(list(request.headers), self._spec)
+        subscription = anthropic.is_subscription(list(request.headers), self.spec)
         client.know(model=asked.model, stream=asked.stream, subscription=subscription)
         sniffer = Sniffer()
         client.tell(sniffer)
-        await self._pass(client, request, anthropic.prepared(body, self._spec.model), sniffer)
+        course = _Course(self, client, sniffer, is_messages=request.path == "/v1/messages")
+        course.waits = asked.stream and course.is_messages
+        await self._pass(course, request, anthropic.prepared(body, self.spec.model))
 
     async def forward(self, client: Client, request: Request, body: bytes) -> None:
         """Anything else below `/v1`."""
-        await self._pass(client, request, body, Sniffer())
+        await self._pass(_Course(self, client, Sniffer()), request, body)
 
-    async def _pass(self, client: Client, request: Request, body: bytes, sniffer: Sniffer) -> None:
-        course = _Course(self, client, sniffer)
+    async def _pass(self, course: _Course, request: Request, body: bytes) -> None:
         try:
-            await course.run(self._outgoing(request, body), is_messages=request.path == "/v1/messages")
+            await course.run(self._outgoing(request, body))
         except Refused as refused:
             self._discovery.heard(refused.failure)
             raise
@@ -128,7 +138,7 @@ class Relay:
     def _outgoing(self, request: Request, body: bytes) -> Outgoing:
         base = self.place.base
         target = base.path + request.path + (f"?{request.query}" if request.query else "")
-        headers = anthropic.headers_up(list(request.headers), self._spec)
+        headers = anthropic.headers_up(list(request.headers), self.spec)
         return Outgoing(request.method, base.origin, target, headers, body)
 
     async def open(self, outgoing: Outgoing, due: float) -> Answer:
@@ -167,15 +177,6 @@ class Relay:
         """When the whole answer must be there."""
         return trio.current_time() + self._limits.total_s
 
-    @property
-    def owns_the_key(self) -> bool:
-        return self._spec.api_key is not None
-
-    def key_rejected(self) -> Failure:
-        """Our key, not the caller's: as a 401 its agent would tell a person to log in, which helps nobody."""
-        words = f"{self.place.title} does not accept the API key that is configured for {self._spec.provider}"
-        return Failure(Kind.KEY_REJECTED, words)
-
     def _broken(self, error: pool.PoolError, *, begun: bool) -> Failure:
         title = self.place.title
         if isinstance(error, pool.NotHttp):
@@ -185,51 +186,174 @@ class Relay:
         return Failure(Kind.OVERLOADED, f"{title} ended the connection before it answered: {error}")
 
 
+_TITLES = {anthropic.KIND: "Anthropic", "openrouter": "OpenRouter"}
+
+
 class _Course:
     """One request on its way there and back."""
 
-    def __init__(self, relay: Relay, client: Client, sniffer: Sniffer) -> None:
+    def __init__(
+        self, relay: Relay, client: Client, sniffer: Sniffer, *, is_messages: bool | None = None
+    ) -> None:
+        """`is_messages`: False for a count, None for what is neither and is passed on whatever it is."""
         self._relay = relay
         self._client = client
         self._sniffer = sniffer
+        self.is_messages = is_messages is True
+        self._is_known = is_messages is not None
+        self.waits = False
+        """Its client waits for a stream, which may begin before the provider does."""
         self._due = relay.due()
         self._answer: Answer | None = None
+        self._lock = trio.Lock()
+        self._begun = False
+        self._may_ping = True
+        self._said_at = trio.current_time()
 
     def close(self) -> None:
         """Let go of the provider, at once."""
         if self._answer is not None:
             self._answer.close()
 
-    async def run(self, outgoing: Outgoing, *, is_messages: bool) -> None:
-        answer = self._answer = await self._relay.open(outgoing, self._due)
-        if answer.status == 401 and self._relay.owns_the_key:
-            raise Refused(self._relay.key_rejected())
-        if request_id := dict(answer.headers).get(b"request-id"):
-            self._client.rename(request_id.decode("latin-1"))
+    async def run(self, outgoing: Outgoing) -> None:
+        """To its end. Raises Refused."""
+        if not self.waits:
+            await self._run(outgoing)
+            return
+        refused: Refused | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._keep_alive)
+            try:
+                await self._run(outgoing)
+            except Refused as error:  # carried out by hand: a nursery would wrap it
+                refused = error
+            nursery.cancel_scope.cancel()
+        if refused is not None:
+            raise refused
+
+    async def _run(self, outgoing: Outgoing) -> None:
+        answer, body = await self._accepted(outgoing)
         headers = anthropic.headers_down(answer.headers)
-        if is_messages:
+        request_id = dict(answer.headers).get(b"request-id")
+        if request_id and not self._begun:
+            self._client.rename(request_id.decode("latin-1"))
+        if self.is_messages:
             headers.append(self._relay.truth)
         if _is_stream(answer):
-            await self._stream(answer, headers, must_end=is_messages and not _is_coded(answer))
+            await self._stream(answer, headers, must_end=self.is_messages and not _is_coded(answer))
         else:
-            await self._whole(answer, headers)
+            await self._whole(answer, headers, body)
+
+    # --- until the provider says something worth passing on ---
+
+    async def _accepted(self, outgoing: Outgoing) -> tuple[Answer, bytes]:
+        """The answer, and of an error its body. Asked for again where that may help."""
+        tries = 0
+        while True:
+            reply = await self._asked(outgoing)
+            stripped = self._stripped(reply, outgoing)
+            if stripped is not None:  # the next one has nothing to strip
+                outgoing, wait_s = attrs.evolve(outgoing, body=stripped), 0.0
+            elif reply.failure is None or (pause := self._relay.patience(reply.failure, tries)) is None:
+                break
+            else:
+                tries, wait_s = tries + 1, pause
+            self.close()
+            self._client.asked_again()
+            await trio.sleep(wait_s)
+        if reply.answer is None:
+            raise Refused(reply.failure or self._cut())
+        if reply.status >= 400 and self._is_known:
+            self._refuse(reply.answer, reply.body, tokens.of_bytes(len(outgoing.body)))
+        return reply.answer, reply.body
+
+    def _stripped(self, reply: _Reply, outgoing: Outgoing) -> bytes | None:
+        """The body to try instead; only of messages is it known to be one that can be read."""
+        if not self._is_known:
+            return None
+        return anthropic.without_refused_thinking(reply.status, reply.body, outgoing.body)
+
+    async def _asked(self, outgoing: Outgoing) -> _Reply:
+        try:
+            answer = self._answer = await self._relay.open(outgoing, self._due)
+            if answer.status < 400:
+                return _Reply(answer)
+            wait_s = waits.in_headers(answer.headers)
+            failure = failures.from_status(answer.status, "", wait_s)
+            return _Reply(answer, await self._collected(answer), failure)
+        except Refused as refused:
+            return _Reply(failure=refused.failure)
+
+    def _refuse(self, answer: Answer, body: bytes, prompt_tokens: int) -> None:
+        """Raises Refused for an error that cannot go out as it is."""
+        if _is_coded(answer) and not self._begun:
+            return  # its words may be anything; its status is right
+        failure = anthropic.refusal(
+            self._relay.spec,
+            answer.status,
+            answer.headers,
+            body,
+            title=self._relay.place.title,
+            prompt_tokens=prompt_tokens,
+            own_words=not self._begun,
+        )
+        if failure is not None:
+            raise Refused(failure)
+
+    # --- what the client gets ---
+
+    async def _begin(self, status: int, headers: Headers) -> None:
+        """The head, unless pings have brought one already."""
+        if not self._begun:
+            self._begun = True
+            await self._client.begin(status, headers)
+
+    async def _pass_on(self, data: bytes, *, last: bool = False) -> None:
+        async with self._lock:
+            await self._client.pass_on(data, last=last)
+            self._said_at = trio.current_time()
+
+    async def _keep_alive(self) -> None:
+        """Begin the stream at the end of the hold; from then on break every long silence between two events."""
+        spec = self._relay.spec
+        await trio.sleep(spec.options.hold_s)
+        while True:
+            silence = trio.current_time() - self._said_at if self._begun else spec.ping_s
+            if silence < spec.ping_s:
+                await trio.sleep(spec.ping_s - silence)
+            elif self._lock.locked() or not self._is_pause():
+                await trio.sleep(spec.ping_s)
+            else:
+                await self._ping()
+
+    def _is_pause(self) -> bool:
+        return self._may_ping and self._sniffer.at_boundary and not self._sniffer.over
+
+    async def _ping(self) -> None:
+        async with self._lock:
+            self._client.last_words = self._last_words
+            await self._begin(200, [*_SSE, self._relay.truth])
+            await self._client.pass_on(sse.PING)
+            self._said_at = trio.current_time()
 
     # --- a stream ---
 
     async def _stream(self, answer: Answer, headers: Headers, *, must_end: bool) -> None:
         sniffer, client = self._sniffer, self._client
         client.last_words = self._last_words
+        self._may_ping = must_end
         data = await self._next(answer)
         if must_end and not data:
             raise Refused(self._cut())
-        await client.begin(answer.status, headers)
+        async with self._lock:
+            await self._begin(answer.status, headers)
         while data:
             sniffer.feed(data)
             if sniffer.begun:
                 client.mark_first()
             if sniffer.error is not None:
                 client.refused(_status_of(sniffer.error[0]), *sniffer.error)
-            await client.pass_on(data, last=sniffer.over)
+            await self._pass_on(data, last=sniffer.over)
             data = await self._next(answer)
         if must_end and not sniffer.over:
             raise Refused(self._cut())
@@ -255,15 +379,27 @@ class _Course:
 
     # --- anything else ---
 
-    async def _whole(self, answer: Answer, headers: Headers) -> None:
+    async def _collected(self, answer: Answer) -> bytes:
+        """Its body, or more than a model writes of it."""
         parts, size = [], 0
         while size <= MOST_COLLECTED and (data := await self._relay.read(answer, self._due)):
             parts.append(data)
             size += len(data)
-        body = b"".join(parts)
-        if size > MOST_COLLECTED:
-            await self._piece_by_piece(answer, headers, body)
-            return
+        return b"".join(parts)
+
+    async def _whole(self, answer: Answer, headers: Headers, body: bytes) -> None:
+        body = body or await self._collected(answer)
+        async with self._lock:  # from here on no ping may begin a stream
+            if self._begun:
+                words = f"{self._relay.place.title} answered a request for a stream with something else"
+                raise Refused(Failure(Kind.PROVIDER, words))
+            if len(body) > MOST_COLLECTED:
+                await self._piece_by_piece(answer, headers, body)
+                return
+            self._learn(answer, body)
+            await self._client.respond(answer.status, headers, body)
+
+    def _learn(self, answer: Answer, body: bytes) -> None:
         if not _is_coded(answer):
             self._sniffer.whole(body)
         if answer.status >= 400:
@@ -271,7 +407,6 @@ class _Course:
             self._client.refused(answer.status, kind or _type_of(answer.status), message)
         else:
             self._client.mark_first()
-        await self._client.respond(answer.status, headers, body)
 
     async def _piece_by_piece(self, answer: Answer, headers: Headers, data: bytes) -> None:
         self._client.last_words = _none
@@ -284,6 +419,24 @@ class _Course:
 
 def _none(_: Failure) -> None:
     """Nothing can be added to a file."""
+
+
+_SSE: Headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")]
+
+
+@attrs.frozen
+class _Reply:
+    """What came of asking once."""
+
+    answer: Answer | None = None
+    body: bytes = b""
+    """Of an error."""
+    failure: Failure | None = None
+    """What it means for another try."""
+
+    @property
+    def status(self) -> int:
+        return 0 if self.answer is None else self.answer.status
 
 
 def _is_stream(answer: Answer) -> bool:

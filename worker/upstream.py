@@ -84,6 +84,25 @@ class Limits:
         )
 
 
+class Patience:
+    """When the same is tried again."""
+
+    def __init__(self, retries: int, jitter: Callable[[], float] = random.random) -> None:
+        self._retries = min(retries, MOST_RETRIES)
+        self._jitter = jitter
+
+    def __call__(self, failure: Failure, tried: int) -> float | None:
+        """How long to wait first, after so many tries; None: it is not tried again."""
+        if tried >= self._retries:
+            return None
+        if failure.kind is Kind.UNREACHABLE:
+            return BACKOFF_S * 2.0**tried * (0.5 + self._jitter())
+        asked = failure.retry_after_s
+        if failure.kind not in (Kind.RATE_LIMITED, Kind.OVERLOADED) or asked is None:
+            return None
+        return asked + BACKOFF_S * self._jitter() if asked <= LONGEST_WAIT_S else None
+
+
 class Upstream:
     """See `provider.Provider`."""
 
@@ -105,10 +124,9 @@ class Upstream:
         self.new_id = new_id
         self.log = log
         self.again = again
-        self.jitter = jitter
         self.limits = Limits.of(place.spec, local=place.base.origin.local)
         self.discovery = Discovery(place, survey, pool)
-        self.retries = min(place.spec.options.retries, MOST_RETRIES)
+        self.patience = Patience(place.spec.options.retries, jitter)
 
     def answer(self, ask: Ask) -> _Answering:
         """Nothing is sent before the first `receive`."""
@@ -272,7 +290,7 @@ class _Answering:
             if new is not None and next(offers) <= (1 if new is terms else MOST_OFFERS):
                 self._learn(terms, new)
                 terms = new
-            elif (wait_s := self._patience(attempt, next(tries))) is not None:
+            elif (wait_s := self._far.patience(attempt.failure, next(tries))) is not None:
                 self._clock.again()
                 await trio.sleep(wait_s)
             else:
@@ -285,17 +303,6 @@ class _Answering:
         if changed:
             self._far.discovery.learn(changed)
 
-    def _patience(self, miss: _Miss, tried: int) -> float | None:
-        """How long to wait before the same is tried again; None: it is not."""
-        if tried >= self._far.retries:
-            return None
-        if miss.unreached:
-            return BACKOFF_S * 2.0**tried * (0.5 + self._far.jitter())
-        asked = miss.failure.retry_after_s
-        if miss.failure.kind not in (Kind.RATE_LIMITED, Kind.OVERLOADED) or asked is None:
-            return None
-        return asked + BACKOFF_S * self._far.jitter() if asked <= LONGEST_WAIT_S else None
-
     async def _attempt(self, terms: Terms) -> list[Item] | _Miss:
         try:
             call = self._far.dialect.call(self._ask, terms)
@@ -304,8 +311,7 @@ class _Answering:
         except Refused as refused:
             return [refused.failure]
         except Unreachable as error:
-            failure = Failure(Kind.UNREACHABLE, self._far.place.unreachable(str(error)))
-            return _Miss(failure, unreached=True)
+            return _Miss(Failure(Kind.UNREACHABLE, self._far.place.unreachable(str(error))))
         except pool.PoolError as error:
             return _Miss(self._of_pool(error))
         if not 200 <= answer.status < 300:
@@ -406,7 +412,6 @@ class _Miss:
     failure: Failure
     terms: Terms | None = None
     """The dialect's offer: under these it may come to something."""
-    unreached: bool = False
 
 
 async def _body_of_error(answer: Answer) -> bytes:

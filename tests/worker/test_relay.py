@@ -22,6 +22,7 @@ from modelproxy.worker.contract import Options, Timeouts, WorkerSpec
 from modelproxy.worker.handler import Handler
 from modelproxy.worker.ledger import Row
 from modelproxy.worker.stats import Stats
+from modelproxy.worker.wire.sse import PING
 
 from .test_anthropic_relay import MODEL, STREAM
 
@@ -371,13 +372,195 @@ async def test_an_error_arrives_as_it_is() -> None:
     assert it.stats.last_error == "429 rate_limit_error: Slow down"
 
 
-async def test_a_page_of_html_arrives_as_it_is() -> None:
-    """Its status says enough."""
-    async with far(Reply(502, b"<html>Bad gateway</html>", headers=(("content-type", "text/html"),))) as it:
+@pytest.mark.parametrize(
+    ("status", "body", "expected"),
+    [
+        (502, b"<html><h1>Bad gateway</h1></html>", (529, "overloaded_error", "Anthropic: Bad gateway")),
+        (413, b"<html>Request Entity Too Large</html>", (400, "invalid_request_error", "Too Large")),
+        (
+            413,
+            b'{"type":"error","error":{"type":"request_too_large","message":"over 32 MB"}}',
+            (400, "invalid_request_error", "over 32 MB"),
+        ),
+        (403, b"<html>Just a moment</html>", (403, "permission_error", "Just a moment")),
+        (500, b"", (500, "api_error", "Anthropic")),
+    ],
+)
+async def test_p58_what_is_no_envelope_or_a_413_becomes_what_clients_understand(
+    status: int, body: bytes, expected: tuple[int, str, str]
+) -> None:
+    """Clients shrink and repeat a 413 without end, and show a page as it is."""
+    async with far(Reply(status, body, headers=(("content-type", "text/html"),))) as it:
         got = await it.fetch()
 
-    assert (got.status, got.body) == (502, b"<html>Bad gateway</html>")
-    assert (it.row.status, it.row.error_type) == (502, "overloaded_error")
+    assert (got.status, got.error["type"]) == expected[:2]
+    assert expected[2] in got.error["message"]
+    assert "<" not in got.error["message"]
+    assert (it.row.status, it.row.error_type) == expected[:2]
+
+
+VLLM: dict[str, Any] = {"kind": "openai", "provider": "work", "options": Options(api="anthropic")}
+
+
+@pytest.mark.parametrize(
+    ("status", "words", "expected"),
+    [
+        (
+            400,
+            "This model's maximum context length is 4096 tokens. However, you requested 5000 tokens",
+            (400, "prompt is too long: 5000 tokens > 4096 maximum"),
+        ),
+        (401, "no key", (403, "does not accept the API key")),
+        (503, "starting", (529, "starting")),
+    ],
+)
+async def test_p28_errors_of_others_who_speak_the_protocol(
+    status: int, words: str, expected: tuple[int, str]
+) -> None:
+    """Their envelope is right; their statuses and words are not those on which clients act."""
+    body = json.dumps({"type": "error", "error": {"type": "BadRequestError", "message": words}}).encode()
+    async with far(Reply(status, body, headers=JSON), **VLLM) as it:
+        got = await it.fetch()
+
+    assert got.status == expected[0]
+    assert expected[1] in got.error["message"]
+
+
+async def test_openrouters_own_messages_endpoint() -> None:
+    """Below `/api/v1`, with our key and our name, and without the caller's credential."""
+    async with far(Reply(body=WHOLE, headers=JSON), path="/api/v1/messages") as it:
+        async with far(
+            kind="openrouter",
+            provider="openrouter",
+            model="anthropic/claude-sonnet-4-5",
+            base_url=f"{it.upstream.url}/api/v1",
+            api_key="sk-or-ours",
+            options=Options(api="anthropic"),
+        ) as other:
+            got = await other.fetch(headers=CALLER)
+        [seen] = it.upstream.requests
+
+    assert got.body == WHOLE
+    assert seen.json()["model"] == "anthropic/claude-sonnet-4-5"
+    assert seen.headers["authorization"] == "Bearer sk-or-ours"
+    assert {"http-referer", "x-title"} <= seen.headers.keys()
+    assert "caller-secret" not in str(seen.headers)
+
+
+# --- asking again ---------------------------------------------------------------------------------------
+
+SIGNATURE = (
+    b'{"type":"error","error":{"type":"invalid_request_error",'
+    b'"message":"messages.1.content.0: Invalid `signature` in `thinking` block"}}'
+)
+THOUGHT = {"type": "thinking", "thinking": "t", "signature": "EqNotForThisModel"}
+HISTORY = [
+    {"role": "user", "content": "a"},
+    {"role": "assistant", "content": [THOUGHT, {"type": "text", "text": "b"}]},
+    {"role": "user", "content": "c"},
+]
+
+
+async def test_p54_a_refused_signature_is_tried_once_without_any_thinking() -> None:
+    """Otherwise every later turn of the session would fail."""
+    async with far(Reply(400, SIGNATURE, headers=JSON), Reply(body=WHOLE, headers=JSON)) as it:
+        got = await it.fetch({**ASK, "messages": HISTORY})
+    first, second = it.upstream.requests
+
+    assert got.body == WHOLE
+    assert first.json()["messages"] == HISTORY
+    assert second.json()["messages"][1]["content"] == [{"type": "text", "text": "b"}]
+    assert it.row.retry_count == 1
+
+
+async def test_p54_once_and_no_more() -> None:
+    async with far(Reply(400, SIGNATURE, headers=JSON)) as it:
+        got = await it.fetch({**ASK, "messages": HISTORY})
+
+    assert (got.status, got.body) == (400, SIGNATURE)
+    assert len(it.upstream.requests) == 2
+
+
+@pytest.mark.parametrize(("retries", "status", "requests"), [(0, 529, 1), (2, 200, 3)])
+async def test_s75_a_busy_provider_is_asked_again_as_configured(
+    retries: int, status: int, requests: int
+) -> None:
+    busy = Reply(
+        529,
+        b'{"type":"error","error":{"type":"overloaded_error","message":"Busy"}}',
+        headers=(*JSON, ("retry-after", "0")),
+    )
+    good = Reply(body=WHOLE, headers=JSON)
+    async with far(busy, busy, good, options=Options(retries=retries)) as it:
+        got = await it.fetch()
+
+    assert (got.status, len(it.upstream.requests), it.row.retry_count) == (status, requests, requests - 1)
+
+
+# --- silence --------------------------------------------------------------------------------------------
+
+HASTY: dict[str, Any] = {"options": Options(hold_s=0.1), "ping_s": 0.1}
+
+
+async def test_p60_pings_until_the_provider_speaks() -> None:
+    """The SDK waits for them; what follows is the provider's own."""
+    async with far(Reply(body=(PLAIN_STREAM,), headers=SSE, framing="chunked", delay=0.5), **HASTY) as it:
+        got = await it.fetch({**ASK, "stream": True})
+        ask: Any = {**ASK, "model": "claude-x"}
+
+        def streamed(client: anthropic.Anthropic) -> Any:
+            with client.messages.stream(**ask) as stream:
+                return stream.get_final_message()
+
+        whole = await it.sdk(streamed)
+
+    pings, own = got.body.split(PLAIN_STREAM[:20])[0], PLAIN_STREAM
+    assert got.body == pings + own
+    assert pings.count(PING) >= 2
+    assert pings.replace(PING, b"") == b""
+    assert whole.content[0].text == "Héllo"
+
+
+async def test_p60_pings_between_two_events_and_never_inside_one() -> None:
+    at = STREAM.index(b"event: content_block_stop") + 10
+    pieces = (STREAM[:at], STREAM[at : at + 5], STREAM[at + 5 :])
+    async with far(Reply(body=pieces, headers=SSE, framing="chunked", pause=0.4), **HASTY) as it:
+        inside = await it.fetch({**ASK, "stream": True})
+    at -= 10
+    async with far(
+        Reply(body=(STREAM[:at], STREAM[at:]), headers=SSE, framing="chunked", pause=0.4), **HASTY
+    ) as it:
+        between = await it.fetch({**ASK, "stream": True})
+
+    assert inside.body == STREAM
+    assert between.body.startswith(STREAM[:at] + PING)
+    assert between.body.replace(PING, b"") == STREAM
+
+
+@pytest.mark.parametrize(
+    ("reply", "error_type"),
+    [
+        (Reply(429, SIGNATURE.replace(b"invalid_request_error", b"rate_limit_error")), "rate_limit_error"),
+        (Reply(body=WHOLE, headers=JSON), "api_error"),
+    ],
+)
+async def test_p60_a_refusal_after_the_first_ping_is_said_in_the_stream(
+    reply: Reply, error_type: str
+) -> None:
+    async with far(attrs.evolve(reply, delay=0.3), **HASTY) as it:
+        got = await it.fetch({**ASK, "stream": True})
+
+    assert (got.status, got.whole) == (200, True)
+    assert json.loads(got.body.rpartition(b"data: ")[2])["error"]["type"] == error_type
+    assert it.row.error_type == error_type
+
+
+async def test_a_plain_answer_is_waited_for() -> None:
+    """There is nothing that could be said before it."""
+    async with far(Reply(body=WHOLE, headers=JSON, delay=0.3), **HASTY) as it:
+        got = await it.fetch()
+
+    assert got.body == WHOLE
 
 
 async def test_an_unreachable_provider() -> None:

@@ -14,7 +14,7 @@ does not understand it ignores, so it can never be the reason why an answer fail
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -26,8 +26,8 @@ from modelproxy.worker.failures import Failure, Kind, Refused
 from modelproxy.worker.wire import codec, sse
 from modelproxy.worker.wire.items import Usage
 
-from . import thinking
-from .seam import Headers
+from . import errors, quirks, thinking
+from .seam import Headers, Terms
 
 KIND = "anthropic"
 API = "anthropic"
@@ -123,29 +123,44 @@ def without_foreign_thinking(body: bytes) -> bytes:
 
     A session that began at another provider brings such blocks, and each would fail every later turn.
     """
-    if not _MAY_BE_FOREIGN.search(body):
-        return body
+    return _without(body, thinking.is_foreign_to_anthropic) if _MAY_BE_FOREIGN.search(body) else body
+
+
+def _without(body: bytes, goes: Callable[[dict[str, Any]], bool]) -> bytes:
     document = codec.loads(body)
-    messages = document.get("messages")
+    messages = document.get("messages") if isinstance(document, dict) else None
     if not isinstance(messages, list):
         return body
-    kept = [one for one in map(_cleaned, messages) if one is not None]
-    return body if kept == messages else codec.dumps({**document, "messages": kept})
+    kept = [one for one in (_cleaned(message, goes) for message in messages) if one is not None]
+    if kept == messages:
+        return body
+    document["messages"] = kept
+    if _lacks_its_thinking(kept) and _type_in(document.get("thinking")) == "enabled":
+        document["thinking"] = {"type": "disabled"}
+    return codec.dumps(document)
 
 
-def _cleaned(message: Any) -> Any | None:
+def _cleaned(message: Any, goes: Callable[[dict[str, Any]], bool]) -> Any | None:
     """None: nothing is left of it; the turns on both sides then count as one."""
     content = message.get("content") if isinstance(message, dict) else None
     if not isinstance(content, list):
         return message
-    kept = [block for block in content if not _is_foreign(block)]
+    kept = [block for block in content if not (isinstance(block, dict) and goes(block))]
     if len(kept) == len(content):
         return message
     return {**message, "content": kept} if kept else None
 
 
-def _is_foreign(block: Any) -> bool:
-    return isinstance(block, dict) and thinking.is_thinking(block) and thinking.is_foreign_to_anthropic(block)
+def _lacks_its_thinking(messages: list[Any]) -> bool:
+    """Whether the last turn of calls begins without the reasoning that `enabled` demands of it."""
+    said = [one for one in messages if isinstance(one, dict) and one.get("role") == "assistant"]
+    content = said[-1].get("content") if said else None
+    kinds = [_type_in(block) for block in content] if isinstance(content, list) else []
+    return "tool_use" in kinds and kinds[0] not in ("thinking", "redacted_thinking")
+
+
+def _type_in(block: Any) -> Any:
+    return block.get("type") if isinstance(block, dict) else None
 
 
 _MAY_BE_FOREIGN = re.compile(rb'"px1\.|"signature"\s*:\s*(?:""|null)')
@@ -210,7 +225,7 @@ def headers_up(headers: Headers, spec: WorkerSpec) -> Headers:
     if spec.api_key is not None or spec.kind != KIND:
         dropped |= _CREDENTIALS
     kept = [(name, value) for name, value in headers if name not in dropped]
-    return kept + _credential(spec) + _configured(spec.options.headers)
+    return kept + _credential(spec) + _attribution(spec) + _configured(spec.options.headers)
 
 
 def _named_by_connection(headers: Headers) -> set[bytes]:
@@ -226,8 +241,16 @@ def _credential(spec: WorkerSpec) -> Headers:
     return [(b"authorization", b"Bearer " + spec.api_key.encode())]
 
 
+def _attribution(spec: WorkerSpec) -> Headers:
+    """How a router knows the app; a name that the user configures is left to them."""
+    row = quirks.SERVERS.get(spec.kind, quirks.PLAIN)
+    ours = {name.lower() for name in spec.options.headers}
+    return _configured({name: value for name, value in row.headers.items() if name.lower() not in ours})
+
+
 def _configured(headers: Mapping[str, str]) -> Headers:
-    return [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    """An empty one only removes what would be there."""
+    return [(name.lower().encode(), value.encode()) for name, value in headers.items() if value]
 
 
 def headers_down(headers: Headers) -> Headers:
@@ -244,6 +267,51 @@ def is_subscription(headers: Headers, spec: WorkerSpec) -> bool:
         return spec.api_key.startswith(_OAUTH)
     values = [value.split() for name, value in headers if name == b"authorization"]
     return any(parts[-1:] and parts[-1].startswith(_OAUTH.encode()) for parts in values)
+
+
+# --- refusals -----------------------------------------------------------------------------------------
+
+
+def without_refused_thinking(status: int, answer: bytes, asked: bytes) -> bytes | None:
+    """The request to try instead when reasoning of its history was refused; None: that was not the reason."""
+    if status != 400 or not _SIGNATURE.search(errors.read(answer).message):
+        return None
+    stripped = _without(asked, thinking.is_thinking)
+    return None if stripped == asked else stripped
+
+
+def refusal(
+    spec: WorkerSpec,
+    status: int,
+    headers: Headers,
+    body: bytes,
+    *,
+    title: str,
+    prompt_tokens: int = 0,
+    own_words: bool = True,
+) -> Failure | None:
+    """What the client is told in place of an error; None: the provider's own words are as they should be.
+
+    Anthropic's are, but for pages of whatever stands before it and a 413, at which clients would shrink and
+    repeat without end. Others that speak its protocol have statuses and words of their own. `own_words`
+    False: they cannot be said any more.
+    """
+    ours = spec.api_key is not None or spec.kind != KIND
+    if status == 401 and ours:
+        words = f"{title} does not accept the API key that is configured for {spec.provider}"
+        return Failure(Kind.KEY_REJECTED, f"{words} - set another with: proxyctl keys set {spec.provider}")
+    if own_words and spec.kind == KIND and status != 413 and _is_envelope(body):
+        return None
+    terms = Terms(spec.provider, spec.model, spec.options, spec.api_key, spec.options.context_window)
+    return errors.from_answer(status, headers, body, terms, title=title, prompt_tokens=prompt_tokens)
+
+
+def _is_envelope(body: bytes) -> bool:
+    found = _understood(body)
+    return found is not None and found.type == "error" and found.error is not None
+
+
+_SIGNATURE = re.compile(r"\bsignature\b", re.IGNORECASE)
 
 
 # --- the answer ---------------------------------------------------------------------------------------
