@@ -37,7 +37,13 @@ def ensure(paths: Paths) -> tuple[dict[str, Any], bool]:
 def start(paths: Paths) -> dict[str, Any]:
     """Start a supervisor that outlives this command, and wait until it (or another one) answers."""
     _prepare(paths)
-    child = _spawn(paths)
+    try:
+        child = _spawn(paths)
+    except OSError as error:
+        raise Fault(
+            "daemon_start_failed",
+            f"the supervisor did not start: cannot open {error.filename or paths.daemon_log}: {error.strerror}",
+        ) from None
     deadline = time.monotonic() + START_S
     while True:
         answer = _version(paths)
@@ -94,7 +100,9 @@ def _let_go(child: subprocess.Popen[bytes]) -> None:
 
 
 def _failed(paths: Paths, why: str) -> Fault:
-    last = next((line for line in reversed(tail(paths.daemon_log, 5)) if line.strip()), "")
+    # Letters, because a traceback of several errors ends with a frame of dashes.
+    last = next((line for line in reversed(tail(paths.daemon_log, 5)) if any(map(str.isalpha, line))), "")
+    last = last.strip(" |")
     return Fault(
         "daemon_start_failed",
         f"the supervisor did not start: {why}" + (f"; its last words: {last}" if last else ""),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 
 import attrs
@@ -49,6 +50,8 @@ class Commands:
     def __init__(self, keeper: Keeper, paths: Paths) -> None:
         self._keeper = keeper
         self._paths = paths
+        # A key command may take its time; it is not to keep others from the threads they need.
+        self._key_threads = trio.CapacityLimiter(8)
         self.closing = False
         """The supervisor is going down: nothing new is taken."""
 
@@ -206,7 +209,7 @@ class Commands:
         """
         provider = route.provider
         try:
-            key = await trio.to_thread.run_sync(keys.fetch, provider.key)
+            key = await trio.to_thread.run_sync(keys.fetch, provider.key, limiter=self._key_threads)
             if key is None:
                 key = await trio.to_thread.run_sync(keys.stored, self._paths.keys_file, route.name)
         except keys.KeyUnavailableError as error:
@@ -449,13 +452,24 @@ def _check(request: UpRequest) -> None:
         raise Fault("bad_port", f"{request.port} is not a port", "1 to 65535, or 0 for any free one")
     check_grace(request.grace_s)
     _check_wait(request.wait_s)
-    if request.pid_file is not None and (not request.pid_file.startswith("/") or "\0" in request.pid_file):
+    if request.pid_file is not None and not _is_absolute_path(request.pid_file):
         raise Fault("bad_request", "pid_file must be an absolute path")
+    if request.api_key is not None and not (request.api_key.isascii() and request.api_key.isprintable()):
+        # It travels in a header. The key itself is never repeated.
+        raise Fault("bad_request", "the API key holds characters that no key has")
     if request.base_url is not None:
         try:
             checked_url(request.base_url)
         except ValueError as error:
             raise Fault("bad_request", f"the base URL {error}") from None
+
+
+def _is_absolute_path(text: str) -> bool:
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:  # half a character, as JSON can spell it
+        return False
+    return text.startswith("/") and "\0" not in text
 
 
 def _check_wait(wait_s: float) -> None:

@@ -65,7 +65,10 @@ def main(argv: list[str] | None = None) -> int:
     except (paths.UnsafeDirectoryError, OSError) as error:
         return _refuse(f"cannot use its directories: {error}")
     lock = _Lock(where.lock)
-    holder = lock.take()
+    try:
+        holder = lock.take()
+    except OSError as error:
+        return _refuse(f"cannot use its lock {where.lock}: {error.strerror}")
     if holder is not None:
         _say(f"is already running (pid {holder or 'unknown'})")
         return EXIT_OK

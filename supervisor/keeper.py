@@ -16,6 +16,7 @@ step: open listeners, the pid file, the stand-in that answers 503.
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import signal
@@ -135,6 +136,8 @@ class Keeper:
         self._acting = False
         self._alarm = trio.Event()
         self._saved: dict[str, state.ProxyRecord] = {}
+        # Its own thread: the loop never waits behind slow key commands, which have all the others.
+        self._save_limiter = trio.CapacityLimiter(1)
         self._draft: _Draft | None = None
         self._amnesia = False
         self._nursery: trio.Nursery | None = None
@@ -290,10 +293,11 @@ class Keeper:
         try:
             await self._save()
         except OSError as error:
+            full = error.errno not in (errno.EMFILE, errno.ENFILE)
             raise Fault(
-                "disk_full",
+                "disk_full" if full else "no_resources",
                 f"cannot write {self._paths.state_file}: {error.strerror}",
-                "nothing was changed; make room and say it again",
+                f"nothing was changed; {'make room' if full else 'raise the limit (ulimit -n)'} and say it again",
             ) from None
 
     async def _save_or_complain(self) -> None:
@@ -311,7 +315,7 @@ class Keeper:
         saved = state.Saved(
             state.DaemonRecord(os.getpid(), self._started_at), list(records.values()), kernel.wall_clock()
         )
-        await trio.to_thread.run_sync(state.save, self._paths.state_file, saved)
+        await trio.to_thread.run_sync(state.save, self._paths.state_file, saved, limiter=self._save_limiter)
         self._saved = records
 
     def _record(self, unit: Unit) -> state.ProxyRecord:
@@ -351,7 +355,10 @@ class Keeper:
             self.warnings.append(warning)
             self._log(warning)
         for stale in self._paths.pid_files.glob("*.pid"):
-            stale.unlink(missing_ok=True)
+            try:
+                stale.unlink(missing_ok=True)
+            except OSError as error:  # somebody's directory, say: no reason to have no supervisor
+                self._log(f"cannot remove {stale}: {error.strerror}")
         held = await self.custody.take()
         await self.ask(lambda: self._recall_all(records, held), refusable=False)
 

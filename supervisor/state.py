@@ -92,11 +92,12 @@ def load(path: Path) -> tuple[list[ProxyRecord], str | None]:
         return _parse(data).proxies, None
     except ValueError as error:
         spoilt = path.with_name(path.name + ".bad")
-        path.rename(spoilt)
-        return (
-            [],
-            f"{path.name} was not usable ({error}); moved to {spoilt}, live workers are kept as they dial",
-        )
+        try:
+            path.rename(spoilt)
+            fate = f"moved to {spoilt}"
+        except OSError as trouble:
+            fate = f"it will be written over, for it cannot be moved to {spoilt} ({trouble.strerror})"
+        return [], f"{path.name} was not usable ({error}); {fate}, live workers are kept as they dial"
 
 
 def _parse(data: bytes) -> Saved:

@@ -68,6 +68,10 @@ def test_one_that_runs_is_left_alone(control: Control, monkeypatch: pytest.Monke
             "it ended with exit code 1; its last words: no more sockets",
         ),
         ("import os; os.kill(os.getpid(), 9)", "it ended with signal 9"),
+        (
+            "import sys; sys.exit('  | OSError: no more sockets\\n  +-----')",
+            "it ended with exit code 1; its last words: OSError: no more sockets",
+        ),
     ],
 )
 def test_one_that_dies_is_quoted(

@@ -279,6 +279,17 @@ def test_fault_25_something_else_in_its_place_is_left_alone(house: House, kind: 
     assert house.control.is_dir() if kind == "directory" else house.control.read_text() == "precious"
 
 
+def test_fault_25_something_else_in_the_lock_s_place(house: House) -> None:
+    """25: one sentence, not a traceback."""
+    lock = house.runtime / "modelproxy" / "lock"
+    lock.mkdir(parents=True)
+    lock.parent.chmod(0o700)
+    process = house.start(wait=False)
+
+    assert process.wait(timeout=60) == 1
+    assert house.daemon_log() == f"modelproxy: the supervisor cannot use its lock {lock}: Is a directory\n"
+
+
 def test_fault_26_stopped_supervisor_disturbs_nobody() -> None:
     """26: while it stands still workers serve and clients time out with a message; then it kills nobody."""
     # The liveness limit is shortened so that two seconds of standing still are as long as a minute.

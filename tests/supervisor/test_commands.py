@@ -236,6 +236,9 @@ async def test_a_failed_one_is_tried_again_by_up(world: World) -> None:
         ({"wait_s": float("nan")}, "bad_request"),
         ({"pid_file": "relative.pid"}, "bad_request"),
         ({"pid_file": "/a\0b"}, "bad_request"),
+        ({"pid_file": "/a\ud800"}, "bad_request"),
+        ({"api_key": "two\r\nlines"}, "bad_request"),
+        ({"api_key": "schlüssel"}, "bad_request"),
     ],
 )
 async def test_bad_input_is_refused(world: World, options: dict[str, Any], code: str) -> None:

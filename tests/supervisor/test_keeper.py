@@ -19,7 +19,7 @@ from fakes import clock
 from fakes.spawner import FakeLink, FakeWorker, World
 from fakes.story import SPEC
 
-from modelproxy.supervisor import fleet, kernel, runner, sockets, state
+from modelproxy.supervisor import fleet, kernel, keys, runner, sockets, state
 from modelproxy.supervisor.facts import State
 from modelproxy.supervisor.protocol import DownRequest, Fault, ProxyView, RestartRequest, UpRequest
 from modelproxy.worker.contract import EXIT_CONFIG, Bye, Drain, Hello, Welcome
@@ -221,6 +221,36 @@ async def test_a_full_disk_refuses_wishes_and_changes_nothing(
     assert world.paths.state_file.read_bytes() == saved
     assert len(world.births) == 1
     assert world.custody.held == {row.port: 2}
+
+
+async def test_no_descriptor_to_write_with_is_no_full_disk(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def out_of_descriptors(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(state, "save", out_of_descriptors)
+    with pytest.raises(Fault) as caught:
+        await up(world)
+
+    assert (caught.value.code, caught.value.status) == ("no_resources", 503)
+    assert "make room" not in caught.value.hint
+
+
+async def test_saving_waits_for_nobody_s_thread(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Key commands that take long may have all the usual ones; the loop that serves every proxy goes on."""
+    limiters = {}
+    at_once = trio.to_thread.run_sync
+
+    async def spy(call: Callable[..., Any], *args: Any, limiter: Any = None) -> Any:
+        limiters[call] = limiter
+        return await at_once(call, *args)
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", spy)
+    await up(world)
+
+    assert None not in (limiters[state.save], limiters[keys.fetch])
+    assert limiters[state.save] is not limiters[keys.fetch]
 
 
 async def test_room_again_heals_by_itself(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -525,6 +555,15 @@ async def test_without_memory_the_one_that_serves_counts(make_world: MakeWorld) 
     await new.dial(spec=SPEC, serving=True)
 
     assert repr(world.proxy()) == "<Proxy echo/demo ready pid=74 port=3457 wanted deaths=0>"
+
+
+async def test_a_stale_pid_file_that_cannot_be_removed_is_no_obstacle(make_world: MakeWorld) -> None:
+    world = make_world()
+    (world.paths.pid_files / "1234.pid").mkdir()
+    await world.start()
+
+    assert (await up(world)).state == "ready"
+    assert "1234.pid" in repr(world.log)
 
 
 async def test_what_is_not_wanted_stays_down(make_world: MakeWorld) -> None:

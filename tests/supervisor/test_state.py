@@ -101,6 +101,18 @@ def test_garbage_is_moved_away(path: Path, data: bytes) -> None:
     assert state.load(path) == ([], None)
 
 
+def test_garbage_that_cannot_be_moved_away_is_no_obstacle(path: Path) -> None:
+    path.write_bytes(b"{")
+    (path.with_name("state.json.bad") / "precious").mkdir(parents=True)
+    proxies, warning = state.load(path)
+
+    assert proxies == []
+    assert warning is not None
+    assert "will be written over" in warning
+    state.save(path, SAVED)
+    assert state.load(path) == (SAVED.proxies, None)
+
+
 @pytest.mark.parametrize("length", [1, 100, 1000])
 def test_a_truncated_file_is_moved_away(path: Path, length: int) -> None:
     state.save(path, SAVED)
