@@ -22,6 +22,7 @@ import trio
 
 from .contract import WorkerSpec
 from .dial import Base, basic
+from .dialects.memory import Memory
 from .dialects.seam import Condition, Terms
 from .failures import Failure, Kind
 from .pool import Headers, Pool
@@ -136,6 +137,7 @@ class Discovery:
         self._looked_at = -float("inf")
         self._facts: Facts | None = None
         self._learned: dict[str, object] = {}
+        self._memory = Memory()
         self._doubted = trio.Event()
 
     async def condition(self) -> Condition:
@@ -172,6 +174,7 @@ class Discovery:
             max_output=options.max_output_tokens or facts.max_output,
             capabilities=facts.capabilities if named is None else frozenset(named),
             facts={**facts.more, **self._learned},
+            memory=self._memory,
         )
 
     def learn(self, facts: Mapping[str, object]) -> None:

@@ -314,7 +314,7 @@ class _Answer:
         self._frame = frame
         self._new_id = new_id
         self._name = quirks.title or terms.provider
-        self._reasoning = Reasoning(terms.provider, terms.model, display=ask.thinking)
+        self._reasoning = Reasoning(terms.provider, terms.model, display=ask.thinking, memory=terms.memory)
         self._calls = Calls()
         self._inline = Inline() if quirks.think_tags else None
         self._fences = Fences() if frame.json_only else None
@@ -480,7 +480,10 @@ class _Answer:
                 )
             # Cut by the limit, brackets that balance still make a whole call; anything less is not executed.
             repaired = arguments.repair(call.arguments, truncated=truncated and not call.is_complete)
-            found.append(ToolCall(self._new_id("toolu_"), name, repaired))
+            call_id = self._new_id("toolu_")
+            if call.extra and self._quirks.signed_calls:
+                self._terms.memory.keep(call.extra, call_id)  # the client's block has no room for it
+            found.append(ToolCall(call_id, name, repaired))
         return found
 
     def _name_of(self, call: Call) -> str | None:

@@ -15,6 +15,7 @@ nobody knows that a call is whole.
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from modelproxy.worker.wire.openai import Fragment
 
@@ -25,6 +26,8 @@ class Call:
     def __init__(self, name: str = "", *, is_split: bool = False) -> None:
         self.name = name
         self.id = ""
+        self.extra: dict[str, Any] = {}
+        """What its maker wants back with it."""
         self.is_split = is_split
         """It shows itself only by a second object behind the arguments of another call."""
         self._pieces: list[str] = []
@@ -94,6 +97,7 @@ class Calls:
             self._at[fragment.index] = call
         call.name = call.name or fragment.name
         call.id = call.id or fragment.id
+        call.extra = call.extra or fragment.extra
         rest = call.add(fragment.arguments)
         while rest:
             call = self._after(call, fragment)

@@ -190,7 +190,7 @@ def _past_call(block: Block) -> dict[str, Any]:
 def _thoughts(turn: Turn, terms: Terms) -> Iterator[str]:
     for block in turn.blocks:
         if thinking.is_thinking(block):
-            back = thinking.replay(block, terms.provider, terms.model)
+            back = thinking.replay(block, terms.provider, terms.model, terms.memory)
             text = "" if back is None else back.text or _hidden(back.details)
             if text:
                 yield text
@@ -404,7 +404,9 @@ class Decoder:
             return
         details = {"text": "".join(self._hidden)} if self._hidden else None
         self._thinks, self._hidden = False, []
-        yield Thinking("", thinking.sign(self._terms.provider, self._terms.model, details))
+        yield Thinking(
+            "", thinking.sign(self._terms.provider, self._terms.model, details, self._terms.memory)
+        )
 
     def _done(self, chunk: wire.Chunk) -> Iterator[Item]:
         self._over = True

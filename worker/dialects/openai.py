@@ -32,6 +32,8 @@ PATH = "/chat/completions"
 
 NO_REASONING = "(no reasoning recorded)"
 CONTINUING = "(continuing)"
+UNSIGNED = {"google": {"thought_signature": "skip_thought_signature_validator"}}
+"""For a call of which nobody knows the signature any more."""
 
 
 @attrs.frozen
@@ -222,6 +224,9 @@ class _Request:
             filter(None, (blocks.text_of(block) for block in turn.blocks if not is_call(block)))
         )
         calls = [self._call(block) for block in turn.blocks if is_call(block)]
+        if calls and self._ways.signed_calls:
+            # A turn whose first call comes back unsigned is refused; these words are Google's own way around it.
+            calls[0].setdefault("extra_content", UNSIGNED)
         message: Message = {"role": "assistant", "content": text or (None if calls else "")}
         thought = self._thought(turn, calls=bool(calls))
         if not text and not calls and not thought:
@@ -234,7 +239,9 @@ class _Request:
     def _call(self, block: Message) -> Message:
         arguments = codec.dumps(block.get("input") or {}).decode("utf-8")
         function = {"name": self._names.out(block["name"]), "arguments": arguments}
-        return {"id": self._id(block["id"]), "type": "function", "function": function}
+        call = {"id": self._id(block["id"]), "type": "function", "function": function}
+        extra = self._terms.memory.recall(block["id"]) if self._ways.signed_calls else None
+        return {**call, "extra_content": extra} if extra else call
 
     def _id(self, client_id: str) -> str:
         return _IDS[self._ways.tool_ids](client_id)
@@ -244,7 +251,9 @@ class _Request:
         field = self._ways.replay
         if field == "none":
             return {}
-        text, details = reasoning.replayed(turn.blocks, self._terms.provider, self._terms.model)
+        text, details = reasoning.replayed(
+            turn.blocks, self._terms.provider, self._terms.model, self._terms.memory
+        )
         if field == "details":
             return {"reasoning_details": details} if details else {"reasoning": text} if text else {}
         if not text and calls and self._ways.replay_needed and self._ask.thinking != "none":

@@ -80,6 +80,8 @@ class Quirks:
     """`details`: OpenRouter's entries; else the field that takes the text."""
     replay_needed: bool = False
     """A turn with calls is refused without it."""
+    signed_calls: bool = False
+    """Its calls carry `extra_content`, which it wants back."""
 
     # What an answer looks like.
     reasoning: tuple[str, ...] = REASONING_FIELDS
@@ -214,6 +216,7 @@ SERVERS: dict[str, Quirks] = {
         hosts=("generativelanguage.googleapis.com",),
         schema=Profile.GEMINI,
         parallel_switch=False,
+        signed_calls=True,
     ),
     "xai": Quirks(title="xAI", hosts=("api.x.ai",)),
     "together": Quirks(title="Together", hosts=("api.together.xyz", "api.together.ai"), sampling=_WITH_TOP_K),

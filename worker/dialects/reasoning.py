@@ -13,6 +13,7 @@ from typing import Any
 from modelproxy.worker.wire.items import Block, Item, Thinking
 
 from . import thinking
+from .memory import Memory
 
 Details = list[dict[str, Any]]
 
@@ -20,8 +21,9 @@ Details = list[dict[str, Any]]
 class Reasoning:
     """The reasoning of one answer: its text at once, a signature when a block of it is over."""
 
-    def __init__(self, provider: str, model: str, *, display: str) -> None:
-        """`display`: see `Ask.thinking`."""
+    def __init__(self, provider: str, model: str, *, display: str, memory: Memory | None = None) -> None:
+        """`display`: see `Ask.thinking`. `memory`: for what is too long to travel."""
+        self._memory = memory
         self._provider = provider
         self._model = model
         self._display = display
@@ -51,7 +53,7 @@ class Reasoning:
         fresh, self._fresh = self._fresh, []
         if self._display == "none":
             return []  # the client wants no such blocks, so nothing can travel in one
-        signature = thinking.sign(self._provider, self._model, self._envelope(text, fresh))
+        signature = thinking.sign(self._provider, self._model, self._envelope(text, fresh), self._memory)
         if text:
             return [Thinking("", signature)]
         return [Block({"type": "redacted_thinking", "data": signature})]
@@ -112,14 +114,16 @@ def _joined(entry: dict[str, Any], piece: dict[str, Any]) -> dict[str, Any]:
 # --- and back --------------------------------------------------------------------------------------------
 
 
-def replayed(blocks: Iterable[dict[str, Any]], provider: str, model: str) -> tuple[str, Details]:
+def replayed(
+    blocks: Iterable[dict[str, Any]], provider: str, model: str, memory: Memory | None = None
+) -> tuple[str, Details]:
     """The text and the entries that this model may see again of a turn's blocks."""
     texts: list[str] = []
     entries: Details = []
     for block in blocks:
         if not thinking.is_thinking(block):
             continue
-        found = thinking.replay(block, provider, model)
+        found = thinking.replay(block, provider, model, memory)
         if found is None:
             continue
         inside = found.details if isinstance(found.details, dict) else {}

@@ -16,6 +16,8 @@ from modelproxy.worker.failures import Failure
 from modelproxy.worker.wire.asks import Ask
 from modelproxy.worker.wire.items import Item
 
+from .memory import Memory
+
 Headers = list[tuple[bytes, bytes]]
 
 
@@ -36,6 +38,8 @@ class Terms:
     """None: unknown, and then nothing is withheld."""
     facts: dict[str, object] = attrs.Factory(dict)
     """What else discovery found, for the dialect that knows the words."""
+    memory: Memory = attrs.field(factory=Memory, repr=False, eq=False)
+    """The worker's own; a dialect must do without what is no longer in it."""
 
     def can(self, capability: str) -> bool:
         return self.capabilities is None or capability in self.capabilities

@@ -17,9 +17,11 @@ import attrs
 from modelproxy.worker.wire import codec
 from modelproxy.worker.wire.items import Item, Text, Thinking
 
+from .memory import Memory
+
 MARK = "px1."
 LONGEST_DETAILS = 64 * 1024
-"""More would make every later request carry it; the block then goes out without."""
+"""More would make every later request carry it; it then stays in the worker's memory, and its hash travels."""
 
 
 @attrs.frozen
@@ -39,11 +41,13 @@ class Replay:
     details: Any = None
 
 
-def sign(provider: str, model: str, details: Any = None) -> str:
+def sign(provider: str, model: str, details: Any = None, memory: Memory | None = None) -> str:
     """The signature of a thinking block that this provider's model made."""
     content: dict[str, Any] = {"u": provider, "m": model}
     if details is not None and len(codec.dumps(details)) <= LONGEST_DETAILS:
         content["d"] = details
+    elif details is not None and memory is not None:
+        content["h"] = memory.keep(details)
     return MARK + base64.urlsafe_b64encode(codec.dumps(content)).decode("ascii").rstrip("=")
 
 
@@ -52,8 +56,8 @@ def is_ours(signature: object) -> bool:
     return isinstance(signature, str) and signature.startswith(MARK)
 
 
-def opened(signature: object) -> Envelope | None:
-    """What is inside; None when it is not ours or did not survive the journey."""
+def opened(signature: object, memory: Memory | None = None) -> Envelope | None:
+    """What is inside, or what its hash stands for; None when it is not ours or did not survive the journey."""
     if not isinstance(signature, str) or not is_ours(signature):
         return None
     raw = signature.removeprefix(MARK)
@@ -66,6 +70,9 @@ def opened(signature: object) -> Envelope | None:
     provider, model = content.get("u"), content.get("m")
     if not isinstance(provider, str) or not isinstance(model, str):
         return None
+    name = content.get("h")
+    if isinstance(name, str) and memory is not None:
+        return Envelope(provider, model, memory.recall(name))
     return Envelope(provider, model, content.get("d"))
 
 
@@ -74,10 +81,10 @@ def is_thinking(block: dict[str, Any]) -> bool:
     return block.get("type") in ("thinking", "redacted_thinking")
 
 
-def replay(block: dict[str, Any], provider: str, model: str) -> Replay | None:
+def replay(block: dict[str, Any], provider: str, model: str, memory: Memory | None = None) -> Replay | None:
     """What this provider's model may be shown again of a block; None: nothing, it is not its own."""
     redacted = block.get("type") == "redacted_thinking"
-    envelope = opened(block.get("data" if redacted else "signature"))
+    envelope = opened(block.get("data" if redacted else "signature"), memory)
     if envelope is None or (envelope.provider, envelope.model) != (provider, model):
         return None
     shown = block.get("thinking")

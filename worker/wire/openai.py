@@ -27,6 +27,8 @@ class Fragment:
     id: str = ""
     name: str = ""
     arguments: str = ""
+    extra: dict[str, Any] = attrs.Factory(dict)
+    """`extra_content`: Google's signature of the call."""
 
 
 @attrs.frozen
@@ -121,7 +123,9 @@ def _thought(value: Any) -> str:
 def _fragments(said: dict[str, Any]) -> Iterator[Fragment]:
     for call in _objects(said.get("tool_calls")):
         index = call.get("index")
-        yield _fragment(call.get("function"), call.get("id"), index if type(index) is int else None)
+        found = _fragment(call.get("function"), call.get("id"), index if type(index) is int else None)
+        extra = _dict(call.get("extra_content"))
+        yield attrs.evolve(found, extra=extra) if extra else found
     if isinstance(said.get("function_call"), dict):  # the format before there were several
         yield _fragment(said["function_call"], None, 0)
 
