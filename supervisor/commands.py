@@ -15,7 +15,7 @@ from . import fleet, kernel, keys, logs, policy, routes, sockets, views
 from .config import Config, ConfigError, checked_url
 from .config import parse as parse_config
 from .facts import Phase, Proxy, State
-from .keeper import Keeper, Unit, port_trouble
+from .keeper import Keeper, port_trouble
 from .paths import Paths
 from .protocol import (
     DEFAULT_GRACE_S,
@@ -28,6 +28,7 @@ from .protocol import (
     Stopped,
     UpRequest,
 )
+from .upkeep import Unit
 
 _PORT_HANDOVER_S = 5.0
 """How long a new proxy waits for a port that one of our own leaving workers still holds."""

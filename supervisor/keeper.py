@@ -10,8 +10,7 @@ as a whole when the state file cannot be written.
 What the loop orders takes time (a start, a drain), so each order runs in a task of its own and reports
 back with another event. Such a task that fails by a bug of ours is that proxy's trouble alone.
 
-Some things in the world follow from the facts rather than from events, and are put right after every
-step: open listeners, the pid file, the stand-in that answers 503.
+What follows from the facts rather than from events is put right after every step: `upkeep`.
 """
 
 from __future__ import annotations
@@ -23,7 +22,6 @@ import signal
 import socket
 import traceback
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import attrs
@@ -43,12 +41,13 @@ from modelproxy.worker.contract import (
     Welcome,
 )
 
-from . import channel, fleet, kernel, logs, policy, runner, sockets, stand_in, state, views
+from . import channel, fleet, kernel, logs, policy, runner, sockets, state
 from .custody import Custody
 from .events import Events
 from .facts import Phase, Proxy
 from .paths import Paths
 from .protocol import Fault
+from .upkeep import Unit, Upkeep
 
 KEPT_STOPPED = 100
 _LATE_S = 5.0
@@ -56,32 +55,6 @@ _LATE_S = 5.0
 
 _T = TypeVar("_T")
 Monotonic = Callable[[], float]
-
-
-@attrs.define(eq=False)
-class Unit:
-    """One proxy and what belongs to it in the world."""
-
-    proxy: Proxy
-    listeners: list[socket.socket] = attrs.Factory(list)
-    handles: dict[int, runner.Handle] = attrs.Factory(dict)
-    waiting: dict[int, trio.CancelScope] = attrs.Factory(dict)
-    """Starts that wait for their turn."""
-    tokens: dict[int, str] = attrs.Factory(dict)
-    past_requests: int = 0
-    stand_in: trio.CancelScope | None = None
-    pid_file: str | None = None
-    """One more place for the pid, by the user's wish."""
-    held: tuple[int, list[socket.socket]] | None = None
-    """Port and sockets as they are in the holder's safe keeping."""
-    written: tuple[int, int, str | None] | None = None
-    """Port, pid and extra place of the pid files that exist now."""
-
-    def tallies(self) -> dict[int, views.Tally]:
-        return {
-            generation: views.Tally(handle.requests, handle.in_flight, handle.last_error, handle.ready_at)
-            for generation, handle in self.handles.items()
-        }
 
 
 @attrs.frozen
@@ -135,6 +108,7 @@ class Keeper:
         self._changed = trio.Event()
         self._acting = False
         self._alarm = trio.Event()
+        self._upkeep = Upkeep(paths, custody, start=self._start, now=now, log=log)
         self._saved: dict[str, state.ProxyRecord] = {}
         # Its own thread: the loop never waits behind slow key commands, which have all the others.
         self._save_limiter = trio.CapacityLimiter(1)
@@ -354,11 +328,7 @@ class Keeper:
             self._amnesia = True
             self.warnings.append(warning)
             self._log(warning)
-        for stale in self._paths.pid_files.glob("*.pid"):
-            try:
-                stale.unlink(missing_ok=True)
-            except OSError as error:  # somebody's directory, say: no reason to have no supervisor
-                self._log(f"cannot remove {stale}: {error.strerror}")
+        self._upkeep.sweep()
         held = await self.custody.take()
         await self.ask(lambda: self._recall_all(records, held), refusable=False)
 
@@ -513,7 +483,9 @@ class Keeper:
     def _perform(self, unit: Unit, actions: list[fleet.Action]) -> None:
         try:
             self._carry_out(unit, actions)
-            self._put_right(unit)
+            self._upkeep.put_right(unit)
+            if not unit.proxy.wanted and not unit.proxy.workers:
+                self._forget_the_oldest()
         except Exception:  # as with a step: one proxy's trouble must not end the loop
             self._log(f"{unit.proxy.name}: internal error\n{traceback.format_exc()}")
 
@@ -643,66 +615,6 @@ class Keeper:
         detail = f"state {letter}, {'busy' if busy else 'idle'}" if letter else "silent"
         self.post(unit.proxy.name, fleet.Examined(generation, kernel.is_traced(handle.pid), busy, detail))
 
-    # --- what follows from the facts --------------------------------------------------------------
-
-    def _put_right(self, unit: Unit) -> None:
-        proxy = unit.proxy
-        if not proxy.is_up:
-            for one in unit.listeners:
-                one.close()
-            unit.listeners = []
-        self._put_right_custody(unit)
-        self._put_right_stand_in(unit)
-        self._put_right_pid_files(unit)
-        if not proxy.wanted and not proxy.workers:
-            self._forget_the_oldest()
-
-    def _put_right_custody(self, unit: Unit) -> None:
-        due = (unit.proxy.spec.port, unit.listeners) if unit.listeners else None
-        if unit.held is not None and (due is None or due[0] != unit.held[0]):
-            self.custody.hold(unit.held[0], [])
-        if due is not None and (unit.held is None or unit.held[1] is not due[1]):
-            self.custody.hold(*due)
-        unit.held = due
-
-    def _put_right_stand_in(self, unit: Unit) -> None:
-        needed = bool(unit.listeners) and unit.proxy.answers_down(self._now())
-        if needed and unit.stand_in is None:
-            unit.stand_in = trio.CancelScope()
-            self._start(unit, self._stand_in, unit, unit.stand_in)
-        elif not needed and unit.stand_in is not None:
-            unit.stand_in.cancel()
-            unit.stand_in = None
-
-    async def _stand_in(self, unit: Unit, scope: trio.CancelScope) -> None:
-        if scope.cancel_called:
-            return  # not needed after all; the listeners may be closed by now
-        copies = [one.dup() for one in unit.listeners]
-        with scope:
-            await stand_in.serve(copies, lambda: stand_in.answer(unit.proxy, self._now()), self._log)
-
-    def _put_right_pid_files(self, unit: Unit) -> None:
-        proxy = unit.proxy
-        pid = proxy.pid
-        due = (proxy.spec.port, pid, unit.pid_file) if pid is not None else None
-        if not proxy.is_up and due != unit.written:
-            due = None  # a second drainer is nobody's pid, and the port may have a new owner
-        if due == unit.written:
-            return
-        try:
-            if unit.written is not None:
-                for path in self._pid_paths(unit.written[0], unit.written[2]):
-                    _remove(path, f"{unit.written[1]}\n")
-            if due is not None:
-                for path in self._pid_paths(due[0], due[2]):
-                    _write(path, f"{due[1]}\n")
-        except OSError as error:
-            self._log(f"{proxy.name}: cannot keep the pid file: {error}")
-        unit.written = due
-
-    def _pid_paths(self, port: int, extra: str | None) -> list[str]:
-        return [str(self._paths.pid_file(port)), *([extra] if extra else [])]
-
     def _forget_the_oldest(self) -> None:
         stopped = [
             name for name, unit in self._units.items() if not unit.proxy.wanted and not unit.proxy.workers
@@ -744,25 +656,3 @@ async def port_trouble(port: int) -> str:
     holder = await trio.to_thread.run_sync(kernel.port_holder, port)
     by = f" by {holder.command} (pid {holder.pid})" if holder else ""
     return f"Port {port} is already in use{by}"
-
-
-def _write(path: str, text: str) -> None:
-    fresh = f"{path}.new"
-    try:
-        with open(fresh, "w", encoding="ascii") as file:
-            file.write(text)
-        os.rename(fresh, path)
-    except OSError:
-        Path(fresh).unlink(missing_ok=True)
-        raise
-
-
-def _remove(path: str, text: str) -> None:
-    """Only while it still says what we wrote: the port's next owner may have written its own."""
-    try:
-        with open(path, "rb") as file:
-            ours = file.read() == text.encode()
-        if ours:
-            os.unlink(path)
-    except FileNotFoundError:
-        pass

@@ -557,15 +557,6 @@ async def test_without_memory_the_one_that_serves_counts(make_world: MakeWorld) 
     assert repr(world.proxy()) == "<Proxy echo/demo ready pid=74 port=3457 wanted deaths=0>"
 
 
-async def test_a_stale_pid_file_that_cannot_be_removed_is_no_obstacle(make_world: MakeWorld) -> None:
-    world = make_world()
-    (world.paths.pid_files / "1234.pid").mkdir()
-    await world.start()
-
-    assert (await up(world)).state == "ready"
-    assert "1234.pid" in repr(world.log)
-
-
 async def test_what_is_not_wanted_stays_down(make_world: MakeWorld) -> None:
     world = make_world()
     remember(world, record(wanted=False, workers=[]))
@@ -627,43 +618,6 @@ async def test_a_drain_that_was_not_heard_is_in_the_greeting(world: World) -> No
 
 
 # --- what follows from the facts ------------------------------------------------------------------
-
-
-async def test_pid_files_follow_the_worker(world: World, paths: Any) -> None:
-    """In the usual place, and in one more by the user's wish."""
-    mine = paths.state / "mine.pid"
-    row = await up(world, pid_file=str(mine))
-    usual = paths.pid_file(row.port)
-
-    assert usual.read_text() == mine.read_text() == f"{row.pid}\n"
-    world.worker().die()
-    await world.until(lambda: world.proxy().generation == 2 and world.proxy().state is State.READY)
-    assert usual.read_text() == mine.read_text() == f"{world.proxy().pid}\n" != f"{row.pid}\n"
-    await world.commands.down("all", DownRequest())
-    assert not usual.exists()
-    assert not mine.exists()
-
-
-async def test_a_pid_file_belongs_to_the_port_s_present_owner(world: World, paths: Any) -> None:
-    """A leaving proxy must not take its successor's away."""
-    world.conduct = lambda birth: "stubborn"
-    row = await up(world)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(world.commands.down, "echo/demo", DownRequest(30.0))
-        await trio.sleep(1.0)
-        world.conduct = lambda birth: "good"
-        other = await up(world, "echo/other", port=row.port)
-        assert world.proxy().state is State.DRAINING
-    assert world.proxy().state is State.STOPPED
-
-    assert paths.pid_file(row.port).read_text() == f"{other.pid}\n"
-
-
-async def test_a_pid_file_that_cannot_be_written_is_only_logged(world: World) -> None:
-    row = await up(world, pid_file="/nowhere/at/all.pid")
-
-    assert row.state == "ready"
-    assert any("cannot keep the pid file" in line for line in world.log)
 
 
 async def test_old_stopped_proxies_are_forgotten(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

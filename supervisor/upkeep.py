@@ -1,0 +1,155 @@
+"""What belongs to a proxy in the world, kept as its facts want it.
+
+Open listeners, their copies in safe keeping, the stand-in that answers 503 and the pid files follow from the
+facts rather than from events: after every step they are compared and put right, whatever happened.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Protocol
+
+import attrs
+import trio
+
+from . import runner, stand_in, views
+from .custody import Custody
+from .facts import Proxy
+from .paths import Paths
+
+
+@attrs.define(eq=False)
+class Unit:
+    """One proxy and what belongs to it in the world."""
+
+    proxy: Proxy
+    listeners: list[socket.socket] = attrs.Factory(list)
+    handles: dict[int, runner.Handle] = attrs.Factory(dict)
+    waiting: dict[int, trio.CancelScope] = attrs.Factory(dict)
+    """Starts that wait for their turn."""
+    tokens: dict[int, str] = attrs.Factory(dict)
+    past_requests: int = 0
+    stand_in: trio.CancelScope | None = None
+    pid_file: str | None = None
+    """One more place for the pid, by the user's wish."""
+    held: tuple[int, list[socket.socket]] | None = None
+    """Port and sockets as they are in the holder's safe keeping."""
+    written: tuple[int, int, str | None] | None = None
+    """Port, pid and extra place of the pid files that exist now."""
+
+    def tallies(self) -> dict[int, views.Tally]:
+        return {
+            generation: views.Tally(handle.requests, handle.in_flight, handle.last_error, handle.ready_at)
+            for generation, handle in self.handles.items()
+        }
+
+
+class Start(Protocol):
+    """Begin work for a unit in a task of its own."""
+
+    def __call__(self, unit: Unit, work: Callable[..., Awaitable[None]], *args: object) -> None: ...
+
+
+class Upkeep:
+    def __init__(
+        self,
+        paths: Paths,
+        custody: Custody,
+        *,
+        start: Start,
+        now: Callable[[], float],
+        log: Callable[[str], None],
+    ) -> None:
+        self._paths = paths
+        self._custody = custody
+        self._start = start
+        self._now = now
+        self._log = log
+
+    def sweep(self) -> None:
+        """Take away the pid files of an earlier supervisor."""
+        for stale in self._paths.pid_files.glob("*.pid"):
+            try:
+                stale.unlink(missing_ok=True)
+            except OSError as error:  # somebody's directory, say: no reason to have no supervisor
+                self._log(f"cannot remove {stale}: {error.strerror}")
+
+    def put_right(self, unit: Unit) -> None:
+        if not unit.proxy.is_up:
+            for one in unit.listeners:
+                one.close()
+            unit.listeners = []
+        self._keep_safe(unit)
+        self._stand_in_or_not(unit)
+        self._keep_pid_files(unit)
+
+    def _keep_safe(self, unit: Unit) -> None:
+        due = (unit.proxy.spec.port, unit.listeners) if unit.listeners else None
+        if unit.held is not None and (due is None or due[0] != unit.held[0]):
+            self._custody.hold(unit.held[0], [])
+        if due is not None and (unit.held is None or unit.held[1] is not due[1]):
+            self._custody.hold(*due)
+        unit.held = due
+
+    def _stand_in_or_not(self, unit: Unit) -> None:
+        needed = bool(unit.listeners) and unit.proxy.answers_down(self._now())
+        if needed and unit.stand_in is None:
+            unit.stand_in = trio.CancelScope()
+            self._start(unit, self._stand_in, unit, unit.stand_in)
+        elif not needed and unit.stand_in is not None:
+            unit.stand_in.cancel()
+            unit.stand_in = None
+
+    async def _stand_in(self, unit: Unit, scope: trio.CancelScope) -> None:
+        if scope.cancel_called:
+            return  # not needed after all; the listeners may be closed by now
+        copies = [one.dup() for one in unit.listeners]
+        with scope:
+            await stand_in.serve(copies, lambda: stand_in.answer(unit.proxy, self._now()), self._log)
+
+    def _keep_pid_files(self, unit: Unit) -> None:
+        proxy = unit.proxy
+        pid = proxy.pid
+        due = (proxy.spec.port, pid, unit.pid_file) if pid is not None else None
+        if not proxy.is_up and due != unit.written:
+            due = None  # a second drainer is nobody's pid, and the port may have a new owner
+        if due == unit.written:
+            return
+        try:
+            if unit.written is not None:
+                for path in self._pid_paths(unit.written[0], unit.written[2]):
+                    _remove(path, f"{unit.written[1]}\n")
+            if due is not None:
+                for path in self._pid_paths(due[0], due[2]):
+                    _write(path, f"{due[1]}\n")
+        except OSError as error:
+            self._log(f"{proxy.name}: cannot keep the pid file: {error}")
+        unit.written = due
+
+    def _pid_paths(self, port: int, extra: str | None) -> list[str]:
+        return [str(self._paths.pid_file(port)), *([extra] if extra else [])]
+
+
+def _write(path: str, text: str) -> None:
+    fresh = f"{path}.new"
+    try:
+        with open(fresh, "w", encoding="ascii") as file:
+            file.write(text)
+        os.rename(fresh, path)
+    except OSError:
+        Path(fresh).unlink(missing_ok=True)
+        raise
+
+
+def _remove(path: str, text: str) -> None:
+    """Only while it still says what we wrote: the port's next owner may have written its own."""
+    try:
+        with open(path, "rb") as file:
+            ours = file.read() == text.encode()
+        if ours:
+            os.unlink(path)
+    except FileNotFoundError:
+        pass
