@@ -458,7 +458,8 @@ class _Answer:
         told = self._frame.told_stops
         if reason == "end_turn" and chunk.stopped_by in told:
             return Finish("stop_sequence", chunk.stopped_by)
-        if word == "stop_sequence" and len(told) == 1:
+        # Which of several it was, nobody says; with one there is no doubt.
+        if "stop_sequence" in (word, chunk.native_finish) and reason == "end_turn" and len(told) == 1:
             return Finish("stop_sequence", told[0])
         return Finish(reason)
 

@@ -150,6 +150,8 @@ class _Request:
         self._limit = _limit(ask, terms, ways, prepared)
         self._sight = Sight(images=terms.can("vision"), image_urls=True, documents=ways.files)
         self._caches = _caches(terms, ways)
+        self._automatic = self._mark(ask.body)
+        self._marks = MOST_BREAKPOINTS if self._automatic is None else MOST_BREAKPOINTS - 1
 
     def body(self) -> dict[str, Any]:
         """Everything, what changes least at the front."""
@@ -164,6 +166,8 @@ class _Request:
             self._stream(),
             self._ways.body,
             self._session(),
+            self._tier(),
+            {} if self._automatic is None else {"cache_control": self._automatic},
         ):
             found |= part
         if self._prepared.tools or self._prepared.format is not None:
@@ -178,7 +182,7 @@ class _Request:
         found = [*self._system()]
         for turn in self._prepared.turns:
             found += self._user(turn) if turn.role == "user" else self._assistant(turn)
-        return _with_breakpoints(found) if self._caches else found
+        return _with_breakpoints(found, self._marks) if self._caches else found
 
     def _system(self) -> Iterator[Message]:
         text = self._prepared.system
@@ -333,6 +337,11 @@ class _Request:
             return {}
         return {"session_id": hashlib.sha256(user.encode("utf-8", "surrogatepass")).hexdigest()[:32]}
 
+    def _tier(self) -> dict[str, Any]:
+        speed = self._ask.body.get("speed")
+        tier = self._ways.tiers.get(speed) if isinstance(speed, str) else None
+        return {} if tier is None else {"service_tier": tier}
+
 
 _IDS: dict[str, Callable[[str], str]] = {"any": names.upstream_id, "mistral": names.mistral_id}
 
@@ -416,8 +425,8 @@ def _caches(terms: Terms, ways: Quirks) -> bool:
     return ways.cache_control
 
 
-def _with_breakpoints(messages: list[Message]) -> list[Message]:
-    """The last four marks; a fifth is refused."""
+def _with_breakpoints(messages: list[Message], most: int) -> list[Message]:
+    """The last marks: one too many is refused, and a mark of the whole request counts as one."""
     marked = [
         part
         for message in messages
@@ -425,7 +434,7 @@ def _with_breakpoints(messages: list[Message]) -> list[Message]:
         for part in message["content"]
         if "cache_control" in part
     ]
-    for part in marked[:-MOST_BREAKPOINTS]:
+    for part in marked[:-most]:
         del part["cache_control"]
     return messages
 

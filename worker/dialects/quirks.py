@@ -23,6 +23,7 @@ REFUSED = "refused_parameters"
 DISPENSABLE = (
     "reasoning_effort", "chat_template_kwargs", "stream_options", "parallel_tool_calls", "session_id", "plugins",
     "top_k", "top_p", "temperature", "stop", "reasoning", "thinking", "max_tokens",
+    "reasoning_format", "service_tier",
 )  # fmt: skip
 """What a request can do without, or say in another way; a refusal that names one of them may be about it."""
 
@@ -63,6 +64,8 @@ class Quirks:
     files: bool = False
     session: bool = False
     """Takes a `session_id` and keeps a session at one provider."""
+    tiers: dict[str, str] = attrs.Factory(dict)
+    """What a client's `speed` is as a `service_tier`."""
     body: dict[str, Any] = attrs.Factory(dict)
     """Added to every request."""
     body_with_tools: dict[str, Any] = attrs.Factory(dict)
@@ -177,6 +180,7 @@ SERVERS: dict[str, Quirks] = {
         usage_on_request=False,
         files=True,
         session=True,
+        tiers={"fast": "priority"},
         # Providers that lack a parameter ignore it in silence unless they are told not to.
         body_with_tools={"provider": {"require_parameters": True}},
         # It would shorten a prompt from the middle without a word; an error lets the client compact.
@@ -199,9 +203,20 @@ SERVERS: dict[str, Quirks] = {
         title="llama.cpp", sampling=_WITH_TOP_K, control="template", replay="reasoning_content"
     ),
     "lmstudio": Quirks(title="LM Studio", sampling=_WITH_TOP_K, control="omit"),
-    "groq": Quirks(title="Groq", hosts=("api.groq.com",), schema=Profile.STRICT),
+    "groq": Quirks(
+        title="Groq",
+        hosts=("api.groq.com",),
+        schema=Profile.STRICT,
+        # Left alone these put their reasoning into the text.
+        models=((r"qwen-?3|qwq|deepseek-r1", {"body": {"reasoning_format": "parsed"}, "think_tags": True}),),
+    ),
     "deepseek": Quirks(title="DeepSeek", hosts=("api.deepseek.com",), json="json_object", **_DEEPSEEK),
-    "moonshot": Quirks(title="Moonshot", hosts=("api.moonshot.ai", "api.moonshot.cn"), **_DEEPSEEK),
+    "moonshot": Quirks(
+        title="Moonshot",
+        hosts=("api.moonshot.ai", "api.moonshot.cn"),
+        schema=Profile.INLINED,  # it refuses references, and schemas without a type
+        **_DEEPSEEK,
+    ),
     "mistral": Quirks(
         title="Mistral",
         hosts=("api.mistral.ai",),

@@ -25,6 +25,8 @@ class Profile(enum.Enum):
     GEMINI = "gemini"
     OLLAMA = "ollama"
     """What Ollama's own decoder reads; the rest it would ignore or refuse."""
+    INLINED = "inlined"
+    """No references, and every schema says its type."""
 
 
 _DEEPEST = 64
@@ -42,9 +44,10 @@ _DROPS = {
     Profile.STRICT: _NEVER | _STRICT_DROPS,
     Profile.GEMINI: _NEVER | _GEMINI_DROPS,
     Profile.OLLAMA: _NEVER,
+    Profile.INLINED: _NEVER,
 }
 _NOT_WORTH_WORDS = _NEVER | {"title", "additionalProperties", "deprecated", "readOnly", "writeOnly"}
-_REDUCED = (Profile.GEMINI, Profile.OLLAMA)
+_REDUCED = (Profile.GEMINI, Profile.OLLAMA, Profile.INLINED)
 """These know no references and only one way to say "one of"."""
 
 # Where schemas stand inside a schema.
@@ -98,6 +101,8 @@ class _Walk:
             _keep_decodable(kept)
             if self._profile is Profile.GEMINI:
                 _say_nullable(kept)
+            if self._profile is Profile.INLINED:
+                _say_type(kept)
         return self._said(value, kept)
 
     def _keyword(self, key: str, inner: Any, depth: int, inside: tuple[str, ...]) -> Any:
@@ -251,6 +256,19 @@ def _say_nullable(schema: Schema) -> None:
     schema["type"] = others[0] if others else "string"
     if "null" in kind:
         schema["nullable"] = True
+
+
+_TYPES = {str: "string", bool: "boolean", int: "integer", float: "number"}
+
+
+def _say_type(schema: Schema) -> None:
+    """What the rest of it tells; where it tells nothing, a text, into which everything can be put."""
+    if "type" in schema or "anyOf" in schema:
+        return
+    values = schema.get("enum") or [""]
+    known = {_TYPES.get(type(value), "string") for value in values}
+    kind = "object" if "properties" in schema else "array" if "items" in schema else "string"
+    schema["type"] = known.pop() if kind == "string" and len(known) == 1 else kind
 
 
 def _keep_decodable(schema: Schema) -> None:

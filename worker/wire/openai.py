@@ -44,6 +44,8 @@ class Chunk:
     images: int = 0
     finish: str = ""
     """In lower case; empty while the answer goes on."""
+    native_finish: str = ""
+    """How the provider behind a router calls it, in lower case."""
     stopped_by: str = ""
     """The stop sequence that matched, where the server says it."""
     usage: dict[str, Any] | None = None
@@ -90,6 +92,7 @@ def chunk(document: dict[str, Any], reasoning: tuple[str, ...] = REASONING_FIELD
         fragments=list(_fragments(said)),
         images=len(_objects(said.get("images"))),
         finish=_text(choice.get("finish_reason")).strip().lower(),
+        native_finish=_text(choice.get("native_finish_reason")).strip().lower(),
         stopped_by=_text(choice.get("stop_reason")),
         usage=_usage(document, choice),
     )
