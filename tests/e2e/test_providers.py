@@ -471,16 +471,28 @@ def test_s66_s72_thinking_is_shown_to_who_asks(here: Estate, kind: str, streamed
 # --- small endpoints ------------------------------------------------------------------------------
 
 
-@BOTH
-def test_s142_counting(here: Estate, kind: str) -> None:
-    text = "The quick brown fox jumps over the lazy dog. " * 200  # 10 tokens each, by every tokenizer in use
-    counts = {
-        post(here.port(kind), msg(text), "/v1/messages/count_tokens").json["input_tokens"] for _ in "ab"
-    }
-    [count] = counts
+TEXT = "The quick brown fox jumps over the lazy dog. " * 200
 
-    assert 0.85 * 2000 <= count <= 1.4 * 2000  # 15 % of what a counter says; an estimate may be careful
+
+@BOTH
+def test_s142_counting_asks_no_model_and_says_the_same_again(here: Estate, kind: str) -> None:
+    answers = [post(here.port(kind), msg(TEXT), "/v1/messages/count_tokens") for _ in "ab"]
+    [count] = {answer.json["input_tokens"] for answer in answers}
+
+    assert 1500 <= count <= 3000
+    assert set(answers[0].json) == {"input_tokens"}
     assert here.far(kind).asked == []
+
+
+@pytest.mark.xfail(reason="nothing is learnt from what a provider counts (wire-formats 18.3)")
+def test_s142_the_estimate_is_near_to_what_the_provider_counts(here: Estate) -> None:
+    """10 tokens to the sentence, as every tokenizer in use counts it."""
+    here.fo.say("x", usage={"prompt_eval_count": 2010})
+    for _ in range(5):
+        assert post(here.ollama, msg(TEXT)).status == 200
+    count = post(here.ollama, msg(TEXT), "/v1/messages/count_tokens").json["input_tokens"]
+
+    assert 0.85 * 2010 <= count <= 1.15 * 2010
 
 
 @BOTH

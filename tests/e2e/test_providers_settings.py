@@ -43,6 +43,17 @@ headers = { "x-team" = "blue" }
 kind = "openai"
 base_url = "{fr}"
 
+[providers.picked]
+kind = "ollama"
+base_url = "{fo}"
+picker_alias = { "model" = "claude-of-mine" }
+
+[providers.quiet]
+kind = "openrouter"
+base_url = "{fr}"
+api_key = "sk-work-key-of-the-configuration-42"
+headers = { "HTTP-Referer" = "", "X-Title" = "my own app" }
+
 [providers.native]
 kind = "openai"
 api = "anthropic"
@@ -125,6 +136,23 @@ def test_s26_a_provider_that_is_no_more(here: Estate) -> None:
     assert 'Unsupported provider "removed"' in error["message"]
 
 
+def test_s73_our_name_can_be_changed_and_left_out(here: Estate) -> None:
+    assert post(here.up("quiet/model"), msg()).status == 200
+    [seen] = here.fr.asked
+
+    assert seen.headers["x-title"] == "my own app"
+    assert not seen.headers.get("http-referer")
+
+
+def test_s143_the_pickers_id_can_be_chosen(here: Estate) -> None:
+    listed = get(here.up("picked/model"), "/v1/models?limit=1000").json
+    answer = post(here.up("picked/model"), msg(model="claude-of-mine"))
+
+    assert "claude-of-mine" in [one["id"] for one in listed["data"]]
+    assert (answer.status, answer.json["model"]) == (200, "claude-of-mine")
+    assert here.fo.sent["model"] == "model"
+
+
 # --- what `up` says -------------------------------------------------------------------------------
 
 
@@ -205,19 +233,24 @@ def test_s21_tls_is_not_given_up(here: Estate) -> None:
         listener.settimeout(20)
 
         def accept() -> None:
-            client, _ = listener.accept()
-            with client:
-                client.settimeout(20)
-                first.append(client.recv(3))
+            while True:
+                try:
+                    client, _ = listener.accept()
+                except OSError:
+                    return
+                with client:
+                    client.settimeout(20)
+                    first.append(client.recv(3))
 
         thread = threading.Thread(target=accept)
         thread.start()
         url = f"https://127.0.0.1:{listener.getsockname()[1]}"
-        port = here.up("ollama/secure", "--base-url", url, "--no-wait")
-        answer = post(port, msg())
+        answer = post(here.up("ollama/secure", "--base-url", url, "--no-wait"), msg())
+        listener.shutdown(socket.SHUT_RDWR)
         thread.join(20)
 
-    assert first[0][:2] == b"\x16\x03"
+    assert first
+    assert {one[:2] for one in first} == {b"\x16\x03"}
     assert answer.status >= 500
 
 
