@@ -101,6 +101,21 @@ Grace = Annotated[
 Wait = Annotated[
     str | None, typer.Option("--wait", metavar="DURATION", help="How long to wait until it is ready (15s).")
 ]
+BaseUrl = Annotated[str | None, typer.Option("--base-url", metavar="URL", help="Where the provider is.")]
+ApiKey = Annotated[
+    str | None,
+    typer.Option("--api-key", metavar="KEY", help="The provider's key; -: read it from standard input."),
+]
+ApiKeyEnv = Annotated[
+    str | None,
+    typer.Option("--api-key-env", metavar="VAR", help="Take the key from this environment variable."),
+]
+ApiKeyFile = Annotated[
+    str | None, typer.Option("--api-key-file", metavar="FILE", help="Read the key from this file.")
+]
+PidFile = Annotated[
+    str | None, typer.Option("--pid-file", metavar="PATH", help="Write the worker's pid here as well.")
+]
 Target = Annotated[
     str,
     typer.Argument(
@@ -134,29 +149,17 @@ def up(
             help="Port on 127.0.0.1; 0: any free one. Default: 3456 or the next.",
         ),
     ] = None,
-    base_url: Annotated[
-        str | None, typer.Option("--base-url", metavar="URL", help="Where the provider is.")
-    ] = None,
-    api_key: Annotated[
-        str | None,
-        typer.Option("--api-key", metavar="KEY", help="The provider's key; -: read it from standard input."),
-    ] = None,
-    api_key_env: Annotated[
-        str | None,
-        typer.Option("--api-key-env", metavar="VAR", help="Take the key from this environment variable."),
-    ] = None,
-    api_key_file: Annotated[
-        str | None, typer.Option("--api-key-file", metavar="FILE", help="Read the key from this file.")
-    ] = None,
+    base_url: BaseUrl = None,
+    api_key: ApiKey = None,
+    api_key_env: ApiKeyEnv = None,
+    api_key_file: ApiKeyFile = None,
     grace: Grace = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="Roll a running proxy whose options differ.")
     ] = False,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Return before it is ready.")] = False,
     wait: Wait = None,
-    pid_file: Annotated[
-        str | None, typer.Option("--pid-file", metavar="PATH", help="Write the worker's pid here as well.")
-    ] = None,
+    pid_file: PidFile = None,
     json: Json = False,
 ) -> int:
     """Bring a proxy up and wait until it is ready

@@ -22,6 +22,7 @@ from . import autostart, typed
 from .client import Client, quote
 from .faults import EXIT_FAILED, EXIT_OK, EXIT_USAGE, REPORT, Fault, guard, say_json
 from .hide import hide_key
+from .main import ApiKey, ApiKeyEnv, ApiKeyFile, BaseUrl, PidFile
 from .processes import is_alive
 from .up import bring_up, request, take_down
 
@@ -80,26 +81,14 @@ def start_proxy(
             "--port", metavar="PORT", help="Port on 127.0.0.1; 0: any free one. Default: 3456 or the next."
         ),
     ] = None,
-    base_url: Annotated[
-        str | None, typer.Option("--base-url", metavar="URL", help="Where the provider is.")
-    ] = None,
-    api_key: Annotated[
-        str | None,
-        typer.Option("--api-key", metavar="KEY", help="The provider's key; -: read it from standard input."),
-    ] = None,
-    api_key_env: Annotated[
-        str | None,
-        typer.Option("--api-key-env", metavar="VAR", help="Take the key from this environment variable."),
-    ] = None,
-    api_key_file: Annotated[
-        str | None, typer.Option("--api-key-file", metavar="FILE", help="Read the key from this file.")
-    ] = None,
+    base_url: BaseUrl = None,
+    api_key: ApiKey = None,
+    api_key_env: ApiKeyEnv = None,
+    api_key_file: ApiKeyFile = None,
     background: Annotated[
         bool, typer.Option("--background", help="Return once the proxy is ready and leave it running.")
     ] = False,
-    pid_file: Annotated[
-        str | None, typer.Option("--pid-file", metavar="PATH", help="Write the worker's pid here as well.")
-    ] = None,
+    pid_file: PidFile = None,
 ) -> int:
     """Start one proxy and print its port and pid as JSON
 
