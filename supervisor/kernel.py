@@ -69,6 +69,9 @@ def open_pidfd(pid: int) -> int | None:
     except OSError as error:
         if error.errno in (errno.ESRCH, errno.EINVAL):
             raise ProcessLookupError(errno.ESRCH, "no such process") from None
+        if error.errno in (errno.ENOSYS, errno.EPERM):  # an older kernel than this Python, or a sandbox
+            os.kill(pid, 0)
+            return None
         raise
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -154,6 +155,24 @@ def test_a_name_with_brackets_does_not_confuse(monkeypatch: pytest.MonkeyPatch) 
     assert kernel.run_state(42) == "T"
     assert kernel.start_time(42) == 22
     assert kernel.cpu_ticks(42) == 14 + 15
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EPERM])
+def test_a_system_that_has_no_pidfds_after_all(
+    child: Child, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Python may know the call and the kernel not, or a sandbox forbids it."""
+
+    def refused(_: int) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "pidfd_open", refused)
+
+    assert kernel.open_pidfd(child.pid) is None
+    os.kill(child.pid, signal.SIGKILL)
+    child.process.wait()
+    with pytest.raises(ProcessLookupError):
+        kernel.open_pidfd(child.pid)
 
 
 def test_a_name_that_is_no_text_does_not_confuse() -> None:
