@@ -287,7 +287,8 @@ def _holds(process: Path, inodes: set[str]) -> bool:
 def _command(process: Path) -> str:
     try:
         words = (process / "cmdline").read_bytes().split(b"\0")
-        text = " ".join(word.decode(errors="replace") for word in words if word)
+        # Split once more: a program given with `-c` has lines, and this is a word in somebody's sentence.
+        text = " ".join(b" ".join(words).decode(errors="replace").split())
         return text[:80] or (process / "comm").read_text(errors="replace").strip()
     except OSError:
         return "?"

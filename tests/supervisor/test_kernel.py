@@ -178,7 +178,7 @@ def test_a_system_that_has_no_pidfds_after_all(
 def test_a_name_that_is_no_text_does_not_confuse() -> None:
     """A process may take any name, and the kernel cuts a long one in the middle of a letter."""
     program = (
-        "import socket; open('/proc/self/comm', 'wb').write(b'\\xd0\\xbf\\xff'); s = socket.socket();"
+        "import socket\n\nopen('/proc/self/comm', 'wb').write(b'\\xd0\\xbf\\xff'); s = socket.socket();"
         "s.bind(('127.0.0.1', 0)); s.listen(); print(s.getsockname()[1], flush=True); input()"
     )
     with subprocess.Popen(
@@ -192,6 +192,7 @@ def test_a_name_that_is_no_text_does_not_confuse() -> None:
         holder = kernel.port_holder(port)
         assert holder is not None
         assert holder.pid == process.pid
+        assert "\n" not in holder.command
         process.kill()
 
 
