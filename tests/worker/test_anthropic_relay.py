@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelproxy.worker.contract import Options, WorkerSpec
-from modelproxy.worker.dialects import anthropic
+from modelproxy.worker.dialects import anthropic, thinking
 from modelproxy.worker.dialects.anthropic import (
     Sniffer,
     headers_down,
@@ -82,6 +82,26 @@ def test_case(path: Path) -> None:
     assert case["sent_body"].encode() == anthropic.prepared(body, MODEL)
     assert encoded(case["sent_headers"]) == headers_up(headers, provider)
     assert case["subscription"] is is_subscription(headers, provider)
+
+
+SAMPLES = sorted((CASES[0].parents[1] / "samples").glob("*.json"))
+
+
+@pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)
+def test_every_block_of_a_real_request_is_passed_on(path: Path) -> None:
+    """Every byte of it, but for the model's name and thinking that Anthropic would refuse."""
+    body = path.read_bytes()
+    asked = json.loads(body)
+    sent = json.loads(anthropic.prepared(body, MODEL))
+
+    assert sent.pop("model") == MODEL
+    del asked["model"]
+    for message in asked["messages"]:
+        if isinstance(message["content"], list):
+            message["content"] = [
+                block for block in message["content"] if not thinking.is_foreign_to_anthropic(block)
+            ]
+    assert sent == asked
 
 
 # --- the body -----------------------------------------------------------------------------------------
