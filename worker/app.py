@@ -22,6 +22,7 @@ import attrs
 
 from . import __version__
 from .contract import WorkerSpec
+from .dialects.seam import Sizes
 from .failures import Failure, Kind
 
 
@@ -210,6 +211,7 @@ def root(spec: WorkerSpec) -> dict[str, Any]:
 # --- the models list ------------------------------------------------------------------------------
 
 MOST_MODELS = 1000
+UNKNOWN = Sizes()
 
 
 def alias(spec: WorkerSpec) -> str:
@@ -221,14 +223,14 @@ def alias(spec: WorkerSpec) -> str:
     return "claude-" + re.sub(r"[^A-Za-z0-9._-]+", "-", spec.model_id)
 
 
-def models(spec: WorkerSpec, head: Head, query: str) -> dict[str, Any] | Failure:
+def models(spec: WorkerSpec, head: Head, query: str, sizes: Sizes = UNKNOWN) -> dict[str, Any] | Failure:
     """The body of `GET /v1/models`."""
     page = _page([spec.model_id, alias(spec)], query)
     if isinstance(page, Failure):
         return page
     ids, more = page
     body: dict[str, Any] = {
-        "data": [_entry(spec, one, head) for one in ids],
+        "data": [_entry(spec, one, head, sizes) for one in ids],
         "has_more": more,
         "first_id": ids[0] if ids else None,
         "last_id": ids[-1] if ids else None,
@@ -236,26 +238,26 @@ def models(spec: WorkerSpec, head: Head, query: str) -> dict[str, Any] | Failure
     return body if _is_anthropic(head) else {"object": "list", **body}
 
 
-def model(spec: WorkerSpec, head: Head, wanted: str) -> dict[str, Any] | Failure:
+def model(spec: WorkerSpec, head: Head, wanted: str, sizes: Sizes = UNKNOWN) -> dict[str, Any] | Failure:
     """The body of `GET /v1/models/{id}`."""
     if wanted not in (spec.model_id, alias(spec), spec.model):
         names = f"{spec.model_id}, {alias(spec)}"
         return Failure(Kind.NOT_FOUND, f"model: {wanted[:200]!r} is not served here; this proxy has {names}")
-    return _entry(spec, wanted, head)
+    return _entry(spec, wanted, head, sizes)
 
 
 def _is_anthropic(head: Head) -> bool:
     return head.header(b"anthropic-version") is not None or head.header(b"x-api-key") is not None
 
 
-def _entry(spec: WorkerSpec, model_id: str, head: Head) -> dict[str, Any]:
+def _entry(spec: WorkerSpec, model_id: str, head: Head, sizes: Sizes) -> dict[str, Any]:
     entry: dict[str, Any] = {
         "type": "model",
         "id": model_id,
         "display_name": spec.model_id,
         "created_at": "1970-01-01T00:00:00Z",  # the documented way to say that it is unknown
-        "max_input_tokens": None,
-        "max_tokens": None,
+        "max_input_tokens": sizes.window,
+        "max_tokens": sizes.output,
         "lifecycle": "active",
         "capabilities": None,
     }

@@ -23,7 +23,7 @@ import trio
 from .contract import WorkerSpec
 from .dial import Base, basic
 from .dialects.memory import Memory
-from .dialects.seam import Condition, Terms
+from .dialects.seam import Condition, Sizes, Terms
 from .failures import Failure, Kind
 from .pool import Headers, Pool
 from .wire import codec
@@ -176,6 +176,11 @@ class Discovery:
             facts={**facts.more, **self._learned},
             memory=self._memory,
         )
+
+    def sizes(self) -> Sizes:
+        """What is known; nobody is asked."""
+        terms = self._terms()
+        return Sizes(terms.options.num_ctx or terms.window, terms.max_output)
 
     def learn(self, facts: Mapping[str, object]) -> None:
         """What a request has shown; it is part of every later `Terms.facts`."""

@@ -235,10 +235,11 @@ class Handler:
 
     async def _models(self, call: _Call, _: Route) -> None:
         request = call.exchange.request
-        await self._small(call, app.models(self._spec, request, request.query))
+        await self._small(call, app.models(self._spec, request, request.query, self._provider.sizes()))
 
     async def _model(self, call: _Call, route: Route) -> None:
-        await self._small(call, app.model(self._spec, call.exchange.request, route.model))
+        sizes = self._provider.sizes()
+        await self._small(call, app.model(self._spec, call.exchange.request, route.model, sizes))
 
     # --- model requests ---
 

@@ -15,7 +15,7 @@ import trio
 
 from .contract import WorkerSpec
 from .dialects import echo
-from .dialects.seam import Condition, NewId
+from .dialects.seam import Condition, NewId, Sizes
 from .failures import Failure
 from .wire.asks import Ask
 from .wire.items import Item
@@ -50,6 +50,9 @@ class Provider(Protocol):
     async def doubted(self) -> None:
         """Wait until something happened after which the condition may be another."""
 
+    def sizes(self) -> Sizes:
+        """What is known of the model's sizes by now."""
+
 
 class Echo:
     """The built-in provider: needs nothing, so nothing about it can be down."""
@@ -70,6 +73,10 @@ class Echo:
     async def doubted(self) -> None:
         """Never."""
         await trio.sleep_forever()
+
+    def sizes(self) -> Sizes:
+        """What is configured."""
+        return Sizes(self._spec.options.context_window, self._spec.options.max_output_tokens)
 
 
 class Paced:
@@ -153,4 +160,4 @@ def provider(spec: WorkerSpec, new_id: NewId, log: Log = _silent) -> Provider:
     return make(spec, new_id, log)
 
 
-__all__ = ["KINDS", "Condition", "Echo", "Log", "NewId", "Paced", "Provider", "Source", "provider"]
+__all__ = ["KINDS", "Condition", "Echo", "Log", "NewId", "Paced", "Provider", "Sizes", "Source", "provider"]

@@ -29,7 +29,7 @@ from .contract import WorkerSpec
 from .dial import Unreachable
 from .dialects import anthropic, waits
 from .dialects.anthropic import Sniffer
-from .dialects.seam import Condition, Headers
+from .dialects.seam import Condition, Headers, Sizes
 from .discovery import AnthropicSurvey, Discovery
 from .failures import Failure, Kind, Refused
 from .pool import Answer, Outgoing, Pool
@@ -109,6 +109,10 @@ class Relay:
     async def doubted(self) -> None:
         """Wait until another look may show something else."""
         await self._discovery.doubted()
+
+    def sizes(self) -> Sizes:
+        """What is configured; Anthropic's own list says the rest."""
+        return self._discovery.sizes()
 
     async def messages(self, client: Client, request: Request, body: bytes) -> None:
         """A model request, or the count of one."""

@@ -33,7 +33,7 @@ import trio
 from . import __version__, discovery, pool
 from .contract import WorkerSpec
 from .dial import Base, Dialer, Proxies, Unreachable, basic, parse_base
-from .dialects.seam import Call, Condition, Decoder, Dialect, Headers, NewId, Terms
+from .dialects.seam import Call, Condition, Decoder, Dialect, Headers, NewId, Sizes, Terms
 from .discovery import Discovery, Place
 from .failures import Failure, Kind, Refused
 from .pool import Answer, Outgoing, Pool
@@ -137,6 +137,9 @@ class Upstream:
 
     async def doubted(self) -> None:
         await self.discovery.doubted()
+
+    def sizes(self) -> Sizes:
+        return self.discovery.sizes()
 
     def outgoing(self, call: Call) -> Outgoing:
         """The call as a request to our base URL."""

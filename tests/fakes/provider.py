@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import trio
 
 from modelproxy.worker.failures import Failure, Refused
-from modelproxy.worker.provider import Condition
+from modelproxy.worker.provider import Condition, Sizes
 from modelproxy.worker.wire.asks import Ask
 from modelproxy.worker.wire.items import Item
 
@@ -38,6 +38,9 @@ class FakeProvider:
     async def condition(self) -> Condition:
         await trio.lowlevel.checkpoint()
         return self.well
+
+    def sizes(self) -> Sizes:
+        return Sizes()
 
     async def doubted(self) -> None:
         await self.doubt.wait()

@@ -83,6 +83,24 @@ async def test_p60_silence_is_broken_by_pings_and_costs_one_request() -> None:
     assert len(it.upstream.to("/chat/completions")) == 1
 
 
+async def test_the_models_list_says_what_is_known_of_the_window() -> None:
+    """Nobody is asked for it: before the first request only what is configured is known."""
+    show = {"capabilities": ["completion", "tools"], "model_info": {"a.context_length": 100_000}}
+    said = line(message={"content": "a"}, done=True, done_reason="stop")
+    async with far(Reply(body=said), **OLLAMA, options=Options(max_output_tokens=777)) as it:
+        it.upstream.on("/api/tags", Reply(body=line(models=[{"name": "m:latest", "digest": "d"}])))
+        it.upstream.on("/api/show", Reply(body=line(**show)))
+        it.upstream.on("/api/ps", Reply(body=line(models=[])))
+        entries = []
+        for _ in range(2):
+            got = await it.fetch(None, method="GET", path="/v1/models?limit=1000")
+            entries.append(json.loads(got.body)["data"][0])
+            await it.fetch()
+
+    assert [entry["max_input_tokens"] for entry in entries] == [None, 65_536]
+    assert [entry["max_tokens"] for entry in entries] == [777, 777]
+
+
 async def test_the_row_counts_how_often_the_provider_was_asked_again() -> None:
     """S75."""
     busy = Reply(429, b"busy", headers=(("retry-after", "0"),))

@@ -59,6 +59,15 @@ class Condition:
 
 
 @attrs.frozen
+class Sizes:
+    """How much a model takes, as far as it is known by now."""
+
+    window: int | None = None
+    """Tokens of prompt and answer."""
+    output: int | None = None
+
+
+@attrs.frozen
 class Call:
     """One HTTP request to the provider."""
 
