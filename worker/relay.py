@@ -393,6 +393,7 @@ class _Course:
 
     async def _whole(self, answer: Answer, headers: Headers, body: bytes) -> None:
         body = body or await self._collected(answer)
+        self._check(answer, body)
         async with self._lock:  # from here on no ping may begin a stream
             if self._begun:
                 words = f"{self._relay.place.title} answered a request for a stream with something else"
@@ -402,6 +403,15 @@ class _Course:
                 return
             self._learn(answer, body)
             await self._client.respond(answer.status, headers, body)
+
+    def _check(self, answer: Answer, body: bytes) -> None:
+        """Raises Refused for what is no answer in spite of its status."""
+        readable = not _is_coded(answer) and len(body) <= MOST_COLLECTED
+        if self._is_known and answer.status == 200 and readable:
+            relay = self._relay
+            failure = anthropic.false_success(relay.spec, body, title=relay.place.title)
+            if failure is not None:
+                raise Refused(failure)
 
     def _learn(self, answer: Answer, body: bytes) -> None:
         if not _is_coded(answer):

@@ -399,6 +399,28 @@ async def test_p58_what_is_no_envelope_or_a_413_becomes_what_clients_understand(
     assert (it.row.status, it.row.error_type) == expected[:2]
 
 
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b"<html>Log in to the network</html>", (500, "no message: Log in to the network")),
+        (b"", (500, "no message")),
+        (b"[1]", (500, "no message")),
+        (
+            b'{"type":"error","error":{"type":"overloaded_error","message":"Busy"}}',
+            (529, "Anthropic: Busy"),
+        ),
+        (b'{"error":{"code":429,"message":"Slow down"}}', (429, "Slow down")),
+    ],
+)
+async def test_p47_a_200_that_is_no_answer_is_no_success(body: bytes, expected: tuple[int, str]) -> None:
+    async with far(Reply(body=body, headers=JSON)) as it:
+        got = await it.fetch()
+
+    assert got.status == expected[0]
+    assert expected[1] in got.error["message"]
+    assert it.row.status == expected[0]
+
+
 VLLM: dict[str, Any] = {"kind": "openai", "provider": "work", "options": Options(api="anthropic")}
 
 

@@ -306,6 +306,21 @@ def refusal(
     return errors.from_answer(status, headers, body, terms, title=title, prompt_tokens=prompt_tokens)
 
 
+def false_success(spec: WorkerSpec, body: bytes, *, title: str) -> Failure | None:
+    """What is wrong with a body that came under a 200; None: nothing that can be seen."""
+    try:
+        document = codec.loads(body)
+    except ValueError:
+        document = None
+    if not isinstance(document, dict):
+        words = errors.plain(body)[:80]
+        return Failure(Kind.PROVIDER, f"{title} answered something that is no message: {words}")
+    if document.get("type") != "error" and not document.get("error"):
+        return None
+    terms = Terms(spec.provider, spec.model, spec.options, spec.api_key)
+    return errors.in_stream(document.get("error") or document, terms, title=title)
+
+
 def _is_envelope(body: bytes) -> bool:
     found = _understood(body)
     return found is not None and found.type == "error" and found.error is not None
