@@ -23,6 +23,7 @@ import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+import attrs
 import trio
 
 from . import app, failures
@@ -32,6 +33,7 @@ from .books import Books, Entry
 from .contract import WorkerSpec
 from .dialects.anthropic import passes_through
 from .failures import Failure, Headers, Kind, Refused
+from .gauge import Gauge
 from .httpd import ClientGone
 from .httpd_parse import BodyIncomplete, BodyTooLarge
 from .httpd_parse import Headers as AnyHeaders
@@ -144,6 +146,7 @@ class Handler:
         self._relay = _relay(spec, self._truth)
         self._provider: Provider = self._relay or provider(spec, new_id, log)
         self._calls: set[_Call] = set()
+        self._gauge = Gauge()
         self._closing: str | None = None
 
     @property
@@ -251,7 +254,8 @@ class Handler:
         if self._relay is not None and self._relay.forwards_all:
             await self._relay.messages(call, call.exchange.request, await _body(call))
             return
-        call.model, call.input_tokens = asks.count(await _body(call))
+        call.model, estimate = asks.count(await _body(call))
+        call.input_tokens = self._gauge.tuned(estimate)
         await call.respond(200, [_JSON, self._truth], codec.dumps({"input_tokens": call.input_tokens}))
 
     async def _messages(self, call: _Call, _: Route) -> None:
@@ -259,6 +263,8 @@ class Handler:
             await self._relay.messages(call, call.exchange.request, await _body(call))
             return
         ask = asks.ask(await _body(call))
+        estimate = ask.input_tokens
+        ask = attrs.evolve(ask, input_tokens=self._gauge.tuned(estimate))
         call.model, call.stream = ask.model, ask.stream
         if call.account is not None:
             call.account.model, call.account.stream = ask.model, ask.stream
@@ -271,6 +277,8 @@ class Handler:
                 await self._plain(call, head, source)
         finally:
             await source.aclose()
+        if call.told is not None:
+            self._gauge.learn(estimate, call.told.said)
 
     def _begin(self, call: _Call, endpoint: Endpoint) -> None:
         if endpoint in (Endpoint.MESSAGES, Endpoint.COUNT_TOKENS):
@@ -403,6 +411,7 @@ class _Call:
         self.model = ""
         self.stream = False
         self.input_tokens = 0
+        self.told: Told | None = None
         self.usage: Callable[[], dict[str, int]] = dict
         self.source: Source | None = None
         self.account: Account | None = None
@@ -430,6 +439,7 @@ class _Call:
     def tell(self, told: Told) -> None:
         """From now on this knows what the answer says of itself."""
         self.usage = told.usage
+        self.told = told
         if self.account is not None:
             self.account.told = told
 

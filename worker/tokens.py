@@ -3,6 +3,7 @@
 From bytes, because that needs no tokenizer, no network and no time: 3.6 bytes of UTF-8 are one token of
 English, code or JSON; a CJK character is three bytes and comes out near one token. Pictures count by
 what they cost, not by the length of their base64. Never 0: clients take 0 for "unknown".
+`gauge` then follows what the provider itself counts.
 """
 
 from __future__ import annotations

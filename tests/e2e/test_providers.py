@@ -484,7 +484,6 @@ def test_s142_counting_asks_no_model_and_says_the_same_again(here: Estate, kind:
     assert here.far(kind).asked == []
 
 
-@pytest.mark.xfail(reason="nothing is learnt from what a provider counts (wire-formats 18.3)")
 def test_s142_the_estimate_is_near_to_what_the_provider_counts(here: Estate) -> None:
     """10 tokens to the sentence, as every tokenizer in use counts it."""
     here.fo.say("x", usage={"prompt_eval_count": 2010})
