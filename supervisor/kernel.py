@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import functools
 import os
 import select
 import signal
@@ -118,8 +119,13 @@ def _stat_fields(pid: int) -> list[str] | None:
     return text[text.rindex(")") + 2 :].split()
 
 
+@functools.cache
 def boot_id() -> str:
-    """Which boot this is; a process record of another one is void."""
+    """Which boot this is; a process record of another one is void.
+
+    Read once: it cannot change, every save asks for it, and a supervisor out of descriptors must not write
+    an empty one beside a worker that lives.
+    """
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:

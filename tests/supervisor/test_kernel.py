@@ -272,3 +272,15 @@ def test_a_free_port_has_no_holder() -> None:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))  # bound, but nobody listens
         assert kernel.port_holder(bound.getsockname()[1]) is None
+
+
+def test_the_boot_is_known_also_when_nothing_can_be_opened_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty one in the state file would make strangers of our own workers."""
+    known = kernel.boot_id()
+
+    def no_descriptors(*_: object, **__: object) -> str:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(Path, "read_text", no_descriptors)
+
+    assert kernel.boot_id() == known
