@@ -337,18 +337,22 @@ class _Events:
 
 
 class _Blocks:
-    """Keeps pieces until a block closes: adding to a string per piece would take quadratic time."""
+    """Keeps pieces until a block closes: adding to a string per piece would take quadratic time.
+
+    Those with more than ASCII in them are kept encoded: one emoji makes a `str` of four bytes per character,
+    and all the pieces beside the whole would double that.
+    """
 
     def __init__(self) -> None:
         self.content: list[dict[str, Any]] = []
         self.finish: Finish | None = None
-        self._pieces: list[str] = []
+        self._pieces: list[str | bytes] = []
 
     def open(self, shell: dict[str, Any]) -> None:
         self.content.append(dict(shell))
 
     def text(self, text: str) -> None:
-        self._pieces.append(text)
+        self._pieces.append(text if text.isascii() else text.encode("utf-8", "surrogatepass"))
 
     thinking = text
 
@@ -361,8 +365,16 @@ class _Blocks:
     def close(self) -> None:
         if self._pieces:
             block = self.content[-1]
-            block[block["type"]] = "".join(self._pieces)
+            block[block["type"]] = _joined(self._pieces)
             self._pieces.clear()
 
     def end(self, finish: Finish, usage: dict[str, int]) -> None:
         self.finish = finish
+
+
+def _joined(pieces: list[str | bytes]) -> str:
+    plain = [piece for piece in pieces if isinstance(piece, str)]
+    if len(plain) == len(pieces):
+        return "".join(plain)
+    whole = b"".join(piece.encode("ascii") if isinstance(piece, str) else piece for piece in pieces)
+    return whole.decode("utf-8", "surrogatepass")
