@@ -263,7 +263,8 @@ class _Conversation:
 
     def _head(self) -> tuple[str, str, dict[str, str]] | None:
         first = self._file.readline().decode("latin-1").split()
-        if len(first) != 3:
+        # A TLS hello is random bytes, and three words of them are no request.
+        if len(first) != 3 or not first[2].startswith("HTTP/"):
             return None
         headers = {}
         while (line := self._file.readline().decode("latin-1").strip()) != "":
