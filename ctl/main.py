@@ -116,6 +116,28 @@ ApiKeyFile = Annotated[
 PidFile = Annotated[
     str | None, typer.Option("--pid-file", metavar="PATH", help="Write the worker's pid here as well.")
 ]
+Lazy = Annotated[
+    bool | None,
+    typer.Option(
+        "--lazy/--no-lazy", show_default=False, help="Open the port; the first connection starts the process."
+    ),
+]
+IdleStop = Annotated[
+    str | None,
+    typer.Option(
+        "--idle-stop",
+        metavar="DURATION",
+        help="Without a request for so long the process goes, until the next connection. 0: it stays.",
+    ),
+]
+MaxRss = Annotated[
+    str | None,
+    typer.Option(
+        "--max-rss",
+        metavar="SIZE",
+        help="A worker with more memory than this (500M, 2G) is replaced. 0: no limit.",
+    ),
+]
 Target = Annotated[
     str,
     typer.Argument(
@@ -160,6 +182,9 @@ def up(
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Return before it is ready.")] = False,
     wait: Wait = None,
     pid_file: PidFile = None,
+    lazy: Lazy = None,
+    idle_stop: IdleStop = None,
+    max_rss: MaxRss = None,
     json: Json = False,
 ) -> int:
     """Bring a proxy up and wait until it is ready
@@ -170,6 +195,7 @@ def up(
     Examples:
       proxyctl up ollama/codellama --port 3457
       proxyctl up openrouter/moonshotai/kimi-k2
+      proxyctl up ollama/codellama --lazy --idle-stop 15m --max-rss 500M
       proxyctl up openai/some-model --base-url http://127.0.0.1:8000/v1 --api-key -
       eval "$(proxyctl up ollama/qwen3-coder | tail -1)" && claude --model ollama/qwen3-coder
     """
@@ -188,6 +214,9 @@ def up(
         wait=not no_wait,
         pid_file=None if pid_file is None else typed.pid_file(pid_file),
         api_key=typed.api_key(api_key, api_key_env, api_key_file),
+        lazy=lazy,
+        idle_stop_s=None if idle_stop is None else typed.idle_stop(idle_stop),
+        max_rss=None if max_rss is None else typed.size(max_rss),
     )
     view = bring_up(find(), wanted)
     if json:

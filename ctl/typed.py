@@ -8,12 +8,14 @@ from __future__ import annotations
 import os
 import sys
 
-from .faults import MAX_GRACE_S, Fault, usage
+from .faults import MAX_GRACE_S, MAX_IDLE_STOP_S, MIN_MAX_RSS, Fault, usage
 
 MODEL_FORM = "Expected: provider/model-name"
 
 LONGEST_AGE_S = 100 * 366 * 86400.0
 
+_SIZES = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
+_MOST_MEMORY = 2**60
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -64,6 +66,29 @@ def duration(text: str, most: float = MAX_GRACE_S) -> float:
     if seconds > most:
         raise usage(f'The duration "{text}" is too long: at most {most / 3600:g}h')
     return seconds
+
+
+def idle_stop(text: str) -> float:
+    """Seconds without a request; 0: never."""
+    seconds = duration(text, MAX_IDLE_STOP_S)
+    if 0 < seconds < 1:
+        raise usage(f'The duration "{text}" is too short: at least 1s, or 0 for never')
+    return seconds
+
+
+def size(text: str) -> int:
+    """Bytes of memory: `500M`, `1.5G`, `512MiB`; 0: no limit. All units are powers of 1024."""
+    number = text.strip().rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+    unit = text.strip()[len(number) :].upper().removesuffix("B").removesuffix("I")
+    try:
+        found = int(_digits(number.strip()) * _SIZES[unit])
+    except (ValueError, KeyError):
+        raise usage(f'Invalid size "{text}"', "for example 500M or 2G") from None
+    if found and not MIN_MAX_RSS <= found <= _MOST_MEMORY:
+        raise usage(
+            f'The size "{text}" is no limit for a worker: at least {MIN_MAX_RSS >> 20}M, or 0 for none'
+        )
+    return found
 
 
 def _digits(text: str) -> float:

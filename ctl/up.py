@@ -49,6 +49,9 @@ def request(
     replace: bool = False,
     wait: bool = True,
     wait_s: float | None = None,
+    lazy: bool | None = None,
+    idle_stop_s: float | None = None,
+    max_rss: int | None = None,
 ) -> dict[str, Any]:
     """An UpRequest that holds only what the user said; the rest is the supervisor's to choose."""
     body: dict[str, Any] = {
@@ -62,6 +65,9 @@ def request(
         "pid_file": None if pid_file is None else os.path.abspath(os.path.expanduser(pid_file)),
         "replace": replace or None,
         "wait": None if wait else False,
+        "lazy": lazy,
+        "idle_stop_s": idle_stop_s,
+        "max_rss": max_rss,
     }
     return {key: value for key, value in body.items() if value is not None}
 

@@ -14,13 +14,15 @@ from modelproxy.worker.contract import WorkerSpec
 from . import fleet, kernel, keys, logs, policy, routes, sockets, views
 from .config import Config, ConfigError, checked_url
 from .config import parse as parse_config
-from .facts import Phase, Proxy, State
+from .facts import Care, Phase, Proxy, State
 from .keeper import Keeper, port_trouble
 from .paths import Paths
 from .protocol import (
     DEFAULT_GRACE_S,
     DEFAULT_PORT,
     MAX_GRACE_S,
+    MAX_IDLE_STOP_S,
+    MIN_MAX_RSS,
     DownRequest,
     Fault,
     ProxyView,
@@ -110,6 +112,9 @@ class Commands:
                 for death in proxy.deaths
             ],
             queue=sum(queues) if queues else None,
+            lazy=proxy.care.lazy,
+            idle_stop_s=proxy.care.idle_stop_s,
+            max_rss=proxy.care.max_rss,
             log=str(self._paths.log_file(proxy.name)),
             notes=notes or [],
         )
@@ -247,7 +252,7 @@ class Commands:
         unit = self._keeper.units.get(name) or self._keeper.create(Proxy(name, spec))
         unit.listeners = listeners
         unit.pid_file = request.pid_file
-        self._keeper.apply(unit, fleet.Up(spec))
+        self._keeper.apply(unit, fleet.Up(spec, _care(request, Care())))
         return _Wished(unit, False, unit.proxy.order, notes)
 
     def _running(self, request: UpRequest) -> Unit | None:
@@ -283,7 +288,7 @@ class Commands:
         if request.pid_file is not None:
             unit.pid_file = request.pid_file
         before = 0 if wanted == spec else unit.proxy.generation
-        self._keeper.apply(unit, fleet.Up(wanted))
+        self._keeper.apply(unit, fleet.Up(wanted, _care(request, unit.proxy.care)))
         return _Wished(unit, wanted == spec, unit.proxy.order, [], before)
 
     def _listen(self, request: UpRequest) -> tuple[int, list[socket.socket], list[str]]:
@@ -453,6 +458,7 @@ def _check(request: UpRequest) -> None:
         raise Fault("bad_port", f"{request.port} is not a port", "1 to 65535, or 0 for any free one")
     check_grace(request.grace_s)
     _check_wait(request.wait_s)
+    _check_care(request)
     if request.pid_file is not None and not _is_absolute_path(request.pid_file):
         raise Fault("bad_request", "pid_file must be an absolute path")
     if request.api_key is not None and not (request.api_key.isascii() and request.api_key.isprintable()):
@@ -463,6 +469,25 @@ def _check(request: UpRequest) -> None:
             checked_url(request.base_url)
         except ValueError as error:
             raise Fault("bad_request", f"the base URL {error}") from None
+
+
+def _care(request: UpRequest, known: Care) -> Care:
+    """What was not said stays as it is; 0 takes a limit back."""
+    return Care(
+        lazy=known.lazy if request.lazy is None else request.lazy,
+        idle_stop_s=known.idle_stop_s if request.idle_stop_s is None else request.idle_stop_s or None,
+        max_rss=known.max_rss if request.max_rss is None else request.max_rss or None,
+    )
+
+
+def _check_care(request: UpRequest) -> None:
+    idle_stop, max_rss = request.idle_stop_s, request.max_rss
+    if idle_stop is not None and not (idle_stop == 0 or 1 <= idle_stop <= MAX_IDLE_STOP_S):
+        days = f"{MAX_IDLE_STOP_S / 86400:.0f} days"
+        raise Fault("bad_request", f"idle_stop_s must be between 1 s and {days}, or 0 for never")
+    if max_rss is not None and not (max_rss == 0 or MIN_MAX_RSS <= max_rss <= 2**60):
+        least = f"{MIN_MAX_RSS // 1024**2} MiB"
+        raise Fault("bad_request", f"max_rss must be at least {least}, which a worker at rest needs, or 0")
 
 
 def _is_absolute_path(text: str) -> bool:

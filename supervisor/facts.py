@@ -75,10 +75,23 @@ class Death:
     generation: int
 
 
+@attrs.frozen
+class Care:
+    """How its worker is kept. No worker knows it, so a change of it alone replaces none."""
+
+    lazy: bool = False
+    """Started by the first connection."""
+    idle_stop_s: float | None = None
+    """Without a request for so long, its worker goes until the next connection. None: it stays."""
+    max_rss: int | None = None
+    """A worker with more memory than this, in bytes, is replaced."""
+
+
 @attrs.frozen(repr=False)
 class Proxy:
     name: str
     spec: WorkerSpec
+    care: Care = Care()
     wanted: bool = False
     halted: bool = False
     """The supervisor is going down: the wish stays, but nothing is started any more."""

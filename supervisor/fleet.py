@@ -29,16 +29,17 @@ import attrs
 from modelproxy.worker.contract import EXIT_CONFIG, WorkerSpec
 
 from . import policy
-from .facts import Death, Phase, Proxy, Worker
+from .facts import Care, Death, Phase, Proxy, Worker
 
 # --- events ---------------------------------------------------------------------------------------
 
 
 @attrs.frozen
 class Up:
-    """The user wants it, with this spec."""
+    """The user wants it, with this spec, kept like this."""
 
     spec: WorkerSpec
+    care: Care = attrs.Factory(Care)
 
 
 @attrs.frozen
@@ -351,6 +352,7 @@ def _start(turn: _Turn) -> None:
 def _on_up(turn: _Turn, event: Up) -> None:
     proxy = turn.proxy
     changed = event.spec != proxy.spec
+    turn.set(care=event.care)
     if proxy.is_up and not changed and proxy.given_up is None:
         # A person waits: the pause is over. The count stays, so that a script in a loop forgives nothing.
         turn.set(retry_at=None)

@@ -306,6 +306,7 @@ class Keeper:
             workers=[self._worker_record(unit, worker.generation, worker.pid) for worker in proxy.workers],
             pid_file=unit.pid_file,
             last_pid=proxy.last_pid,
+            care=proxy.care,
         )
 
     def _worker_record(self, unit: Unit, generation: int, pid: int | None) -> state.WorkerRecord:
@@ -350,6 +351,7 @@ class Keeper:
                 restarts=record.restarts,
                 key_lost=record.needs_key,
                 last_pid=record.last_pid,
+                care=record.care,
             )
         )
         unit.pid_file = record.pid_file

@@ -38,6 +38,9 @@ DEFAULT_PORT = 3456
 DEFAULT_GRACE_S = 30.0
 DEFAULT_WAIT_S = 15.0
 MAX_GRACE_S = 24 * 3600.0
+MAX_IDLE_STOP_S = 7 * 24 * 3600.0
+MIN_MAX_RSS = 16 * 1024**2
+"""A worker at rest needs more; under such a limit it would be replaced for nothing, again and again."""
 
 # Exit codes of the commands; a contract with scripts.
 EXIT_FAILED = 1
@@ -104,6 +107,12 @@ class UpRequest:
     wait_s: float = DEFAULT_WAIT_S
     pid_file: str | None = None
     """One more place for the pid, besides the runtime directory."""
+    lazy: bool | None = None
+    """Started by the first connection. None, here and below: as it is, which is no for a new proxy."""
+    idle_stop_s: float | None = None
+    """Without a request for so long its process goes, until the next connection. 0: it stays."""
+    max_rss: int | None = None
+    """Bytes of memory beyond which its worker is replaced. 0: no limit."""
 
 
 @attrs.frozen
@@ -167,6 +176,10 @@ class ProxyView:
     """The last unasked exits, newest last: at, cause, generation."""
     queue: int | None
     """Connections that wait to be accepted, where the kernel tells."""
+    lazy: bool
+    idle_stop_s: float | None
+    max_rss: int | None
+    """What was said of it by `up`."""
     log: str
     notes: list[str]
     """What the user should know of this `up`: another port than the usual one, and the like."""

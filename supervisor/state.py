@@ -15,6 +15,8 @@ import attrs
 
 from modelproxy.worker.contract import WorkerSpec, problems, strict_converter
 
+from .facts import Care
+
 VERSION = 1
 
 
@@ -45,6 +47,7 @@ class ProxyRecord:
     workers: list[WorkerRecord]
     pid_file: str | None = None
     last_pid: int | None = None
+    care: Care = attrs.Factory(Care)
 
 
 @attrs.frozen

@@ -48,6 +48,8 @@ def test_constants_are_those_of_the_protocol() -> None:
         faults.DEFAULT_PORT,
         faults.DEFAULT_WAIT_S,
         faults.MAX_GRACE_S,
+        faults.MAX_IDLE_STOP_S,
+        faults.MIN_MAX_RSS,
     ) == (
         protocol.EXIT_FAILED,
         protocol.EXIT_USAGE,
@@ -55,6 +57,8 @@ def test_constants_are_those_of_the_protocol() -> None:
         protocol.DEFAULT_PORT,
         protocol.DEFAULT_WAIT_S,
         protocol.MAX_GRACE_S,
+        protocol.MAX_IDLE_STOP_S,
+        protocol.MIN_MAX_RSS,
     )
 
 

@@ -55,6 +55,7 @@ def test_up_asks_for_what_was_said_and_nothing_else(
             "--no-wait",
         ),
         *("--wait", "500ms", "--pid-file", "my.pid", "--api-key-env", "MY_KEY"),
+        *("--no-lazy", "--idle-stop", "15m", "--max-rss", "500M"),
     )
     plain, full = bodies(control, "PUT")
 
@@ -69,6 +70,9 @@ def test_up_asks_for_what_was_said_and_nothing_else(
         "wait": False,
         "wait_s": 0.5,
         "pid_file": str(tmp_path / "my.pid"),
+        "lazy": False,
+        "idle_stop_s": 900.0,
+        "max_rss": 500 * 1024**2,
     }
     assert control.asked[-1][1] == "/v1/proxies/echo%2Fdemo"
 
@@ -78,11 +82,13 @@ def test_bodies_are_those_of_the_protocol(run: Run, control: Control) -> None:
     import json
 
     run("up", "echo/demo", "--port", "1", "--grace", "2m", "--replace", "--no-wait", "--pid-file", "x")
+    run("up", "echo/demo", "--lazy", "--idle-stop", "0", "--max-rss", "0")
     run("restart", "echo/demo", "--grace", "1", "--wait", "2")
     run("down", "echo/demo", "--grace", "1s")
 
     for method, kind in (("PUT", UpRequest), ("POST", RestartRequest), ("DELETE", DownRequest)):
-        assert parse(json.dumps(bodies(control, method)[0]).encode(), kind)
+        for body in bodies(control, method):
+            assert parse(json.dumps(body).encode(), kind)
 
 
 def test_up_says_what_the_user_should_know_on_stderr(run: Run, control: Control) -> None:

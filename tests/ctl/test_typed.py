@@ -68,6 +68,41 @@ def test_bad_durations(text: str) -> None:
         typed.duration(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("0", 0),
+        ("500M", 500 * 1024**2),
+        (" 1.5g ", 1536 * 1024**2),
+        ("512MiB", 2**29),
+        ("512 mb", 2**29),
+        ("32768K", 2**25),
+        ("33554432", 2**25),
+    ],
+)
+def test_sizes(text: str, expected: int) -> None:
+    assert typed.size(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "M", "-1M", "1e9", "5T", "many", "1.2.3M", "٥٠M"])
+def test_bad_sizes(text: str) -> None:
+    with pytest.raises(Fault, match="Invalid size"):
+        typed.size(text)
+
+
+@pytest.mark.parametrize("text", ["1", "15M", "99999999999999G"])
+def test_a_size_that_limits_nothing_or_everything(text: str) -> None:
+    with pytest.raises(Fault, match="no limit for a worker: at least 16M, or 0 for none"):
+        typed.size(text)
+
+
+def test_an_idle_stop_is_a_second_a_week_or_never() -> None:
+    assert [typed.idle_stop(text) for text in ("0", "1s", "7d")] == [0.0, 1.0, 604800.0]
+    for text in ("0.5s", "8d"):
+        with pytest.raises(Fault, match=r"too short|too long"):
+            typed.idle_stop(text)
+
+
 def test_a_duration_has_an_end() -> None:
     with pytest.raises(Fault, match="at most 24h"):
         typed.duration("25h")

@@ -44,6 +44,9 @@ def view(name: str = "echo/demo", **changes: Any) -> dict[str, Any]:
         "draining": [],
         "deaths": [],
         "queue": None,
+        "lazy": False,
+        "idle_stop_s": None,
+        "max_rss": None,
         "log": "/nowhere/echo~demo.log",
         "notes": [],
     } | changes

@@ -17,7 +17,7 @@ from fakes import clock
 from fakes.spawner import World
 
 from modelproxy.supervisor import commands, kernel, sockets
-from modelproxy.supervisor.facts import State
+from modelproxy.supervisor.facts import Care, State
 from modelproxy.supervisor.protocol import DownRequest, Fault, ProxyView, RestartRequest, UpRequest
 from modelproxy.worker.contract import Bye, Health, Ready
 
@@ -234,6 +234,13 @@ async def test_a_failed_one_is_tried_again_by_up(world: World) -> None:
         ({"grace_s": float("inf")}, "bad_request"),
         ({"wait_s": -1.0}, "bad_request"),
         ({"wait_s": float("nan")}, "bad_request"),
+        ({"idle_stop_s": -1.0}, "bad_request"),
+        ({"idle_stop_s": 0.5}, "bad_request"),
+        ({"idle_stop_s": float("nan")}, "bad_request"),
+        ({"idle_stop_s": 1e9}, "bad_request"),
+        ({"max_rss": -1}, "bad_request"),
+        ({"max_rss": 1024}, "bad_request"),
+        ({"max_rss": 2**70}, "bad_request"),
         ({"pid_file": "relative.pid"}, "bad_request"),
         ({"pid_file": "/a\0b"}, "bad_request"),
         ({"pid_file": "/a\ud800"}, "bad_request"),
@@ -248,6 +255,24 @@ async def test_bad_input_is_refused(world: World, options: dict[str, Any], code:
 
     assert fault.code == code
     assert world.keeper.units == {}
+
+
+async def test_what_was_not_said_of_its_keeping_stays(world: World) -> None:
+    """A changed wish is kept at once, replaces no worker and needs no --replace; 0 takes a limit back."""
+    first = await up(world, idle_stop_s=900.0, max_rss=2**30)
+    second = await up(world, port=first.port, max_rss=2**29)
+    third = await up(world, port=first.port, idle_stop_s=0.0, max_rss=0)
+    await up(world, port=first.port, replace=True, grace_s=1.0, idle_stop_s=60.0)
+
+    assert [(row.lazy, row.idle_stop_s, row.max_rss) for row in (first, second, third)] == [
+        (False, 900.0, 2**30),
+        (False, 900.0, 2**29),
+        (False, None, None),
+    ]
+    assert (second.reused, second.pid, third.pid) == (True, first.pid, first.pid)
+    assert world.proxy().care == Care(idle_stop_s=60.0)
+    await world.commands.down("all", DownRequest())
+    assert (await up(world)).idle_stop_s is None  # a new wish begins anew
 
 
 async def test_a_supervisor_that_stops_takes_nothing_new(world: World) -> None:

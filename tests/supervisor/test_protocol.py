@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from modelproxy.supervisor import protocol
@@ -100,6 +100,7 @@ _JSON = st.recursive(
 )
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no fault
 @given(st.sampled_from(REQUESTS), st.dictionaries(st.sampled_from(["model", "port", "grace_s", "x"]), _JSON))
 def test_any_document_is_taken_or_refused(cls: type[object], document: dict[str, Any]) -> None:
     """Nothing else ever comes out of `parse`."""
@@ -141,7 +142,8 @@ def test_absent_marks_are_left_out() -> None:
         (
             ProxyView,
             "name model provider port pid url state reused health uptime_s requests in_flight restarts fallbacks "
-            "last_error base_url started_at generation wanted detail draining deaths queue log notes",
+            "last_error base_url started_at generation wanted detail draining deaths queue lazy "
+            "idle_stop_s max_rss log notes",
         ),
         (Version, "pid version started_at socket state_dir api warnings"),
         (Event, "seq at kind proxy text"),

@@ -14,6 +14,7 @@ import pytest
 from fakes.story import SPEC
 
 from modelproxy.supervisor import state
+from modelproxy.supervisor.facts import Care
 from modelproxy.supervisor.state import DaemonRecord, ProxyRecord, Saved, WorkerRecord
 from modelproxy.worker.contract import Limits
 
@@ -29,6 +30,7 @@ RECORD = ProxyRecord(
     needs_key=True,
     workers=WORKERS,
     pid_file="/x.pid",
+    care=Care(lazy=True, idle_stop_s=900.0, max_rss=2**29),
 )
 SAVED = Saved(DaemonRecord(1, 2.0), [RECORD, attrs.evolve(RECORD, name="ü/☃", wanted=False, workers=[])], 3.0)
 
