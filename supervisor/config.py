@@ -280,6 +280,7 @@ _OPTIONS: dict[str, Callable[[Any], Any]] = {
     "server": _server,
     "retries": _number(0, 10),
     "hold": _seconds,
+    "ping": _seconds,
 }
 _FIELDS = ("kind", "base_url", *_KEY_FIELDS, *_TIMEOUTS, "think", "picker_alias", *_OPTIONS)
 
@@ -301,7 +302,7 @@ def _provider(reader: _Reader, path: str, name: str, table: dict[str, Any]) -> P
         if base_url is None:
             reader.complain(path, "base_url is missing")
     options = {key: reader.get(table, path, key, check) for key, check in _OPTIONS.items()}
-    options["hold_s"] = options.pop("hold")
+    options["hold_s"], options["ping_s"] = options.pop("hold"), options.pop("ping")
     limits = {field: reader.get(table, path, key, _seconds) for key, field in _TIMEOUTS.items()}
     return Provider(
         kind=kind,

@@ -95,7 +95,9 @@ class Options:
     """The id under which Claude Code's picker shows the model. None: one is made of its name."""
     retries: int = 0
     hold_s: float = 10.0
-    """How long a 200 may be held back until the first meaningful item."""
+    """How long a 200 may be held back: until then a failure can still be a status that clients repeat."""
+    ping_s: float = 10.0
+    """Silence on an open stream after which the client gets a `ping`."""
 
 
 @attrs.frozen
@@ -116,8 +118,6 @@ class WorkerSpec:
     api_key: str | None = attrs.field(default=None, repr=False)
     grace_s: float = 30.0
     """How long streams may go on after SIGTERM or `down` before they are ended in-band."""
-    ping_s: float = 10.0
-    """Silence on an open stream after which the client gets a `ping`."""
     limits: Limits = Limits()
     timeouts: Timeouts = Timeouts()
     options: Options = Options()

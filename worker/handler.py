@@ -48,9 +48,6 @@ from .wire.items import Finish
 if TYPE_CHECKING:
     from .relay import Relay
 
-HOLD_S = 10.0
-"""How long a 200 may be held back: until then a failure can still be a status that clients repeat."""
-
 LAST_WORDS_S = 1.0
 """How long a client may take for the error that ends its request at the drain's deadline."""
 
@@ -130,7 +127,6 @@ class Handler:
         now: Callable[[], float] = trio.current_time,
         started_at: float,
         generation: int | None = None,
-        hold_s: float = HOLD_S,
         books: Books | None = None,
     ) -> None:
         self.draining = False
@@ -140,7 +136,6 @@ class Handler:
         self._now = now
         self._started_at = started_at
         self._generation = generation
-        self._hold_s = hold_s
         self._books = books
         self._truth = (b"x-proxy-model", _header_safe(spec.model_id))
         self._relay = _relay(spec, self._truth)
@@ -324,11 +319,12 @@ class Handler:
 
     async def _keep_alive(self, call: _Call) -> None:
         """Open the stream at the end of the hold; from then on break every long silence."""
-        await trio.sleep(self._hold_s)
+        hold_s, ping_s = self._spec.options.hold_s, self._spec.options.ping_s
+        await trio.sleep(hold_s)
         while True:
             silence = trio.current_time() - call.last_said
-            if call.talking or silence < self._spec.ping_s:
-                await trio.sleep(self._spec.ping_s - (0.0 if call.talking else silence))
+            if call.talking or silence < ping_s:
+                await trio.sleep(ping_s - (0.0 if call.talking else silence))
             else:
                 await call.say(sse.PING)
 

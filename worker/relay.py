@@ -319,14 +319,14 @@ class _Course:
 
     async def _keep_alive(self) -> None:
         """Begin the stream at the end of the hold; from then on break every long silence between two events."""
-        spec = self._relay.spec
-        await trio.sleep(spec.options.hold_s)
+        options = self._relay.spec.options
+        await trio.sleep(options.hold_s)
         while True:
-            silence = trio.current_time() - self._said_at if self._begun else spec.ping_s
-            if silence < spec.ping_s:
-                await trio.sleep(spec.ping_s - silence)
+            silence = trio.current_time() - self._said_at if self._begun else options.ping_s
+            if silence < options.ping_s:
+                await trio.sleep(options.ping_s - silence)
             elif self._lock.locked() or not self._is_pause():
-                await trio.sleep(spec.ping_s)
+                await trio.sleep(options.ping_s)
             else:
                 await self._ping()
 

@@ -165,7 +165,6 @@ class Worker:
                 started_at=trio.current_time(),
                 generation=self._birth.generation if self._birth else None,
                 books=self._books,
-                hold_s=self._spec.options.hold_s,
             )
         except ValueError as error:
             self._journal("error", "configuration", detail=str(error))

@@ -72,6 +72,8 @@ class Reply:
     """Seconds before the head."""
     pause: float = 0.0
     """Seconds between pieces of the body."""
+    gate: threading.Semaphore | None = None
+    """Every piece of the body but the first waits for one release of it."""
     hang: bool = False
     """The head never comes."""
     hang_after: int | None = None
@@ -301,7 +303,7 @@ class _Conversation:
         pieces = (reply.body,) if isinstance(reply.body, bytes) else reply.body
         left = reply.hang_after if reply.cut_after is None else reply.cut_after
         for number, part in enumerate(_framed(pieces, reply.framing)):
-            if number and not self._sleep(reply.pause):
+            if number and not (self._sleep(reply.pause) and self._passes(reply.gate)):
                 return False
             self._send(part[:left], reply)
             if left is not None:
@@ -327,6 +329,13 @@ class _Conversation:
         if not seconds:
             return True
         return not self._until_gone(seconds)
+
+    def _passes(self, gate: threading.Semaphore | None) -> bool:
+        """False when the server is to stop meanwhile."""
+        while gate is not None and not gate.acquire(timeout=0.1):
+            if self._far._stopping.is_set():
+                return False
+        return True
 
     def _hang(self) -> bool:
         self._until_gone(None)

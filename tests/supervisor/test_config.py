@@ -32,6 +32,7 @@ server = "vllm"
 picker_alias = { "qwen3:8b" = "claude-qwen" }
 retries = 2
 hold = "5s"
+ping = "20s"
 """
 
 
@@ -62,6 +63,7 @@ def test_everything_that_can_be_said_of_a_provider() -> None:
         server="vllm",
         retries=2,
         hold_s=5.0,
+        ping_s=20.0,
     )
     assert work.options_for("qwen3:8b").think is False
     assert work.options_for("gpt-oss").think == "low"
@@ -189,7 +191,9 @@ def test_what_the_example_file_shows_can_be_said(key: str, value: str) -> None:
 def test_the_example_file_tells_the_defaults_of_the_code() -> None:
     """Those that are one value for everybody."""
     shown = dict(SETTINGS)
-    said = "\n".join(f"{key} = {shown[key]}" for key in ("first_byte_timeout", "hold", "num_ctx", "retries"))
+    said = "\n".join(
+        f"{key} = {shown[key]}" for key in ("first_byte_timeout", "hold", "ping", "num_ctx", "retries")
+    )
     ollama = parse(f"[providers.ollama]\n{said}").providers["ollama"]
 
     assert ollama == BUILT_IN["ollama"]

@@ -16,7 +16,7 @@ from fakes.exchange import JSON_HEADERS, FakeExchange, request
 from fakes.serving import serving
 
 from modelproxy.worker import handler as handler_module
-from modelproxy.worker.contract import WorkerSpec
+from modelproxy.worker.contract import Options, WorkerSpec
 from modelproxy.worker.failures import Failure, Kind
 from modelproxy.worker.handler import Handler, refuse
 from modelproxy.worker.httpd import ClientGone, Exchange
@@ -35,11 +35,12 @@ class Bench:
 
     stats: Stats = attrs.Factory(Stats)
     logged: list[tuple[str, str, dict[str, Any]]] = attrs.Factory(list)
+    spec: WorkerSpec = SPEC
     handler: Handler = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.handler = Handler(
-            SPEC, stats=self.stats, log=self.log, started_at=trio.current_time(), generation=3
+            self.spec, stats=self.stats, log=self.log, started_at=trio.current_time(), generation=3
         )
 
     def log(self, level: str, event: str, **fields: Any) -> None:
@@ -216,6 +217,14 @@ async def test_the_hold_ends_with_the_stream_begun_and_a_ping(
     assert first.names == ["message_start", "ping"]
     assert [round(when - start) for when, _ in exchange.sends] == [0, 10, 20, 25, 25]
     assert grammar.check(bytes(exchange.sent)).pings == 3
+
+
+async def test_s128_hold_and_ping_are_settings(autojump_clock: trio.testing.MockClock) -> None:
+    bench = Bench(spec=attrs.evolve(SPEC, options=Options(hold_s=4.0, ping_s=15.0)))
+    began = trio.current_time()
+    exchange = await post(bench, "echo:delay 40s\nhi", stream=True)
+
+    assert [round(when - began) for when, _ in exchange.sends] == [4, 19, 34, 40, 40]
 
 
 async def test_the_hold_begins_with_the_request(bench: Bench, autojump_clock: trio.testing.MockClock) -> None:

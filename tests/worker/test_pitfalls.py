@@ -74,8 +74,7 @@ async def test_p52_the_prompt_is_estimated_at_the_start_and_true_at_the_end() ->
 async def test_p60_silence_is_broken_by_pings_and_costs_one_request() -> None:
     """A cold model: the stream begins at the hold's end, and pings until the first word."""
     answer = Reply(body=WORD + STOP, headers=EVENTS, delay=0.5)
-    async with far(answer, ping_s=0.1, **OPENAI) as it:
-        it.handler._hold_s = 0.1
+    async with far(answer, options=Options(hold_s=0.1, ping_s=0.1), **OPENAI) as it:
         got = grammar.check((await it.fetch({**ASK, "stream": True})).body)
 
     names = [name for name, _ in got.events]

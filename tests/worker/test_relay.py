@@ -521,7 +521,7 @@ async def test_s75_a_busy_provider_is_asked_again_as_configured(
 
 # --- silence --------------------------------------------------------------------------------------------
 
-HASTY: dict[str, Any] = {"options": Options(hold_s=0.1), "ping_s": 0.1}
+HASTY: dict[str, Any] = {"options": Options(hold_s=0.1, ping_s=0.1)}
 
 
 async def test_p60_pings_until_the_provider_speaks() -> None:
