@@ -1,5 +1,6 @@
 """The user's configuration file as classes: every problem at once, with its path. Pure.
 
+    spawn = "exec"                       # how the daemon starts its workers; read when it starts itself
     [providers.work]                     # `proxyctl up work/some-model`
     kind = "openai"
     base_url = "https://llm.example.net/v1"
@@ -73,6 +74,8 @@ KINDS = tuple(BUILT_IN)
 @attrs.frozen
 class Config:
     providers: dict[str, Provider]
+    spawn: str | None = None
+    """`fork` or `exec`; None is what this system does best."""
 
 
 class ConfigError(Exception):
@@ -91,13 +94,14 @@ def parse(text: str) -> Config:
         raise ConfigError([f"not TOML: {error}"]) from None
     reader = _Reader()
     providers = dict(BUILT_IN)
-    for name, table in reader.tables(document, "providers", known=("providers",)):
+    for name, table in reader.tables(document, "providers", known=("providers", "spawn")):
         provider = _provider(reader, f"providers.{name}", name, table)
         if provider is not None:
             providers[name] = provider
+    spawn = reader.get(document, "", "spawn", _spawn)
     if reader.problems:
         raise ConfigError(reader.problems)
-    return Config(providers)
+    return Config(providers, spawn)
 
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -144,7 +148,7 @@ class _Reader:
         try:
             return check(table[key])
         except ValueError as error:
-            self.complain(f"{path}.{key}", str(error))
+            self.complain(f"{path}.{key}".lstrip("."), str(error))
             return None
 
 
@@ -174,6 +178,12 @@ def checked_url(value: Any) -> str:
     if not usable or any(char.isspace() or not char.isprintable() for char in text):
         raise ValueError(f'"{text}" is not a URL like http://127.0.0.1:11434')
     return text.rstrip("/")
+
+
+def _spawn(value: Any) -> str:
+    if value not in ("fork", "exec"):
+        raise ValueError('must be "fork" or "exec"')
+    return str(value)
 
 
 def _kind(value: Any) -> str:

@@ -79,6 +79,13 @@ def test_a_table_named_like_a_kind_changes_only_what_it_says() -> None:
     assert echo.options.hold_s == 1.0
 
 
+def test_how_workers_are_started_is_said_at_the_top() -> None:
+    assert parse("").spawn is None
+    assert [parse(f'spawn = "{way}"').spawn for way in ("fork", "exec")] == ["fork", "exec"]
+    assert problems_of('spawn = "thread"') == ['spawn: must be "fork" or "exec"']
+    assert problems_of("spawn = []") == ['spawn: must be "fork" or "exec"']
+
+
 def test_every_problem_at_once_with_its_path() -> None:
     found = problems_of(
         """
@@ -179,13 +186,13 @@ def test_the_example_file_loads() -> None:
 
 def test_the_example_file_shows_every_key_there_is() -> None:
     """And none that there is not."""
-    assert {key for key, _ in SETTINGS} == set(_FIELDS)
+    assert {key for key, _ in SETTINGS} == {*_FIELDS, "spawn"}
 
 
 @pytest.mark.parametrize(("key", "value"), SETTINGS, ids=[key for key, _ in SETTINGS])
 def test_what_the_example_file_shows_can_be_said(key: str, value: str) -> None:
     """Also where it is commented out."""
-    parse(f"[providers.openai]\n{key} = {value}")
+    parse(f"{key} = {value}" if key == "spawn" else f"[providers.openai]\n{key} = {value}")
 
 
 def test_the_example_file_tells_the_defaults_of_the_code() -> None:
