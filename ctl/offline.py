@@ -69,7 +69,7 @@ def _view(record: dict[str, Any], paths: Paths) -> dict[str, Any]:
     spec = _dict(record.get("spec"))
     worker = _living(record)
     started = _number(worker.get("started_at"))
-    name, port = record["name"], record.get("port", spec.get("port"))
+    name, port, wanted = record["name"], record.get("port", spec.get("port")), bool(record.get("wanted"))
     return {
         "name": name,
         "model": spec.get("model_id"),
@@ -89,10 +89,20 @@ def _view(record: dict[str, Any], paths: Paths) -> dict[str, Any]:
         "base_url": spec.get("base_url"),
         "started_at": started,
         "generation": worker.get("generation", record.get("generation", 0)),
-        "wanted": bool(record.get("wanted")),
-        "detail": "" if worker or not record.get("wanted") else "no worker, and no supervisor to start one",
+        "wanted": wanted,
+        "detail": "" if worker or not wanted else "no worker, and no supervisor to start one",
+        "next": _next(serves=bool(worker), wanted=wanted),
+        "command": "proxyctl daemon start" if wanted else "",
         "log": str(paths.log_file(name)),
     }
+
+
+def _next(*, serves: bool, wanted: bool) -> str:
+    if serves:
+        return (
+            "it serves on; the next supervisor adopts it" if wanted else "it finishes its requests and leaves"
+        )
+    return "the next supervisor starts it" if wanted else "nothing: it is not wanted"
 
 
 def _living(record: dict[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,10 @@ On the fast path: `__main__` calls it before typer is imported.
 
 from __future__ import annotations
 
+import os
+import sys
+import time
+
 from modelproxy.supervisor.paths import find
 
 from . import offline, render
@@ -24,7 +28,10 @@ def ps(*, everything: bool = False, verbose: bool = False, as_json: bool = False
     """Print the proxies; the exit code tells whether a supervisor looks after them."""
     paths = find()
     try:
-        views = Client(paths).get("/v1/proxies?all=1" if everything else "/v1/proxies")
+        client = Client(paths)
+        views = client.get("/v1/proxies?all=1" if everything else "/v1/proxies")
+        for warning in client.get("/v1/version").get("warnings") or ():
+            talk(f"warning: {warning}")
     except Fault as fault:
         if fault.code != "daemon_not_running":
             raise
@@ -48,7 +55,18 @@ def _print(views: list[dict[str, Any]], *, verbose: bool, as_json: bool) -> None
     if as_json:
         say_json(views)
     else:
-        say(render.ps(views, verbose=verbose))
+        say(render.ps(views, verbose=verbose, width=width(), now=time.time()))
+
+
+def width() -> int | None:
+    """The columns of the terminal that standard output is; None when it is something else."""
+    if sys.stdout is None or not sys.stdout.isatty():
+        return None
+    said = os.environ.get("COLUMNS", "")
+    try:
+        return int(said) if said.isdecimal() else os.get_terminal_size(sys.stdout.fileno()).columns
+    except (OSError, ValueError):
+        return None
 
 
 def _add_last_lines(views: list[dict[str, Any]]) -> None:

@@ -9,27 +9,111 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Any
 
-COLUMNS = ("NAME", "MODEL", "PORT", "PID", "STATE", "HEALTH", "UPTIME", "REQS", "IN-FLIGHT", "RESTARTS")
+COLUMNS = (
+    "NAME",
+    "MODEL",
+    "PORT",
+    "PID",
+    "STATE",
+    "HEALTH",
+    "UPTIME",
+    "REQS",
+    "IN-FLIGHT",
+    "COST",
+    "RESTARTS",
+)
 WIDEST = 60
 """Causes can be long; `ps -v` has them whole."""
+_SHORTEST_NAME = 12
+_CALM = frozenset({"ready", "degraded", "rolling", "draining", "stopped", "idle"})
+"""States in which the end of the log explains nothing, as long as nothing has died."""
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns two spaces apart; nothing but the header when there are no rows."""
-    lines = [header, *rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    return "\n".join(
+    return "\n".join(_aligned([header, *rows]))
+
+
+def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return [
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in lines
-    )
+    ]
 
 
-def ps(views: Sequence[dict[str, Any]], *, verbose: bool = False) -> str:
-    """The table of `proxyctl ps`; with `verbose` what is behind each row, below it."""
-    text = table(COLUMNS, [row(view) for view in views])
-    if not verbose:
-        return text
-    return "\n".join([text, *(line for view in views for line in _details(view))])
+def ps(
+    views: Sequence[dict[str, Any]], *, verbose: bool = False, width: int | None = None, now: float = 0.0
+) -> str:
+    """The table of `proxyctl ps`, for a terminal of `width` columns; with `verbose` what is behind each row."""
+    lines = _aligned([COLUMNS, *(row(view) for view in views)])
+    if width is not None and max(map(len, lines)) > width:
+        lines = _narrow(views, width)
+    if verbose:
+        lines += [line for view in views for line in _details(view, now)]
+    return "\n".join(lines)
+
+
+def _narrow(views: Sequence[dict[str, Any]], width: int) -> list[str]:
+    """First without the columns that say nothing new; then one word per state, and the sentence below it."""
+    cells = [dict(zip(COLUMNS, row(view), strict=True)) for view in views]
+    spare = {
+        "MODEL": all(one["MODEL"] == one["NAME"] for one in cells),
+        "RESTARTS": all(one["RESTARTS"] == "0" for one in cells),
+    }
+    columns = [name for name in COLUMNS if not spare.get(name)]
+    lines = _aligned([columns, *([one[name] for name in columns] for one in cells)])
+    if max(map(len, lines)) <= width:
+        return lines
+    for view, one in zip(views, cells, strict=True):
+        one |= {"STATE": cell(view.get("state")), "HEALTH": _one_word(one["HEALTH"])}
+    _fit_names(cells, columns, width)
+    heading, *lines = _aligned([columns, *([one[name] for name in columns] for one in cells)])
+    below = [_wrapped(_sentences(view), width) for view in views]
+    return [heading, *(text for line, more in zip(lines, below, strict=True) for text in (line, *more))]
+
+
+def _fit_names(cells: Sequence[dict[str, str]], columns: Sequence[str], width: int) -> None:
+    """Shorten the names by what the table is too wide."""
+    lines = _aligned([columns, *([one[name] for name in columns] for one in cells)])
+    named = [column for column in ("NAME", "MODEL") if column in columns]
+    excess = max(map(len, lines)) - width
+    longest = max(len(one[column]) for one in cells for column in named)
+    limit = max(_SHORTEST_NAME, longest - -(-excess // len(named)))
+    for one in cells:
+        for column in named:
+            one[column] = _shortened(one[column], limit)
+
+
+def _shortened(name: str, limit: int) -> str:
+    """The end of a name tells more than its middle."""
+    if len(name) <= limit:
+        return name
+    return f"{name[: limit // 3]}…{name[-(limit - limit // 3 - 1) :]}"
+
+
+def _one_word(health: str) -> str:
+    word = health.partition(";")[0]
+    return word if " " not in word else "ill"
+
+
+def _sentences(view: dict[str, Any]) -> str:
+    """What did not fit into the row."""
+    said, word, health = state(view), cell(view.get("state")), _health(view)
+    known = {"", word, _one_word(health)}
+    parts = [part for part in (said, health.removeprefix("ok; ")) if part not in known]
+    return "; ".join(parts)
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """`text` in lines of at most `width`, a little to the right; a word that is longer is not broken."""
+    lines: list[str] = []
+    for word in text.split():
+        if lines and len(lines[-1]) + 1 + len(word) <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(f"  {word}")
+    return lines
 
 
 def row(view: dict[str, Any]) -> list[str]:
@@ -40,12 +124,27 @@ def row(view: dict[str, Any]) -> list[str]:
         cell(view.get("port")),
         cell(view.get("pid")),
         clipped(state(view)),
-        clipped(cell(view.get("health"))),
+        clipped(_health(view)),
         uptime(view.get("uptime_s")),
         cell(view.get("requests")),
         cell(view.get("in_flight")),
+        _costs(view),
         cell(view.get("restarts")),
     ]
+
+
+def _health(view: dict[str, Any]) -> str:
+    """How the provider is; one word when the state says the rest already."""
+    words = cell(view.get("health"))
+    if view.get("state") == "hung":
+        return "-"  # who hangs cannot tell
+    return "ill" if view.get("state") == "degraded" and words in state(view) else words
+
+
+def _costs(view: dict[str, Any]) -> str:
+    """A `+` stands for answers whose cost nobody knows."""
+    known = cost(view.get("cost_usd"))
+    return f"{known}+" if view.get("unpriced") and known != "-" else known
 
 
 def cell(value: object) -> str:
@@ -58,12 +157,12 @@ def clipped(text: str) -> str:
 
 
 def state(view: dict[str, Any]) -> str:
-    """The state; with its cause, unless it is the one state that needs none."""
+    """The state with its cause, if there is anything to add to the one word."""
     word, detail = cell(view.get("state")), view.get("detail")
-    if word == "ready" or not detail:
+    if not detail:
         return word
     detail = cell(detail)
-    return detail if detail.startswith(word) else f"{word}: {detail}"
+    return detail if detail.startswith(word) else f"{word}; {detail}"
 
 
 def uptime(seconds: float | None) -> str:
@@ -84,8 +183,9 @@ def took(seconds: float) -> str:
 
 def up(view: dict[str, Any], seconds: float) -> str:
     """What `up` and `restart` print of one proxy; its cause too when it is not ready."""
+    said = "ready" if view.get("state") == "ready" else state(view)
     return (
-        f"{cell(view.get('name'))}  {state(view)}  {cell(view.get('url'))}"
+        f"{cell(view.get('name'))}  {said}  {cell(view.get('url'))}"
         f"  pid {cell(view.get('pid'))}  {took(seconds)}"
     )
 
@@ -181,21 +281,80 @@ def _count(number: int, one: str, many: str = "") -> str:
     return f"{number} {one if number == 1 else many or one + 's'}"
 
 
-def _details(view: dict[str, Any]) -> Iterator[str]:
+def _details(view: dict[str, Any], now: float) -> Iterator[str]:
     """What `ps -v` adds; a fact that is not there takes no line."""
     yield ""
     yield f"{cell(view.get('name'))}  {state(view)}"
-    for label in ("url", "base_url", "detail", "last_error", "log"):
-        if view.get(label):
-            yield f"  {label.replace('_', ' ')}: {cell(view[label])}"
-    if view.get("queue"):
-        yield f"  waiting to be accepted: {_count(view['queue'], 'connection')}"
-    for old in view.get("draining") or ():
-        yield (
-            f"  draining: generation {cell(old.get('generation'))}, pid {cell(old.get('pid'))}, "
-            f"{cell(old.get('in_flight'))} in flight"
-        )
+    for label, text in facts(view, now):
+        yield f"  {label}: {text}"
     for death in view.get("deaths") or ():
-        yield f"  death: {cell(death.get('cause'))} (generation {cell(death.get('generation'))})"
-    for line in view.get("last_lines") or ():
-        yield f"  | {printable(line)}"
+        yield f"  death: {dead(death, now)}"
+    if view.get("state") not in _CALM or view.get("deaths"):
+        for line in view.get("last_lines") or ():
+            yield f"  | {printable(line)}"
+
+
+def facts(view: dict[str, Any], now: float) -> Iterator[tuple[str, str]]:
+    """All that is known of a proxy, by name; what is not there or is nothing new is left out."""
+    if view.get("since"):
+        yield "since", f"{uptime(now - view['since'])} ago"
+    for label, key in (("next", "next"), ("run", "command"), ("url", "url"), ("provider at", "base_url")):
+        if view.get(key):
+            yield label, cell(view[key])
+    yield "health", cell(view.get("health"))
+    if view.get("port_holder"):
+        yield "port", f"{cell(view.get('port'))} is held by {cell(view['port_holder'])}"
+    for worker in view.get("workers") or ():
+        yield "worker", _worker(worker, now)
+    yield from _numbers(view)
+    if view.get("last_error"):
+        yield "last error", cell(view["last_error"])
+    if view.get("log"):
+        yield "log", cell(view["log"])
+
+
+def _numbers(view: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    if view.get("requests") is not None:
+        counts = [_count(view["requests"], "request")]
+        counts += [f"{view[key]} {name}" for key, name in _COUNTED if view.get(key)]
+        yield "served", f"{', '.join(counts)}; cost {_costs(view)}"
+    yield "restarts", cell(view.get("restarts"))
+    if view.get("queue"):
+        yield "waiting to be accepted", _count(view["queue"], "connection")
+    lost = [_count(view[key], one, many) for key, one, many in _LOST if view.get(key)]
+    if lost:
+        yield "lost", ", ".join(lost)
+
+
+_COUNTED = (("failures", "failed"), ("fallbacks", "by a fallback"), ("in_flight", "in flight"))
+_LOST = (
+    ("log_drops", "log line", "log lines"),
+    ("ledger_drops", "row of the ledger", "rows of the ledger"),
+)
+
+
+def _worker(worker: dict[str, Any], now: float) -> str:
+    """`g3, pid 4121, ready for 2h05m, 2 in flight (oldest 4m10s)`"""
+    age = f" for {uptime(now - worker['since'])}" if worker.get("since") else ""
+    words = [
+        f"g{cell(worker.get('generation'))}",
+        f"pid {cell(worker.get('pid'))}",
+        f"{cell(worker.get('phase'))}{age}",
+    ]
+    if worker.get("in_flight"):
+        oldest = worker.get("oldest_s")
+        words.append(f"{worker['in_flight']} in flight" + (f" (oldest {uptime(oldest)})" if oldest else ""))
+    if worker.get("kill_in_s") is not None:
+        words.append(f"kill in {uptime(worker['kill_in_s'])}")
+    return ", ".join(words)
+
+
+def dead(death: dict[str, Any], now: float) -> str:
+    """`SIGKILL 4s ago (g3, pid 4100, had been ready for 2h05m)`"""
+    who = [f"g{cell(death.get('generation'))}"]
+    if death.get("pid"):
+        who.append(f"pid {death['pid']}")
+    if death.get("lived_s") is not None:
+        span = uptime(death["lived_s"]) if death["lived_s"] >= 10 else took(death["lived_s"])
+        who.append(f"had been ready for {span}" if death.get("was_ready") else f"never ready in {span}")
+    return f"{cell(death.get('cause'))} {uptime(now - (death.get('at') or now))} ago ({', '.join(who)})"

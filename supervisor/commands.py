@@ -74,6 +74,12 @@ class Commands:
             tallies[current.generation].ready_at if current and current.generation in tallies else None
         )
         queues = [waiting for one in unit.listeners if (waiting := kernel.accept_queue(one)) is not None]
+        sums = views.total([unit.past, *tallies.values()])
+        since = views.since(proxy)
+
+        def epoch(at: float) -> float:
+            return round(kernel.wall_clock() - (now - at), 3)
+
         return ProxyView(
             name=proxy.name,
             model=proxy.spec.model_id,
@@ -85,8 +91,8 @@ class Commands:
             reused=reused,
             health=views.health(proxy),
             uptime_s=round(now - current.since, 1) if current else None,
-            requests=unit.past_requests + sum(tally.requests for tally in tallies.values()),
-            in_flight=sum(tally.in_flight for tally in tallies.values()),
+            requests=sums.requests,
+            in_flight=sums.in_flight,
             restarts=proxy.restarts,
             fallbacks=0,
             last_error=proxy.trouble or next((t.last_error for t in tallies.values() if t.last_error), None),
@@ -103,21 +109,32 @@ class Commands:
                 }
                 for worker in proxy.draining
             ],
-            deaths=[
-                {
-                    "at": kernel.wall_clock() - (now - death.at),
-                    "cause": death.cause,
-                    "generation": death.generation,
-                }
-                for death in proxy.deaths
-            ],
+            deaths=views.deaths(proxy, epoch),
             queue=sum(queues) if queues else None,
             lazy=proxy.care.lazy,
             idle_stop_s=proxy.care.idle_stop_s,
             max_rss=proxy.care.max_rss,
             log=str(self._paths.log_file(proxy.name)),
             notes=notes or [],
+            since=None if since is None else epoch(since),
+            next=views.forecast(proxy, now),
+            command=views.remedy(proxy, now),
+            failures=sums.failures,
+            cost_usd=sums.cost,
+            unpriced=sums.unpriced,
+            log_drops=sums.log_drops,
+            ledger_drops=sums.ledger_drops,
+            workers=views.workers(proxy, now, tallies, epoch),
         )
+
+    async def about(self, target: str) -> ProxyView:
+        """The row of one proxy, with who has its port if it is wanted and cannot have it."""
+        unit = self.find_one(target)
+        holder = None
+        if unit.proxy.is_up and not unit.listeners:
+            found = await trio.to_thread.run_sync(kernel.port_holder, unit.proxy.spec.port)
+            holder = f"{found.command} (pid {found.pid})" if found else None
+        return attrs.evolve(self.row(unit), port_holder=holder)
 
     def find(self, target: str, *, stopped: bool) -> list[Unit]:
         """By name, model id, port or pid; `all` is every one. Empty when there is none."""

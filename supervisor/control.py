@@ -145,7 +145,7 @@ class Control:
         await _answer(exchange, 200, to_json(rows))
 
     async def _show(self, exchange: httpd.Exchange, target: str, query: dict[str, str]) -> None:
-        await _answer(exchange, 200, to_json(self._commands.row(self._commands.find_one(target))))
+        await _answer(exchange, 200, to_json(await self._commands.about(target)))
 
     async def _up(self, exchange: httpd.Exchange, target: str, query: dict[str, str]) -> None:
         request = parse(await exchange.read_body(), UpRequest)

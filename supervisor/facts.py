@@ -57,6 +57,8 @@ class Worker:
     """Why it is taken for hung; None while its heart beats."""
     ill: str | None = None
     """What its provider's trouble is, in the worker's words."""
+    ill_since: float | None = None
+    """Since when its provider has had trouble, whatever that is called by now."""
     note: str = ""
     """What its user should know of a provider that is well: a window too small for an agent."""
     leaving: str | None = None
@@ -73,6 +75,10 @@ class Death:
     at: float
     cause: str
     generation: int
+    pid: int | None = None
+    was_ready: bool = False
+    lived_s: float | None = None
+    """How long it had been ready; of one that never was, how long it had been starting."""
 
 
 @attrs.frozen
@@ -118,6 +124,8 @@ class Proxy:
     """Its key lived in memory only and nobody who knew it is left."""
     roll_grace_s: float = policy.ROLL_GRACE_S
     """How long the old generation may finish its streams in a roll."""
+    state_since: float = 0.0
+    """When the state became what it is; `step` keeps it."""
 
     @property
     def state(self) -> State:

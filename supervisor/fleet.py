@@ -318,6 +318,8 @@ def step(proxy: Proxy, event: Event, now: float, jitter: float = 1.0) -> tuple[P
     _HANDLERS[type(event)](turn, event)
     if turn.proxy.is_up:
         _settle(turn)
+    if turn.proxy.state is not proxy.state:
+        turn.set(state_since=now)
     return turn.proxy, turn.actions
 
 
@@ -535,11 +537,13 @@ def _on_beaten(turn: _Turn, event: Beaten) -> None:
 
 
 def _on_well(turn: _Turn, event: FeltWell) -> None:
-    turn.amend(event.generation, ill=None, note=event.note)
+    turn.amend(event.generation, ill=None, ill_since=None, note=event.note)
 
 
 def _on_ill(turn: _Turn, event: FellIll) -> None:
-    turn.amend(event.generation, ill=event.detail)
+    worker = turn.proxy.worker(event.generation)
+    since = turn.now if worker is None or worker.ill_since is None else worker.ill_since
+    turn.amend(event.generation, ill=event.detail, ill_since=since)
 
 
 def _on_bye(turn: _Turn, event: SaidBye) -> None:
@@ -570,7 +574,7 @@ def _on_exited(turn: _Turn, event: Exited) -> None:
         return
     cause = _cause(worker, event)
     turn.set(
-        deaths=(*turn.proxy.deaths, Death(turn.now, cause, event.generation))[-policy.KEPT_DEATHS :],
+        deaths=(*turn.proxy.deaths, _death(worker, cause, turn.now))[-policy.KEPT_DEATHS :],
         trouble=cause,
     )
     if not was_current and turn.proxy.current is not None:
@@ -584,6 +588,11 @@ def _gone(turn: _Turn, worker: Worker) -> None:
         turn.tell("left", f"pid {worker.pid}, generation {worker.generation}, has finished")
     else:
         turn.tell("stopped", f"pid {worker.pid} has left" if worker.pid else "there was no process")
+
+
+def _death(worker: Worker, cause: str, now: float) -> Death:
+    lived_s = None if worker.phase is Phase.ABSENT else now - worker.since
+    return Death(now, cause, worker.generation, worker.pid, worker.phase is Phase.READY, lived_s)
 
 
 def _cause(worker: Worker, event: Exited) -> str:

@@ -41,7 +41,7 @@ from modelproxy.worker.contract import (
     Welcome,
 )
 
-from . import channel, fleet, kernel, logs, policy, runner, sockets, state
+from . import channel, fleet, kernel, logs, policy, runner, sockets, state, views
 from .custody import Custody
 from .events import Events
 from .facts import Phase, Proxy
@@ -459,12 +459,18 @@ class Keeper:
         elif isinstance(message, Health):
             felt: type[fleet.FeltWell | fleet.FellIll] = fleet.FeltWell if message.ok else fleet.FellIll
             self.post(name, felt(generation, message.detail))
-        elif isinstance(message, Bye) and message.code == EXIT_OK:  # with another code it is a death
-            self.post(name, fleet.SaidBye(generation, message.reason))
+        elif isinstance(message, Bye):
+            if message.code == EXIT_OK:
+                self.post(name, fleet.SaidBye(generation, message.reason))
+            else:
+                handle.last_words = message.reason  # a death, but not one without a word
 
     def _on_beat(self, unit: Unit, handle: runner.Handle, beat: Beat) -> None:
         handle.requests, handle.in_flight = beat.requests, beat.in_flight
-        handle.last_error, handle.log_drops = beat.last_error, beat.log_drops
+        handle.failures, handle.last_error = beat.failures, beat.last_error
+        handle.log_drops, handle.ledger_drops = beat.log_drops, beat.ledger_drops
+        handle.oldest_since = None if beat.oldest_s is None else self._now() - beat.oldest_s
+        handle.cost_usd, handle.unpriced = beat.cost_usd, beat.unpriced
         self.post(unit.proxy.name, fleet.Beaten(handle.generation))
         log_file = self._paths.log_file(unit.proxy.name)
         if logs.is_full(log_file):
@@ -583,12 +589,13 @@ class Keeper:
             runner.kill(handle)  # an end that nobody can see would leave the proxy without a successor
             self._bury(unit, handle, fleet.Exited(handle.generation, "lost from sight"))
             raise
-        self._bury(unit, handle, fleet.Exited(handle.generation, str(ended), ended.code))
+        cause = f"{ended}: {handle.last_words}" if handle.last_words else str(ended)
+        self._bury(unit, handle, fleet.Exited(handle.generation, cause, ended.code))
 
     def _bury(self, unit: Unit, handle: runner.Handle, exited: fleet.Exited) -> None:
         handle.settled.set()
         handle.close()
-        unit.past_requests += handle.requests
+        unit.past = views.ended(unit.past, unit.tally(handle))
         unit.handles.pop(handle.generation, None)
         unit.tokens.pop(handle.generation, None)
         self.post(unit.proxy.name, exited)

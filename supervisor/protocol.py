@@ -173,7 +173,7 @@ class ProxyView:
     draining: list[dict[str, Any]]
     """Older generations that still finish their streams: generation, pid, in_flight."""
     deaths: list[dict[str, Any]]
-    """The last unasked exits, newest last: at, cause, generation."""
+    """The last unasked exits, newest last: at, cause, generation, pid, was_ready, lived_s."""
     queue: int | None
     """Connections that wait to be accepted, where the kernel tells."""
     lazy: bool
@@ -183,6 +183,26 @@ class ProxyView:
     log: str
     notes: list[str]
     """What the user should know of this `up`: another port than the usual one, and the like."""
+    since: float | None = None
+    """Seconds since the epoch when the state became what it is."""
+    next: str = ""
+    """What happens next if nobody does anything."""
+    command: str = ""
+    """What to run to have it otherwise."""
+    failures: int = 0
+    """Requests that ended in an error."""
+    cost_usd: float | None = 0.0
+    """What is known of the costs of all requests since the supervisor knows it; None: nothing is."""
+    unpriced: int = 0
+    """Answers whose cost nobody knows."""
+    log_drops: int = 0
+    """Log lines that could not be written."""
+    ledger_drops: int = 0
+    """Rows of the ledger that were lost."""
+    workers: list[dict[str, Any]] = attrs.Factory(list)
+    """Every process of it, oldest first: generation, pid, phase, since, in_flight, oldest_s, silent_s, …"""
+    port_holder: str | None = None
+    """Which other program has the port, as far as one can see: in the answer about one proxy only."""
 
 
 @attrs.frozen

@@ -56,9 +56,18 @@ class Handle:
     requests: int = 0
     in_flight: int = 0
     last_error: str | None = None
+    failures: int = 0
     log_drops: int = 0
+    ledger_drops: int = 0
+    oldest_since: float | None = None
+    """When the oldest request in flight began, on our own clock."""
+    cost_usd: float = 0.0
+    unpriced: int = 0
+    """Answers whose cost nobody knows."""
     ready_at: float | None = None
     """Seconds since the epoch."""
+    last_words: str = ""
+    """Why it was about to end with a code that means failure."""
     closed: bool = False
 
     def signal(self, signum: int) -> None:

@@ -31,7 +31,8 @@ class Unit:
     waiting: dict[int, trio.CancelScope] = attrs.Factory(dict)
     """Starts that wait for their turn."""
     tokens: dict[int, str] = attrs.Factory(dict)
-    past_requests: int = 0
+    past: views.Tally = attrs.Factory(views.Tally)
+    """What the workers that have ended counted."""
     stand_in: trio.CancelScope | None = None
     pid_file: str | None = None
     """One more place for the pid, by the user's wish."""
@@ -41,10 +42,22 @@ class Unit:
     """Port, pid and extra place of the pid files that exist now."""
 
     def tallies(self) -> dict[int, views.Tally]:
-        return {
-            generation: views.Tally(handle.requests, handle.in_flight, handle.last_error, handle.ready_at)
-            for generation, handle in self.handles.items()
-        }
+        return {generation: self.tally(handle) for generation, handle in self.handles.items()}
+
+    @staticmethod
+    def tally(handle: runner.Handle) -> views.Tally:
+        return views.Tally(
+            requests=handle.requests,
+            in_flight=handle.in_flight,
+            last_error=handle.last_error,
+            ready_at=handle.ready_at,
+            failures=handle.failures,
+            log_drops=handle.log_drops,
+            ledger_drops=handle.ledger_drops,
+            oldest_since=handle.oldest_since,
+            cost_usd=handle.cost_usd,
+            unpriced=handle.unpriced,
+        )
 
 
 class Start(Protocol):

@@ -1,10 +1,21 @@
-"""What `ps` shows: the facts of a proxy in words. Pure."""
+"""What `ps` and `why` say: the facts of a proxy in words. Pure.
+
+`describe` is what is, with its cause; `forecast` what happens next if nobody does anything; `remedy` the
+command that helps, where there is one.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from typing import Any
+
 import attrs
 
-from .facts import Phase, Proxy, State
+from . import policy
+from .facts import Death, Phase, Proxy, State, Worker
+
+_QUIET_S = policy.SILENCE_LIMIT_S / 2
+"""A heart that has missed some beats is worth a word before it is worth a look."""
 
 
 @attrs.frozen
@@ -16,6 +27,39 @@ class Tally:
     last_error: str | None = None
     ready_at: float | None = None
     """Seconds since the epoch."""
+    failures: int = 0
+    log_drops: int = 0
+    ledger_drops: int = 0
+    oldest_since: float | None = None
+    """When the oldest request in flight began."""
+    cost_usd: float = 0.0
+    unpriced: int = 0
+    """Answers whose cost nobody knows."""
+
+    @property
+    def cost(self) -> float | None:
+        """What is known; None when nothing is. Never 0 for that."""
+        return None if self.unpriced and not self.cost_usd else self.cost_usd
+
+
+def total(tallies: Iterable[Tally]) -> Tally:
+    """What all of them counted together."""
+    every = list(tallies)
+    return Tally(
+        requests=sum(tally.requests for tally in every),
+        in_flight=sum(tally.in_flight for tally in every),
+        last_error=next((tally.last_error for tally in reversed(every) if tally.last_error), None),
+        failures=sum(tally.failures for tally in every),
+        log_drops=sum(tally.log_drops for tally in every),
+        ledger_drops=sum(tally.ledger_drops for tally in every),
+        cost_usd=sum(tally.cost_usd for tally in every),
+        unpriced=sum(tally.unpriced for tally in every),
+    )
+
+
+def ended(past: Tally, tally: Tally) -> Tally:
+    """The past with one more worker in it: what it counted stays, what it was doing does not."""
+    return attrs.evolve(total([past, tally]), in_flight=0)
 
 
 def health(proxy: Proxy) -> str:
@@ -25,6 +69,19 @@ def health(proxy: Proxy) -> str:
     if current.ill or current.hung:
         return current.ill or "hung"
     return f"ok; {current.note}" if current.note else "ok"
+
+
+def since(proxy: Proxy) -> float | None:
+    """When it came to be as it is, on the supervisor's own clock; None when no supervisor of this life saw it."""
+    current = proxy.current
+    if current is not None and proxy.state is State.READY:
+        return current.since
+    if current is not None and proxy.state is State.DEGRADED:
+        return current.ill_since
+    return proxy.state_since or None
+
+
+# --- what is --------------------------------------------------------------------------------------
 
 
 def describe(proxy: Proxy, now: float, tallies: dict[int, Tally]) -> str:
@@ -37,75 +94,115 @@ def describe(proxy: Proxy, now: float, tallies: dict[int, Tally]) -> str:
 
 def _starting(proxy: Proxy, now: float, _: dict[int, Tally]) -> str:
     newcomer = proxy.successor
-    age = now - newcomer.since if newcomer else 0.0
-    return f"starting {seconds(age)}" + _last(proxy, now)
+    return f"starting {_progress(newcomer, now)}" + _last(proxy, now) if newcomer else "starting"
+
+
+def _progress(newcomer: Worker, now: float) -> str:
+    waits = " (waits for its turn)" if newcomer.pid is None else ""
+    return seconds(now - newcomer.since) + waits
 
 
 def _ready(proxy: Proxy, now: float, tallies: dict[int, Tally]) -> str:
-    parts = []
-    if proxy.trouble:
-        parts.append(proxy.trouble)
-    if proxy.draining:
-        parts.append(_draining_of(proxy, now, tallies))
-    return "; ".join(parts)
+    parts = [_silence(proxy, now), proxy.trouble or "", _leavers(proxy, now, tallies)]
+    return "; ".join(part for part in parts if part)
+
+
+def _silence(proxy: Proxy, now: float) -> str:
+    current = proxy.current
+    silent = _silent_for(current, now) if current else 0.0
+    return f"silent {seconds(silent)}" if silent > _QUIET_S else ""
+
+
+def _silent_for(worker: Worker, now: float) -> float:
+    return now - (worker.heard_at if worker.heard_at is not None else worker.since)
 
 
 def _degraded(proxy: Proxy, now: float, tallies: dict[int, Tally]) -> str:
     current = proxy.current
-    return f"degraded: {current.ill if current else ''}"
+    if current is None:
+        return "degraded"
+    age = seconds(now - (current.ill_since if current.ill_since is not None else now))
+    leavers = _leavers(proxy, now, tallies)
+    return f"degraded {age}: {current.ill}" + (f"; {leavers}" if leavers else "")
 
 
 def _rolling(proxy: Proxy, now: float, tallies: dict[int, Tally]) -> str:
     old, new = proxy.current, proxy.successor
-    return f"rolling g{old.generation if old else '?'}->g{new.generation if new else '?'}"
+    words = f"rolling g{old.generation if old else '?'}->g{new.generation if new else '?'}"
+    if new is not None:
+        words += f", g{new.generation} starting {_progress(new, now)}"
+    leavers = _leavers(proxy, now, tallies)
+    return words + (f"; {leavers}" if leavers else "")
+
+
+def _leavers(proxy: Proxy, now: float, tallies: dict[int, Tally]) -> str:
+    """Older generations that finish their requests behind one that serves: `g3 drains 2 (oldest 4m10s)`."""
+    return "; ".join(
+        f"g{worker.generation} drains {_load(tallies.get(worker.generation, Tally()), now)}"
+        + _limit(worker, now)
+        for worker in proxy.draining
+    )
+
+
+def _load(tally: Tally, now: float) -> str:
+    oldest = f" (oldest {seconds(now - tally.oldest_since)})" if tally.oldest_since is not None else ""
+    return f"{tally.in_flight}{oldest if tally.in_flight else ''}"
+
+
+def _limit(worker: Worker, now: float) -> str:
+    return "" if worker.kill_by is None else f", kill in {seconds(worker.kill_by - now)}"
 
 
 def _draining(proxy: Proxy, now: float, tallies: dict[int, Tally]) -> str:
-    return _draining_of(proxy, now, tallies)
-
-
-def _draining_of(proxy: Proxy, now: float, tallies: dict[int, Tally]) -> str:
     workers = proxy.draining
     if not workers:
-        return "waiting for what may still dial"
-    in_flight = sum(tallies.get(worker.generation, Tally()).in_flight for worker in workers)
-    names = ", ".join(f"g{worker.generation}" for worker in workers)
-    deadline = min((worker.kill_by for worker in workers if worker.kill_by is not None), default=None)
-    limit = f", kill in {seconds(max(0.0, deadline - now))}" if deadline is not None else ""
-    return f"draining {names}: {in_flight} in flight{limit}"
+        return "draining: waiting for what may still dial"
+    told = [tallies.get(worker.generation, Tally()) for worker in workers]
+    begun = [tally.oldest_since for tally in told if tally.oldest_since is not None and tally.in_flight]
+    oldest = f" (oldest {seconds(now - min(begun))})" if begun else ""
+    last = max(workers, key=lambda worker: worker.kill_by or 0.0)
+    return f"draining {sum(tally.in_flight for tally in told)} in flight{oldest}{_limit(last, now)}"
 
 
 def _hung(proxy: Proxy, now: float, _: dict[int, Tally]) -> str:
     current = proxy.current
     if current is None:
         return "hung"
-    silent = now - (current.heard_at if current.heard_at is not None else current.since)
-    return f"hung {seconds(silent)} ({current.hung})"
+    return f"hung {seconds(_silent_for(current, now))} ({current.hung}){_limit(current, now)}"
 
 
 def _backoff(proxy: Proxy, now: float, _: dict[int, Tally]) -> str:
-    pause = max(0.0, (proxy.retry_at or now) - now)
     count = proxy.failures or proxy.spawn_failures
-    cause = "" if proxy.deaths and proxy.deaths[-1].cause == proxy.trouble else f"; {proxy.trouble}"
-    return f"backoff {count}, next in {seconds(pause)}" + (cause if proxy.trouble else "") + _last(proxy, now)
+    repeated = bool(proxy.deaths) and proxy.deaths[-1].cause == proxy.trouble
+    cause = f"; {proxy.trouble}" if proxy.trouble and not repeated else ""
+    return f"backoff {count}, next in {_pause(proxy, now)}" + cause + _last(proxy, now)
+
+
+def _pause(proxy: Proxy, now: float) -> str:
+    return seconds((proxy.retry_at or now) - now)
 
 
 def _failed(proxy: Proxy, now: float, _: dict[int, Tally]) -> str:
-    return f"failed: {proxy.given_up}; fix it, then proxyctl up {proxy.spec.model_id}"
+    reason = proxy.given_up or ""
+    # Some reasons name the command themselves.
+    return f"failed: {reason}" + ("" if "proxyctl" in reason else f"; fix it, then {again(proxy)}")
 
 
 def _adopting(proxy: Proxy, now: float, _: dict[int, Tally]) -> str:
-    pids = ", ".join(
-        str(worker.pid) for worker in proxy.workers if worker.phase is Phase.ABSENT and worker.pid
-    )
+    pids = _awaited(proxy)
     return f"adopting: waiting for pid {pids} to dial" if pids else "adopting"
+
+
+def _awaited(proxy: Proxy) -> str:
+    absent = [worker for worker in proxy.workers if worker.phase is Phase.ABSENT]
+    return ", ".join(str(worker.pid) for worker in absent if worker.pid)
 
 
 def _stopped(proxy: Proxy, now: float, _: dict[int, Tally]) -> str:
     return ""
 
 
-_WORDS = {
+_WORDS: dict[State, Callable[[Proxy, float, dict[int, Tally]], str]] = {
     State.STARTING: _starting,
     State.READY: _ready,
     State.DEGRADED: _degraded,
@@ -126,8 +223,154 @@ def _last(proxy: Proxy, now: float) -> str:
     return f"; last: {death.cause} {seconds(now - death.at)} ago"
 
 
+# --- what comes -----------------------------------------------------------------------------------
+
+
+def forecast(proxy: Proxy, now: float) -> str:
+    """What happens next if nobody does anything. Empty when nothing is due."""
+    return _NEXT[proxy.state](proxy, now)
+
+
+def _next_ready(proxy: Proxy, now: float) -> str:
+    current = proxy.current
+    if current is not None and _silent_for(current, now) > _QUIET_S:
+        return f"silent for {policy.SILENCE_LIMIT_S:.0f} s, its process is looked at"
+    if proxy.draining:
+        return "the older worker leaves when its requests are finished"
+    if proxy.settled_at is not None and proxy.failures:
+        return f"its deaths are forgotten in {seconds(proxy.settled_at - now)} if it stays ready"
+    return ""
+
+
+def _next_starting(proxy: Proxy, now: float) -> str:
+    newcomer = proxy.successor
+    if newcomer is None or newcomer.start_by is None:
+        return "it starts as soon as other starts have made room; connections wait"
+    return f"if it is not ready in {seconds(newcomer.start_by - now)} it is killed; connections wait"
+
+
+def _next_rolling(proxy: Proxy, now: float) -> str:
+    newcomer = proxy.successor
+    limit = f"within {seconds(newcomer.start_by - now)}" if newcomer and newcomer.start_by else "in time"
+    return f"if the new worker is ready {limit}, the old one drains; if not, the old one stays"
+
+
+def _next_degraded(proxy: Proxy, now: float) -> str:
+    return "the worker goes on looking at its provider; it is not restarted, for that would not help"
+
+
+def _next_hung(proxy: Proxy, now: float) -> str:
+    return "the stacks of its threads go to the log, then SIGKILL and a new worker; connections wait"
+
+
+def _next_backoff(proxy: Proxy, now: float) -> str:
+    clients = "clients get 503 with retry-after" if proxy.answers_down(now) else "connections wait"
+    return f"the next start is in {_pause(proxy, now)}; until then {clients}"
+
+
+def _next_failed(proxy: Proxy, now: float) -> str:
+    return "nothing by itself; clients get 503 with x-should-retry: false and this reason"
+
+
+def _next_adopting(proxy: Proxy, now: float) -> str:
+    due = min((worker.kill_by for worker in proxy.workers if worker.kill_by is not None), default=now)
+    return f"if it has not dialled in {seconds(due - now)} it is replaced"
+
+
+def _next_draining(proxy: Proxy, now: float) -> str:
+    return "when its requests are finished it leaves; new connections are refused"
+
+
+def _next_stopped(proxy: Proxy, now: float) -> str:
+    return "nothing: it is not wanted; connections are refused"
+
+
+_NEXT: dict[State, Callable[[Proxy, float], str]] = {
+    State.STARTING: _next_starting,
+    State.READY: _next_ready,
+    State.DEGRADED: _next_degraded,
+    State.ROLLING: _next_rolling,
+    State.DRAINING: _next_draining,
+    State.HUNG: _next_hung,
+    State.BACKOFF: _next_backoff,
+    State.FAILED: _next_failed,
+    State.ADOPTING: _next_adopting,
+    State.STOPPED: _next_stopped,
+}
+
+
+# --- what helps -----------------------------------------------------------------------------------
+
+
+def remedy(proxy: Proxy, now: float) -> str:
+    """The command for somebody who wants it otherwise. Empty when there is nothing to mend."""
+    state, name = proxy.state, proxy.name
+    if state is State.FAILED and proxy.key_lost:
+        return f"{again(proxy)} --api-key -"
+    if state in (State.FAILED, State.STOPPED):
+        return again(proxy)
+    if state is State.BACKOFF:
+        return f"proxyctl restart {name}"
+    if state is State.DRAINING:
+        return f"proxyctl down {name} --grace 0"
+    if proxy.is_up and (proxy.is_crash_loop(now) or state is State.HUNG):
+        return f"proxyctl logs {name} -n 200"
+    return ""
+
+
+def again(proxy: Proxy) -> str:
+    """The `up` that means this very proxy. A model's second proxy is told from its first by the port."""
+    spec = proxy.spec
+    port = f" --port {spec.port}" if proxy.name != spec.model_id or not proxy.wanted else ""
+    return f"proxyctl up {spec.model_id}{port}"
+
+
+# --- for programs ---------------------------------------------------------------------------------
+
+Epoch = Callable[[float], float]
+"""From the supervisor's own clock to seconds since the epoch."""
+
+
+def deaths(proxy: Proxy, epoch: Epoch) -> list[dict[str, Any]]:
+    """The last unasked exits, newest last."""
+    return [_death(death, epoch) for death in proxy.deaths]
+
+
+def _death(death: Death, epoch: Epoch) -> dict[str, Any]:
+    return {
+        "at": epoch(death.at),
+        "cause": death.cause,
+        "generation": death.generation,
+        "pid": death.pid,
+        "was_ready": death.was_ready,
+        "lived_s": None if death.lived_s is None else round(death.lived_s, 3),
+    }
+
+
+def workers(proxy: Proxy, now: float, tallies: dict[int, Tally], epoch: Epoch) -> list[dict[str, Any]]:
+    """Every process of it, oldest first."""
+    found = []
+    for worker in proxy.workers:
+        tally = tallies.get(worker.generation, Tally())
+        found.append(
+            {
+                "generation": worker.generation,
+                "pid": worker.pid,
+                "phase": str(worker.phase),
+                "since": epoch(worker.since),
+                "requests": tally.requests,
+                "in_flight": tally.in_flight,
+                "oldest_s": None if tally.oldest_since is None else round(now - tally.oldest_since, 1),
+                "silent_s": None if worker.heard_at is None else round(now - worker.heard_at, 1),
+                "kill_in_s": None if worker.kill_by is None else round(worker.kill_by - now, 1),
+            }
+        )
+    return found
+
+
 def seconds(span: float) -> str:
-    """A span as a person says it: 0.3s, 12s, 4m10s, 2h05m."""
+    """A span as a person says it: 0.3s, 12s, 4m10s, 2h05m. One that is over is 0."""
+    span = max(0.0, span)
     if span < 10:
         return f"{span:.1f}s"
     whole = int(span)

@@ -17,7 +17,6 @@ WITHOUT = {
     "worker/__main__.py": "driven by every test that starts a worker",
     # Data without decisions.
     "worker/dialects/seam.py": "the types between handler and dialects",
-    "worker/stats.py": "three counters",
     "worker/wire/asks.py": "the types of a request; tests/worker/test_anthropic.py reads them",
     "worker/wire/items.py": "the types of an answer; tests/worker/test_anthropic.py writes them",
     # Being written.

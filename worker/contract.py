@@ -170,6 +170,12 @@ class Beat:
     last_error: str | None = None
     ledger_drops: int = 0
     """Rows that were lost because their file was in trouble for too long."""
+    oldest_s: float | None = None
+    """For how long the oldest request in flight has been running."""
+    cost_usd: float = 0.0
+    """What is known of the costs of all requests."""
+    unpriced: int = 0
+    """Answers whose cost nobody knows."""
 
 
 @attrs.frozen

@@ -280,6 +280,7 @@ class Handler:
             call.counted = True
             self._stats.requests += 1
             self._stats.in_flight += 1
+            self._stats.begun[call.id] = call.began
         if endpoint is Endpoint.MESSAGES and self._books is not None:
             header = call.exchange.request.header
             call.account = Account(
@@ -341,6 +342,7 @@ class Handler:
         if self._books is None or call.account is None:
             return
         row = self._row(call, call.account)
+        self._stats.charge(row.cost_usd, answered=row.status == 200)
         if call.entry is None:
             self._books.note(row)
         elif row.status != call.entry.row.status:
@@ -356,6 +358,7 @@ class Handler:
         self._record_end(call)
         if call.counted:
             self._stats.in_flight -= 1
+            del self._stats.begun[call.id]
             if (message := call.complaint) is not None:
                 self._stats.failures += 1
                 self._stats.last_error = message

@@ -168,6 +168,7 @@ class Worker:
             )
         except ValueError as error:
             self._journal("error", "configuration", detail=str(error))
+            self._reason = str(error)
             return EXIT_CONFIG
         await self._serve(self._spec, serving)
         return EXIT_OK
@@ -276,6 +277,9 @@ class Worker:
             log_drops=self._journal.drops,
             ledger_drops=self._books.drops if self._books else 0,
             last_error=self._stats.last_error,
+            oldest_s=self._stats.oldest_s(trio.current_time()),
+            cost_usd=self._stats.cost_usd,
+            unpriced=self._stats.unpriced,
         )
 
     async def _report_health(self, spec: WorkerSpec, provider: Provider) -> None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import struct
 import sys
+import termios
 
 import pytest
 from fakes.control import Control, view
 from fakes.terminal import Run, Spawn
 
 from modelproxy.ctl import __main__ as entry
+from modelproxy.ctl import ps
 from modelproxy.supervisor.paths import Paths
 
-HEADER = "NAME  MODEL  PORT  PID  STATE  HEALTH  UPTIME  REQS  IN-FLIGHT  RESTARTS\n"
+HEADER = "NAME  MODEL  PORT  PID  STATE  HEALTH  UPTIME  REQS  IN-FLIGHT  COST  RESTARTS\n"
 HEAVY = (
     "typer",
     "click",
@@ -83,13 +88,22 @@ def test_all_asks_for_the_stopped_ones(run: Run, control: Control) -> None:
     run("ps")
     run("ps", "-a")
 
-    assert [path for _, path, _ in control.asked] == ["/v1/proxies", "/v1/proxies?all=1"]
+    asked = [path for _, path, _ in control.asked if path.startswith("/v1/proxies")]
+    assert asked == ["/v1/proxies", "/v1/proxies?all=1"]
+
+
+def test_what_the_supervisor_warns_of_is_said(run: Run, control: Control) -> None:
+    """On stderr: the list is for programs too."""
+    control.replies["GET /v1/version"] = (200, control.version() | {"warnings": ["state.json was bad"]})
+    ran = run("ps")
+
+    assert (ran.code, ran.out, ran.err) == (0, HEADER, "warning: state.json was bad\n")
 
 
 def test_verbose_shows_the_last_lines_of_the_log(run: Run, control: Control) -> None:
     log = control.paths.log_file("echo/demo")
     log.write_text("".join(f"line {number}\n" for number in range(9)))
-    control.proxies["echo/demo"] = view(log=str(log))
+    control.proxies["echo/demo"] = view(log=str(log), state="failed", detail="failed: x")
 
     assert run("ps", "-v").out.splitlines()[-5:] == [f"  | line {number}" for number in range(4, 9)]
     assert run("ps", "-v", "--json").json[0]["last_lines"][-1] == "line 8"
@@ -116,3 +130,20 @@ def test_a_refusal_is_an_error_in_the_wanted_form(run: Run, control: Control) ->
     assert run("ps").err == "error: bye\n"
     ran = run("ps", "--json")
     assert (ran.code, json.loads(ran.out)["error"]["code"]) == (1, "stopping")
+
+
+def test_a_terminal_has_a_width_and_a_pipe_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ps.width() is None
+    leader, follower = os.openpty()
+    with os.fdopen(leader), os.fdopen(follower, "w") as terminal:
+        fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("4H", 24, 93, 0, 0))
+        monkeypatch.setattr(sys, "stdout", terminal)
+        monkeypatch.delenv("COLUMNS", raising=False)
+        assert ps.width() == 93
+        monkeypatch.setenv("COLUMNS", "70")
+        assert ps.width() == 70
+        monkeypatch.setattr(terminal, "fileno", lambda: -1)
+        monkeypatch.setenv("COLUMNS", "wide")
+        assert ps.width() is None
+    monkeypatch.setattr(sys, "stdout", None)
+    assert ps.width() is None

@@ -7,27 +7,33 @@ from fakes.control import view
 
 from modelproxy.ctl import render
 
-HEADER = "NAME       MODEL      PORT  PID   STATE  HEALTH  UPTIME  REQS  IN-FLIGHT  RESTARTS"
+HEADER = "NAME       MODEL      PORT  PID   STATE  HEALTH  UPTIME  REQS  IN-FLIGHT  COST   RESTARTS"
+DOWN = (
+    "Ollama is not reachable at http://127.0.0.1:11434: connection refused; "
+    "is it running? start it with `ollama serve`"
+)
+SICK = {"state": "degraded", "health": DOWN, "detail": f"degraded 12s: {DOWN}"}
 
 
 def test_table_with_one_proxy() -> None:
     assert render.ps([view(pid=4121)]).splitlines() == [
         HEADER,
-        "echo/demo  echo/demo  3457  4121  ready  ok      42s     3     0          0",
+        "echo/demo  echo/demo  3457  4121  ready  ok      42s     3     0          $0.00  0",
     ]
 
 
 def test_table_without_proxies_is_its_header() -> None:
-    assert render.ps([]) == "NAME  MODEL  PORT  PID  STATE  HEALTH  UPTIME  REQS  IN-FLIGHT  RESTARTS"
+    assert render.ps([]) == "NAME  MODEL  PORT  PID  STATE  HEALTH  UPTIME  REQS  IN-FLIGHT  COST  RESTARTS"
 
 
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"state": "ready", "detail": "ready since long"}, "ready"),
+        ({"state": "ready", "detail": ""}, "ready"),
+        ({"state": "ready", "detail": "crash-loop"}, "ready; crash-loop"),
         ({"state": "failed", "detail": ""}, "failed"),
         ({"state": "backoff", "detail": "backoff 3, next in 1.8s"}, "backoff 3, next in 1.8s"),
-        ({"state": "failed", "detail": "5 deaths in 60s"}, "failed: 5 deaths in 60s"),
+        ({"state": "failed", "detail": "5 deaths in 60s"}, "failed; 5 deaths in 60s"),
     ],
 )
 def test_state_comes_with_its_cause(changes: dict[str, str], expected: str) -> None:
@@ -48,33 +54,151 @@ def test_foreign_words_stay_on_their_line_and_steer_nothing() -> None:
     assert len(text.splitlines()) == 2
 
 
+@pytest.mark.parametrize(
+    ("changes", "cell"),
+    [
+        ({}, "ok"),
+        ({"health": "ok; the window is small"}, "ok; the window is small"),
+        (SICK, "ill"),
+        ({"health": "refused", "state": "rolling", "detail": "rolling g1->g2"}, "refused"),
+        ({"health": "hung", "state": "hung", "detail": "hung 11s (state T)"}, "-"),
+        ({"health": None}, "-"),
+    ],
+)
+def test_state_and_health_never_say_the_same_sentence(changes: dict[str, str], cell: str) -> None:
+    assert render.row(view(**changes))[5] == cell
+
+
+@pytest.mark.parametrize(
+    ("cost_usd", "unpriced", "cell"),
+    [(0.0, 0, "$0.00"), (0.0123, 0, "$0.0123"), (0.0123, 2, "$0.0123+"), (None, 2, "-")],
+)
+def test_a_cost_that_is_not_all_known_says_so(cost_usd: float | None, unpriced: int, cell: str) -> None:
+    assert render.row(view(cost_usd=cost_usd, unpriced=unpriced))[9] == cell
+
+
+# --- a narrow terminal ----------------------------------------------------------------------------
+
+
+def test_a_terminal_that_is_wide_enough_gets_the_whole_table() -> None:
+    assert render.ps([view(pid=4121)], width=90) == render.ps([view(pid=4121)])
+
+
+def test_a_narrower_one_goes_without_what_is_nothing_new() -> None:
+    assert render.ps([view(pid=4121)], width=80).splitlines() == [
+        "NAME       PORT  PID   STATE  HEALTH  UPTIME  REQS  IN-FLIGHT  COST",
+        "echo/demo  3457  4121  ready  ok      42s     3     0          $0.00",
+    ]
+
+
+def test_what_is_new_stays() -> None:
+    text = render.ps([view("coder", pid=4121, model="echo/demo", restarts=1)], width=80)
+
+    assert text.splitlines()[0].split() == list(render.COLUMNS)
+
+
+def test_long_causes_stand_below_their_row() -> None:
+    text = render.ps([view(pid=4121), view("ollama/qwen3", pid=4122, **SICK)], width=80)
+
+    assert text.splitlines() == [
+        "NAME          PORT  PID   STATE     HEALTH  UPTIME  REQS  IN-FLIGHT  COST",
+        "echo/demo     3457  4121  ready     ok      42s     3     0          $0.00",
+        "ollama/qwen3  3457  4122  degraded  ill     42s     3     0          $0.00",
+        "  degraded 12s: Ollama is not reachable at http://127.0.0.1:11434: connection",
+        "  refused; is it running? start it with `ollama serve`",
+    ]
+
+
+def test_a_note_and_a_trouble_are_both_said_below() -> None:
+    noted = view(health="ok; the window of 8192 tokens is too small for an agent such as Claude Code")
+    rolling = view(state="rolling", detail="rolling g1->g2, g2 starting 0.1s", health=DOWN)
+    text = " ".join(render.ps([noted, rolling], width=80).split())
+
+    assert "the window of 8192 tokens is too small for an agent such as Claude Code" in text
+    assert f"rolling g1->g2, g2 starting 0.1s; {DOWN}" in text
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_no_line_is_longer_than_the_terminal(width: int) -> None:
+    name = "openrouter/deepseek/deepseek-r1-distill-llama-70b:free"
+    views = [
+        view(name, pid=412123, port=34567, uptime_s=7500, requests=118, cost_usd=0.0123, **SICK),
+        view(pid=None, state="failed", health="-", uptime_s=None, detail="failed: " + "x " * 90),
+    ]
+    text = render.ps(views, width=width)
+
+    assert max(map(len, text.splitlines())) <= width
+    assert "…" in text.splitlines()[1]
+    assert ":free  " in text
+
+
+# --- ps -v ----------------------------------------------------------------------------------------
+
+
 def test_verbose_tells_what_is_behind_a_row() -> None:
     text = render.ps(
         [
             view(
+                state="backoff",
+                detail="backoff 3, next in 1.8s; last: SIGKILL 4s ago",
                 base_url="http://far",
                 last_error="timeout",
                 queue=2,
-                draining=[{"generation": 1, "pid": 7, "in_flight": 2}],
-                deaths=[{"at": 0, "cause": "SIGKILL", "generation": 1}],
+                failures=2,
+                in_flight=1,
+                log_drops=1,
+                ledger_drops=2,
+                next="the next start is in 1.8s",
+                command="proxyctl restart echo/demo",
+                port_holder="node (pid 7)",
+                workers=[
+                    {"generation": 1, "pid": 7, "phase": "draining", "since": 1000.0}
+                    | {"in_flight": 2, "oldest_s": 250.0, "kill_in_s": 25.0}
+                ],
+                deaths=[
+                    {"at": 1250.0, "cause": "SIGKILL", "generation": 1}
+                    | {"pid": 7, "was_ready": True, "lived_s": 250.0},
+                    {"at": 1256.0, "cause": "exit 1", "generation": 2}
+                    | {"pid": None, "was_ready": False, "lived_s": 0.24},
+                    {"at": 1256.0, "cause": "SIGKILL", "generation": 3},
+                ],
             )
             | {"last_lines": ["hello"]}
         ],
         verbose=True,
+        now=1260.0,
     )
 
     assert text.splitlines()[2:] == [
         "",
-        "echo/demo  ready",
+        "echo/demo  backoff 3, next in 1.8s; last: SIGKILL 4s ago",
+        "  since: 4m20s ago",
+        "  next: the next start is in 1.8s",
+        "  run: proxyctl restart echo/demo",
         "  url: http://127.0.0.1:3457",
-        "  base url: http://far",
+        "  provider at: http://far",
+        "  health: ok",
+        "  port: 3457 is held by node (pid 7)",
+        "  worker: g1, pid 7, draining for 4m20s, 2 in flight (oldest 4m10s), kill in 25s",
+        "  served: 3 requests, 2 failed, 1 in flight; cost $0.00",
+        "  restarts: 0",
+        "  waiting to be accepted: 2 connections",
+        "  lost: 1 log line, 2 rows of the ledger",
         "  last error: timeout",
         "  log: /nowhere/echo~demo.log",
-        "  waiting to be accepted: 2 connections",
-        "  draining: generation 1, pid 7, 2 in flight",
-        "  death: SIGKILL (generation 1)",
+        "  death: SIGKILL 10s ago (g1, pid 7, had been ready for 4m10s)",
+        "  death: exit 1 4s ago (g2, never ready in 0.2s)",
+        "  death: SIGKILL 4s ago (g3)",
         "  | hello",
     ]
+
+
+def test_the_log_of_a_calm_proxy_explains_nothing() -> None:
+    calm = view() | {"last_lines": ["hello"]}
+    died = calm | {"deaths": [{"at": 1.0, "cause": "SIGKILL", "generation": 1}]}
+
+    assert "| hello" not in render.ps([calm], verbose=True)
+    assert "| hello" in render.ps([died], verbose=True)
 
 
 @pytest.mark.parametrize(
@@ -110,6 +234,10 @@ def test_up_says_all_in_one_line() -> None:
 @pytest.mark.parametrize("health", ["ok", "unknown", "", None])
 def test_no_warning_without_a_cause(health: str | None) -> None:
     assert render.unwell(view(health=health)) is None
+
+
+def test_up_says_ready_and_no_more() -> None:
+    assert render.up(view(pid=1, detail="g1 drains 2"), 0.2).split("  ")[1] == "ready"
 
 
 def test_warning_names_the_cause() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -439,6 +440,23 @@ def test_s76_s106_cached_tokens_and_cost(here: Estate, streamed: bool) -> None:
     assert found["usage"]["input_tokens"] + 5 == 21
     assert (row["cost_usd"], row["cost_source"]) == (0.0123, "provider")
     assert (row["input_tokens"], row["cache_read_tokens"], row["output_tokens"]) == (16, 5, 7)
+
+
+def test_s117_ps_adds_up_what_a_proxy_has_cost(here: Estate) -> None:
+    """A `+` in the table stands for the answers that nobody has priced."""
+    here.up(ROUTED)
+    before = here.house.row(ROUTED)
+    here.fr.say("x", usage={"cost": 0.25})
+    message_of(here.router, msg(), streamed=False)
+    message_of(here.router, msg(), streamed=True)
+    here.fr.say("x")
+    message_of(here.router, msg(), streamed=False)
+    asked = before["requests"] + 3
+    row = here.house.wait_tally(lambda row: row["requests"] == asked and not row["in_flight"], ROUTED)
+
+    assert row["unpriced"] == before["unpriced"] + 1
+    assert round(row["cost_usd"] - (before["cost_usd"] or 0.0), 6) == 0.5
+    assert re.search(rf"^{ROUTED} .* \$\d+\.\d+\+ ", here.house.command("ps").stdout, re.MULTILINE)
 
 
 def test_s106_no_price_known_is_null(here: Estate) -> None:

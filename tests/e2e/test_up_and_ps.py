@@ -226,13 +226,14 @@ def test_s117_ps_has_the_columns_and_the_json_the_fields(served: Served) -> None
     header, line = done.stdout.splitlines()
 
     assert done.returncode == 0
-    columns = "NAME MODEL PORT PID STATE HEALTH UPTIME REQS IN-FLIGHT RESTARTS"
+    columns = "NAME MODEL PORT PID STATE HEALTH UPTIME REQS IN-FLIGHT COST RESTARTS"
     assert header.split() == columns.split()
     cells = dict(zip(header.split(), line.split(), strict=True))
     assert (cells["NAME"], cells["PORT"], cells["PID"]) == ("echo/demo", str(served.port), str(served.pid))
     assert (cells["STATE"], cells["HEALTH"], cells["IN-FLIGHT"]) == ("ready", "ok", "0")
+    assert (cells["COST"], row["cost_usd"]) == ("$0.00", 0.0)
     wanted = "name model port pid state health uptime_s requests in_flight restarts fallbacks last_error"
-    assert set(row) >= {*wanted.split(), "base_url", "started_at"}
+    assert set(row) >= {*wanted.split(), "base_url", "started_at", "cost_usd"}
     assert (row["model"], row["pid"], row["restarts"]) == ("echo/demo", served.pid, 0)
 
 
@@ -361,7 +362,10 @@ def test_restart_finishes_the_streams_of_the_old_worker(house: House) -> None:
     # The new one serves while the old one is still talking.
     assert get(row["port"], "/health").json["pid"] == after["pid"] != row["pid"]
     assert [old["pid"] for old in after["draining"]] == [row["pid"]]
-    assert f"draining: generation 1, pid {row['pid']}, 1 in flight" in verbose
+    assert re.search(
+        rf"worker: g1, pid {row['pid']}, draining for \d+s, 1 in flight \(oldest \d+s\), kill in", verbose
+    )
+    assert re.search(r"g1 drains 1 \(oldest \d+\.\ds\), kill in 15m", house.row()["detail"])
     assert b"event: message_stop" in stream.rest()
     assert wait_gone(row["pid"])
 

@@ -49,6 +49,16 @@ def view(name: str = "echo/demo", **changes: Any) -> dict[str, Any]:
         "max_rss": None,
         "log": "/nowhere/echo~demo.log",
         "notes": [],
+        "since": 1000.0,
+        "next": "",
+        "command": "",
+        "failures": 0,
+        "cost_usd": 0.0,
+        "unpriced": 0,
+        "log_drops": 0,
+        "ledger_drops": 0,
+        "workers": [],
+        "port_holder": None,
     } | changes
 
 

@@ -502,7 +502,11 @@ async def test_a_row_says_what_the_provider_s_trouble_is(world: World) -> None:
     await world.until(lambda: world.proxy().state is State.DEGRADED)
     row = world.commands.rows()[0]
 
-    assert (row.state, row.health, row.detail) == ("degraded", "cannot connect", "degraded: cannot connect")
+    assert (row.state, row.health, row.detail) == (
+        "degraded",
+        "cannot connect",
+        "degraded 0.0s: cannot connect",
+    )
     world.worker().say(Health(True))
     await world.until(lambda: world.proxy().state is State.READY)
     assert world.commands.rows()[0].health == "ok"

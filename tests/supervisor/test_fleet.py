@@ -1303,3 +1303,51 @@ def test_up_during_backoff_starts_at_once_and_forgives_nothing() -> None:
 
     assert story.proxy.successor is not None
     assert story.proxy.failures == failures
+
+
+# --- since when -----------------------------------------------------------------------------------
+
+
+def test_the_time_of_the_last_change_of_state_is_kept() -> None:
+    """A step that leaves the state as it is leaves the time as well."""
+    story = Story()
+    story.up()
+    assert story.proxy.state_since == 100.0
+    story.wait(1.0)
+    story.born(1)
+    assert story.proxy.state_since == 100.0
+    story.ready(1)
+    assert story.proxy.state_since == 101.0
+    story.beat_for(4.0)
+
+    assert story.proxy.state_since == 101.0
+
+
+def test_a_trouble_that_changes_its_words_goes_on() -> None:
+    story = Story().serve()
+    story(fleet.FellIll(1, "slow"))
+    story.wait(1.0)
+    story(fleet.FellIll(1, "refused"))
+    assert (story.proxy.workers[0].ill, story.proxy.workers[0].ill_since) == ("refused", 100.0)
+    story(fleet.FeltWell(1))
+
+    assert (story.proxy.workers[0].ill, story.proxy.workers[0].ill_since) == (None, None)
+
+
+def test_a_death_is_noted_with_how_far_it_had_come() -> None:
+    story = Story().serve()
+    story.wait(3.0)
+    story.die(1)
+    story.wait(1.0)
+    story.die(2, "exit 1")
+    alone = Story(Proxy(SPEC.name, SPEC, wanted=True, generation=1))
+    alone(fleet.Recall(1, 4242))
+    alone.die(1, "exit unobserved")
+
+    assert [(death.pid, death.was_ready, death.lived_s) for death in story.proxy.deaths] == [
+        (4001, True, 3.0),
+        (None, False, 0.75),
+    ]
+    assert [(death.pid, death.was_ready, death.lived_s) for death in alone.proxy.deaths] == [
+        (4242, False, None)
+    ]

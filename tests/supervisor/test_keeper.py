@@ -22,7 +22,7 @@ from fakes.story import SPEC
 from modelproxy.supervisor import fleet, kernel, keys, runner, sockets, state
 from modelproxy.supervisor.facts import State
 from modelproxy.supervisor.protocol import DownRequest, Fault, ProxyView, RestartRequest, UpRequest
-from modelproxy.worker.contract import EXIT_CONFIG, Bye, Drain, Hello, Welcome
+from modelproxy.worker.contract import EXIT_CONFIG, Beat, Bye, Drain, Hello, Welcome
 
 MakeWorld = Callable[[], World]
 pytestmark = clock.jumping
@@ -114,6 +114,34 @@ async def test_bye_with_an_error_is_a_death(world: World) -> None:
     await world.until(lambda: world.proxy().state is State.FAILED)
 
     assert world.proxy().given_up == "exit 78: the configuration cannot work"
+
+
+async def test_the_last_words_of_a_worker_are_the_cause_of_its_death(world: World) -> None:
+    await up(world)
+    world.worker().say(Bye("no kind is called olama", EXIT_CONFIG))
+    world.worker().die(kernel.Exit(code=EXIT_CONFIG))
+    await world.until(lambda: world.proxy().state is State.FAILED)
+
+    assert world.proxy().given_up == "exit 78: no kind is called olama: the configuration cannot work"
+
+
+async def test_what_a_beat_says_is_in_the_row(world: World) -> None:
+    """The oldest request is a point in time, so that its age is right between two beats; drops and costs stay."""
+    await up(world)
+    worker = world.worker()
+    said = Beat(0.0, requests=3, in_flight=1, failures=2, log_drops=4, ledger_drops=5, last_error="timeout")
+    worker.say(attrs.evolve(said, oldest_s=250.0, cost_usd=0.5, unpriced=1))
+    await trio.sleep(0.5)
+    row = world.commands.rows()[0]
+
+    assert (row.failures, row.log_drops, row.ledger_drops, row.last_error) == (2, 4, 5, "timeout")
+    assert (row.cost_usd, row.unpriced) == (0.5, 1)
+    assert [(one["oldest_s"], one["silent_s"]) for one in row.workers] == [(250.5, 0.5)]
+    worker.die()
+    await world.until(lambda: world.proxy().state is State.READY and world.proxy().generation == 2)
+    row = world.commands.rows()[0]
+    assert (row.requests, row.failures, row.log_drops, row.cost_usd) == (3, 2, 4, 0.5)
+    assert (row.in_flight, row.workers[0]["oldest_s"]) == (0, None)
 
 
 async def test_only_so_many_start_at_a_time(world: World) -> None:

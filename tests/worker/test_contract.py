@@ -40,7 +40,7 @@ SAID: list[FromWorker] = [
     HELLO,
     attrs.evolve(HELLO, spec=None),
     Ready(),
-    Beat(0.1, 2, 1, 3, 4, "it said no"),
+    Beat(0.1, 2, 1, 3, 4, "it said no", 5, oldest_s=6.5, cost_usd=0.7, unpriced=8),
     Health(False, "down"),
     Bye("SIGTERM", 0),
 ]
