@@ -28,8 +28,11 @@ from cattrs.strategies import configure_tagged_union
 
 from . import __version__
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Raised when an older peer could not understand; the supervisor then rolls the worker."""
+
+ADJUSTS = 2
+"""From this protocol on a worker understands `Adjust`."""
 
 MAX_LINE = 1024 * 1024
 """Longest message that either side accepts."""
@@ -101,6 +104,45 @@ class Options:
 
 
 @attrs.frozen
+class Quota:
+    """How much a proxy takes on; may be changed while it serves. None: no limit."""
+
+    max_concurrent: int | None = None
+    """Requests that are with a provider at the same time; others wait in line."""
+    rpm: int | None = None
+    """Requests per minute; as many may come at once after a minute of rest."""
+    queue_size: int | None = None
+    """Requests that may wait in line."""
+    queue_timeout_s: float | None = None
+    """How long each of them may wait."""
+    max_body: int | None = None
+    """Bytes of a request's body. None: `Limits.max_body`."""
+    max_context: int | None = None
+    """Tokens of a prompt, by our estimate."""
+    request_timeout_s: float | None = None
+    """From a request's head to the end of its answer, waiting included."""
+
+
+@attrs.frozen
+class Target:
+    """One place where a request may go. The fields are those of `WorkerSpec` that say so."""
+
+    provider: str
+    model_id: str
+    """As the user wrote it; `anthropic` alone: the caller's own request, to Anthropic."""
+    kind: str
+    model: str
+    """Empty: whatever the caller names."""
+    base_url: str | None = None
+    api_key: str | None = attrs.field(default=None, repr=False)
+    timeouts: Timeouts = Timeouts()
+    options: Options = Options()
+
+    def without_secrets(self) -> Target:
+        return attrs.evolve(self, api_key=None)
+
+
+@attrs.frozen
 class WorkerSpec:
     """The full resolved order a worker is born with."""
 
@@ -121,10 +163,22 @@ class WorkerSpec:
     limits: Limits = Limits()
     timeouts: Timeouts = Timeouts()
     options: Options = Options()
+    fallback: list[Target] = attrs.Factory(list)
+    """Where a request goes, in this order, when the one above fails before it has said anything."""
+    quota: Quota = Quota()
 
     def without_secrets(self) -> WorkerSpec:
         """Same spec as it may be written to disk or shown."""
-        return attrs.evolve(self, api_key=None)
+        return attrs.evolve(self, api_key=None, fallback=[one.without_secrets() for one in self.fallback])
+
+    @property
+    def has_secrets(self) -> bool:
+        return self.api_key is not None or any(one.api_key is not None for one in self.fallback)
+
+    def towards(self, target: Target) -> WorkerSpec:
+        """The spec of a worker for this target alone, in the same place and under the same name."""
+        fields = {field.name: getattr(target, field.name) for field in attrs.fields(Target)}
+        return attrs.evolve(self, fallback=[], **fields)
 
 
 # --- worker to supervisor -------------------------------------------------------------------------
@@ -147,6 +201,7 @@ class Hello:
     """Seconds since the epoch."""
     requests: int = 0
     in_flight: int = 0
+    fallbacks: int = 0
     protocol: int = PROTOCOL
     version: str = __version__
 
@@ -176,6 +231,8 @@ class Beat:
     """What is known of the costs of all requests."""
     unpriced: int = 0
     """Answers whose cost nobody knows."""
+    fallbacks: int = 0
+    """Requests that went elsewhere than they should."""
 
 
 @attrs.frozen
@@ -217,8 +274,15 @@ class Reopen:
     """The log file was renamed: open it anew."""
 
 
+@attrs.frozen
+class Adjust:
+    """From now on these limits hold; what is in flight is left alone."""
+
+    quota: Quota
+
+
 FromWorker = Hello | Ready | Beat | Health | Bye
-FromSupervisor = Welcome | Drain | Reopen
+FromSupervisor = Welcome | Drain | Reopen | Adjust
 
 _T = TypeVar("_T")
 
@@ -343,11 +407,13 @@ class Lines:
 
 
 __all__ = [
+    "ADJUSTS",
     "EXIT_CONFIG",
     "EXIT_OK",
     "EXIT_USAGE",
     "MAX_LINE",
     "PROTOCOL",
+    "Adjust",
     "Beat",
     "Bye",
     "ContractError",
@@ -359,8 +425,10 @@ __all__ = [
     "Limits",
     "Lines",
     "Options",
+    "Quota",
     "Ready",
     "Reopen",
+    "Target",
     "Timeouts",
     "Welcome",
     "WorkerSpec",
