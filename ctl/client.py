@@ -182,8 +182,8 @@ class Client:
         error = document.get("error") if isinstance(document, dict) else None
         if not isinstance(error, dict):
             raise _strange(f"it answered with status {answer.status} and no reason")
-        code, message, hint, env = (str(error.get(key) or "") for key in ("code", "message", "hint", "env"))
-        raise Fault(code, message, hint, env=env)
+        words = {key: str(error.get(key) or "") for key in ("code", "message", "hint", "env", "provider")}
+        raise Fault(**words)
 
     def stuck(self) -> Fault:
         pid = daemon_pid(self._paths)

@@ -38,10 +38,12 @@ REPORT = "please report it: run again with MODELPROXY_DEBUG=1 and send what it p
 class Fault(Exception):
     """A refusal: what and why (`message`), and what to do next (`hint`). Scripts key on `code`."""
 
-    def __init__(self, code: str, message: str, hint: str = "", *, env: str = "") -> None:
+    def __init__(self, code: str, message: str, hint: str = "", *, env: str = "", provider: str = "") -> None:
         super().__init__(message)
         self.env = env
         """The variable whose value the supervisor lacks; ours may have it."""
+        self.provider = provider
+        """Whose key it would be."""
         self.code = code
         self.message = message
         self.hint = hint

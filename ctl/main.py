@@ -138,6 +138,31 @@ MaxRss = Annotated[
         help="A worker with more memory than this (500M, 2G) is replaced. 0: no limit.",
     ),
 ]
+Fallback = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--fallback",
+        metavar="MODEL",
+        help="Where a request goes when this provider fails before it has said anything; in this order if "
+        "said again. anthropic: the caller's own request, as it is. none: nowhere any more.",
+        autocompletion=_complete_target,
+    ),
+]
+MaxConcurrent = Annotated[
+    str | None,
+    typer.Option(
+        "--max-concurrent", metavar="N", help="So many requests at a time; others wait in line. 0: no limit."
+    ),
+]
+Rpm = Annotated[str | None, typer.Option("--rpm", metavar="N", help="Requests per minute. 0: no limit.")]
+QueueTimeout = Annotated[
+    str | None,
+    typer.Option("--queue-timeout", metavar="DURATION", help="How long one may wait in line. 0: no limit."),
+]
+RequestTimeout = Annotated[
+    str | None,
+    typer.Option("--request-timeout", metavar="DURATION", help="How long one may take in all. 0: no limit."),
+]
 Target = Annotated[
     str,
     typer.Argument(
@@ -185,6 +210,11 @@ def up(
     lazy: Lazy = None,
     idle_stop: IdleStop = None,
     max_rss: MaxRss = None,
+    fallback: Fallback = None,
+    max_concurrent: MaxConcurrent = None,
+    rpm: Rpm = None,
+    queue_timeout: QueueTimeout = None,
+    request_timeout: RequestTimeout = None,
     json: Json = False,
 ) -> int:
     """Bring a proxy up and wait until it is ready
@@ -196,6 +226,7 @@ def up(
       proxyctl up ollama/codellama --port 3457
       proxyctl up openrouter/moonshotai/kimi-k2
       proxyctl up ollama/codellama --lazy --idle-stop 15m --max-rss 500M
+      proxyctl up ollama/codellama --max-concurrent 2 --fallback openrouter/qwen/qwen3-coder
       proxyctl up openai/some-model --base-url http://127.0.0.1:8000/v1 --api-key -
       eval "$(proxyctl up ollama/qwen3-coder | tail -1)" && claude --model ollama/qwen3-coder
     """
@@ -217,6 +248,15 @@ def up(
         lazy=lazy,
         idle_stop_s=None if idle_stop is None else typed.idle_stop(idle_stop),
         max_rss=None if max_rss is None else typed.size(max_rss),
+        fallback=typed.fallback(fallback),
+        limits=typed.limits(
+            {
+                "max_concurrent": max_concurrent,
+                "rpm": rpm,
+                "queue_timeout": queue_timeout,
+                "request_timeout": request_timeout,
+            }
+        ),
     )
     view = bring_up(find(), wanted)
     if json:
@@ -308,6 +348,43 @@ def ps(
     from .ps import ps as list_proxies
 
     return list_proxies(everything=everything, verbose=verbose, as_json=json)
+
+
+@app.command(name="set")
+def set_limits(
+    target: Target,
+    settings: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="NAME=VALUE…",
+            help="max_concurrent, rpm, queue_size, queue_timeout, max_body, max_context, request_timeout; "
+            "0 or none: no limit.",
+        ),
+    ],
+    json: Json = False,
+) -> int:
+    """Change the limits of a proxy that goes on serving
+
+    Holds from now on and for later workers too; no request is cut, and those that wait in line stay there.
+
+    \b
+    Examples:
+      proxyctl set ollama/codellama max_concurrent=2
+      proxyctl set 3457 rpm=60 queue_timeout=2m
+      proxyctl set all rpm=none
+    """
+    from modelproxy.supervisor.paths import find
+
+    from .client import Client, quote
+
+    body = typed.settings(settings)
+    views = Client(find()).ask("POST", f"/v1/proxies/{quote(typed.target(target))}/set", body)
+    if json:
+        say_json(views[0] if target != "all" and len(views) == 1 else views)
+        return EXIT_OK
+    for view in views:
+        say(render.limits(view))
+    return EXIT_OK
 
 
 @app.command()

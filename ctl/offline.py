@@ -87,6 +87,8 @@ def _view(record: dict[str, Any], paths: Paths) -> dict[str, Any]:
         "fallbacks": 0,
         "last_error": None,
         "base_url": spec.get("base_url"),
+        "fallback": [target["model_id"] for target in spec.get("fallback") or [] if "model_id" in target],
+        "limits": {key: value for key, value in _dict(spec.get("quota")).items() if value is not None},
         "started_at": started,
         "generation": worker.get("generation", record.get("generation", 0)),
         "wanted": wanted,

@@ -147,6 +147,17 @@ def _costs(view: dict[str, Any]) -> str:
     return f"{known}+" if view.get("unpriced") and known != "-" else known
 
 
+def limits(view: dict[str, Any]) -> str:
+    """What `set` says: a proxy and the limits that it has now."""
+    found = view.get("limits") or {}
+    said = ", ".join(f"{name.removesuffix('_s')}={_limit(name, value)}" for name, value in found.items())
+    return f"{cell(view.get('name'))}  {said or 'no limits'}"
+
+
+def _limit(name: str, value: float) -> str:
+    return f"{value:g}s" if name.endswith("_s") else f"{value:.0f}"
+
+
 def cell(value: object) -> str:
     """A value on one line; a dash for what is not known."""
     return "-" if value is None or value == "" else " ".join(printable(str(value)).split())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 
 from .faults import MAX_GRACE_S, MAX_IDLE_STOP_S, MIN_MAX_RSS, Fault, usage
 
@@ -78,17 +79,81 @@ def idle_stop(text: str) -> float:
 
 def size(text: str) -> int:
     """Bytes of memory: `500M`, `1.5G`, `512MiB`; 0: no limit. All units are powers of 1024."""
-    number = text.strip().rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
-    unit = text.strip()[len(number) :].upper().removesuffix("B").removesuffix("I")
-    try:
-        found = int(_digits(number.strip()) * _SIZES[unit])
-    except (ValueError, KeyError):
-        raise usage(f'Invalid size "{text}"', "for example 500M or 2G") from None
+    found = _bytes(text)
     if found and not MIN_MAX_RSS <= found <= _MOST_MEMORY:
         raise usage(
             f'The size "{text}" is no limit for a worker: at least {MIN_MAX_RSS >> 20}M, or 0 for none'
         )
     return found
+
+
+def _bytes(text: str) -> int:
+    number = text.strip().rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+    unit = text.strip()[len(number) :].upper().removesuffix("B").removesuffix("I")
+    try:
+        return int(_digits(number.strip()) * _SIZES[unit])
+    except (ValueError, KeyError):
+        raise usage(f'Invalid size "{text}"', "for example 500M or 2G") from None
+
+
+def _whole(text: str) -> int:
+    if not (text.isascii() and text.isdigit()) or len(text) > 18:
+        raise usage(f'"{text}" is not a whole number')
+    return int(text)
+
+
+def fallback(texts: list[str] | None) -> list[str] | None:
+    """Model ids in their order; `none` alone is an empty list, nothing said is None."""
+    if not texts:
+        return None
+    if texts == ["none"]:
+        return []
+    return [text if text == OWN else model_id(text) for text in texts]
+
+
+OWN = "anthropic"
+"""As a fallback: the caller's own request."""
+
+LIMITS: dict[str, tuple[str, Callable[[str], float], float, float]] = {
+    "max_concurrent": ("max_concurrent", _whole, 1, 10_000),
+    "rpm": ("rpm", _whole, 1, 1_000_000),
+    "queue_size": ("queue_size", _whole, 1, 100_000),
+    "queue_timeout": ("queue_timeout_s", duration, 0.1, 86400),
+    "max_body": ("max_body", _bytes, 1024, 1024**3),
+    "max_context": ("max_context", _whole, 100, 100_000_000),
+    "request_timeout": ("request_timeout_s", duration, 0.1, 86400),
+}
+"""Its name in the API, how it is read, the least and the most of it; 0 is no limit. As `supervisor.quotas` says."""
+
+
+def limits(said: dict[str, str | None]) -> dict[str, float]:
+    """Limits of a proxy by their names in the API; those that were not said are left out."""
+    return {LIMITS[name][0]: limit(name, text) for name, text in said.items() if text is not None}
+
+
+def limit(name: str, text: str) -> float:
+    """One limit; `none` and 0 take it away."""
+    _, read, least, most = LIMITS[name]
+    value = 0 if text == "none" else read(text)
+    if value and not least <= value <= most:
+        raise usage(f"{name} must be from {least:g} to {most:.0f}, or 0 for no limit, not {text}")
+    return value
+
+
+def settings(words: list[str]) -> dict[str, float]:
+    """`max_concurrent=2 rpm=60 queue_timeout=1m` as limits."""
+    said: dict[str, str | None] = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        name = name.replace("-", "_")
+        if not equals or not text:
+            raise usage(f'Cannot read "{word}": expected name=value', "for example max_concurrent=2")
+        if name not in LIMITS:
+            raise usage(f'There is no limit "{name}"', f"known are {', '.join(LIMITS)}")
+        if name in said:
+            raise usage(f"{name} is given twice")
+        said[name] = text
+    return limits(said)
 
 
 def _digits(text: str) -> float:

@@ -27,15 +27,25 @@ def bring_up(paths: Paths, request: dict[str, Any]) -> dict[str, Any]:
                 "PUT", f"/v1/proxies/{quote(request['model'])}", request, limit_s=limit
             )
         except Fault as fault:
-            if fault.code == "missing_api_key" and fault.env in os.environ and "api_key" not in request:
-                # The daemon may run under another environment than the shell that asks.
-                request = {**request, "api_key": os.environ[fault.env]}
+            if fault.code == "missing_api_key" and (richer := _with_key(request, fault)) is not None:
+                request = richer
                 continue
             if fault.code not in ("stopping", "daemon_not_running") or time.monotonic() > deadline:
                 raise
             _wait_until_left(paths, deadline)
         else:
             return dict(answer)
+
+
+def _with_key(request: dict[str, Any], fault: Fault) -> dict[str, Any] | None:
+    """The same with the key that is missing: the daemon may run under another environment than the shell."""
+    key = os.environ.get(fault.env)
+    if not key:
+        return None
+    if fault.provider in ("", request["model"].partition("/")[0]):
+        return None if "api_key" in request else {**request, "api_key": key}
+    given = request.get("fallback_keys", {})
+    return None if fault.provider in given else {**request, "fallback_keys": {**given, fault.provider: key}}
 
 
 def request(
@@ -52,6 +62,8 @@ def request(
     lazy: bool | None = None,
     idle_stop_s: float | None = None,
     max_rss: int | None = None,
+    fallback: list[str] | None = None,
+    limits: dict[str, float] | None = None,
 ) -> dict[str, Any]:
     """An UpRequest that holds only what the user said; the rest is the supervisor's to choose."""
     body: dict[str, Any] = {
@@ -68,6 +80,8 @@ def request(
         "lazy": lazy,
         "idle_stop_s": idle_stop_s,
         "max_rss": max_rss,
+        "fallback": fallback,
+        **(limits or {}),
     }
     return {key: value for key, value in body.items() if value is not None}
 

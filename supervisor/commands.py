@@ -9,9 +9,9 @@ import socket
 import attrs
 import trio
 
-from modelproxy.worker.contract import WorkerSpec
+from modelproxy.worker.contract import Quota, Target, WorkerSpec
 
-from . import fleet, kernel, keys, logs, policy, routes, sockets, views
+from . import fleet, kernel, keys, logs, policy, quotas, routes, sockets, views
 from .config import Config, ConfigError, checked_url
 from .config import parse as parse_config
 from .facts import Care, Phase, Proxy, State
@@ -27,6 +27,7 @@ from .protocol import (
     Fault,
     ProxyView,
     RestartRequest,
+    SetRequest,
     Stopped,
     UpRequest,
 )
@@ -94,7 +95,7 @@ class Commands:
             requests=sums.requests,
             in_flight=sums.in_flight,
             restarts=proxy.restarts,
-            fallbacks=0,
+            fallbacks=sums.fallbacks,
             last_error=proxy.trouble or next((t.last_error for t in tallies.values() if t.last_error), None),
             base_url=proxy.spec.base_url,
             started_at=started_at,
@@ -114,6 +115,10 @@ class Commands:
             lazy=proxy.care.lazy,
             idle_stop_s=proxy.care.idle_stop_s,
             max_rss=proxy.care.max_rss,
+            fallback=[target.model_id for target in proxy.spec.fallback],
+            limits={
+                name: value for name, value in attrs.asdict(proxy.spec.quota).items() if value is not None
+            },
             log=str(self._paths.log_file(proxy.name)),
             notes=notes or [],
             since=None if since is None else epoch(since),
@@ -215,6 +220,32 @@ class Commands:
             grace_s=request.grace_s if request.grace_s is not None else DEFAULT_GRACE_S,
             timeouts=provider.timeouts,
             options=provider.options_for(route.model),
+            fallback=[await self._target(request, text, config) for text in request.fallback or ()],
+            quota=quotas.granted(request, Quota()),
+        )
+
+    async def _target(self, request: UpRequest, model_id: str, config: Config) -> Target:
+        """Where requests may go besides. Its key is found as the primary's is."""
+        route = routes.resolve_target(model_id, config)
+        provider = route.provider
+        given = request.fallback_keys.get(route.name)
+        if given is None and request.model.startswith(f"{route.name}/"):
+            given = request.api_key
+        key = given or await self._configured_key(route)
+        known = self._running_target_key(request, model_id)
+        if key is None and known is None and provider.needs_key:
+            raise self._missing_key(route)
+        if given is None and not request.replace:
+            key = known or key
+        return Target(
+            provider=route.name,
+            model_id=route.model_id,
+            kind=provider.kind,
+            model=route.model,
+            base_url=(provider.base_url or "").rstrip("/") or None,
+            api_key=key or known,
+            timeouts=provider.timeouts,
+            options=provider.options_for(route.model),
         )
 
     def _read_config(self) -> Config:
@@ -230,19 +261,24 @@ class Commands:
 
         A proxy that runs keeps the key it has, unless it is to be replaced: silence takes nothing back.
         """
-        provider = route.provider
+        key = await self._configured_key(route)
+        running = self._running_key(route.model_id)
+        if key is None and running is None and route.provider.needs_key:
+            raise self._missing_key(route)
+        return key or running if replace else running or key
+
+    async def _configured_key(self, route: routes.Route) -> str | None:
         try:
-            key = await trio.to_thread.run_sync(keys.fetch, provider.key, limiter=self._key_threads)
+            key = await trio.to_thread.run_sync(keys.fetch, route.provider.key, limiter=self._key_threads)
             if key is None:
                 key = await trio.to_thread.run_sync(keys.stored, self._paths.keys_file, route.name)
         except keys.KeyUnavailableError as error:
             raise Fault("missing_api_key", f"{route.name}: {error}", self._key_hint(route)) from None
-        running = self._running_key(route.model_id)
-        if key is None and running is None and provider.needs_key:
-            raise Fault(
-                "missing_api_key", f"{route.name} needs an API key", self._key_hint(route), provider.key.env
-            )
-        return key or running if replace else running or key
+        return key
+
+    def _missing_key(self, route: routes.Route) -> Fault:
+        words = f"{route.name} needs an API key"
+        return Fault("missing_api_key", words, self._key_hint(route), route.provider.key.env, route.name)
 
     def _running_key(self, model_id: str) -> str | None:
         """A key that was given by flag stays with the proxy until it is taken down."""
@@ -250,6 +286,11 @@ class Commands:
             if unit.proxy.wanted and unit.proxy.spec.model_id == model_id and unit.proxy.spec.api_key:
                 return unit.proxy.spec.api_key
         return None
+
+    def _running_target_key(self, request: UpRequest, model_id: str) -> str | None:
+        running = self._running(request)
+        targets = running.proxy.spec.fallback if running else []
+        return next((target.api_key for target in targets if target.model_id == model_id), None)
 
     def _key_hint(self, route: routes.Route) -> str:
         variable = f"set {route.provider.key.env}, or " if route.provider.key.env else ""
@@ -290,6 +331,8 @@ class Commands:
             port=spec.port,
             base_url=order.base_url if request.base_url is not None else spec.base_url,
             grace_s=request.grace_s if request.grace_s is not None else spec.grace_s,
+            fallback=order.fallback if request.fallback is not None else spec.fallback,
+            quota=quotas.granted(request, spec.quota),
         )
         if wanted != spec and not request.replace:
             changed = ", ".join(
@@ -304,7 +347,8 @@ class Commands:
             )
         if request.pid_file is not None:
             unit.pid_file = request.pid_file
-        before = 0 if wanted == spec else unit.proxy.generation
+        same = attrs.evolve(wanted, quota=spec.quota) == spec  # other limits need no other worker
+        before = 0 if same else unit.proxy.generation
         self._keeper.apply(unit, fleet.Up(wanted, _care(request, unit.proxy.care)))
         return _Wished(unit, wanted == spec, unit.proxy.order, [], before)
 
@@ -447,6 +491,21 @@ class Commands:
             answer.append((unit, unit.proxy.order, before))
         return answer
 
+    async def set(self, target: str, request: SetRequest) -> list[ProxyView]:
+        """Other limits for what serves, without a new worker."""
+        quotas.check(request)
+        self._refuse_when_closing()
+        limited = await self._keeper.ask(lambda: self._limit(target, request))
+        if not limited and target != "all":
+            raise self._unknown(target)
+        return [self.row(unit) for unit in limited]
+
+    def _limit(self, target: str, request: SetRequest) -> list[Unit]:
+        found = [unit for unit in self.find(target, stopped=False) if unit.proxy.wanted]
+        for unit in found:
+            self._keeper.apply(unit, fleet.Limited(quotas.granted(request, unit.proxy.spec.quota)))
+        return found
+
     def _refuse_when_closing(self) -> None:
         if self.closing:
             raise Fault("stopping", "the supervisor is stopping", "wait for it, then proxyctl daemon start")
@@ -476,11 +535,13 @@ def _check(request: UpRequest) -> None:
     check_grace(request.grace_s)
     _check_wait(request.wait_s)
     _check_care(request)
+    quotas.check(request)
     if request.pid_file is not None and not _is_absolute_path(request.pid_file):
         raise Fault("bad_request", "pid_file must be an absolute path")
-    if request.api_key is not None and not (request.api_key.isascii() and request.api_key.isprintable()):
-        # It travels in a header. The key itself is never repeated.
-        raise Fault("bad_request", "the API key holds characters that no key has")
+    for key in (request.api_key, *request.fallback_keys.values()):
+        if key is not None and not (key.isascii() and key.isprintable()):
+            # It travels in a header. The key itself is never repeated.
+            raise Fault("bad_request", "the API key holds characters that no key has")
     if request.base_url is not None:
         try:
             checked_url(request.base_url)

@@ -25,6 +25,7 @@ from .protocol import (
     Event,
     Fault,
     RestartRequest,
+    SetRequest,
     UpRequest,
     Version,
     parse,
@@ -131,6 +132,7 @@ class Control:
             ("v1", "proxies"): {"GET": self._list},
             ("v1", "proxies", "*"): {"GET": self._show, "PUT": self._up, "DELETE": self._down},
             ("v1", "proxies", "*", "restart"): {"POST": self._restart},
+            ("v1", "proxies", "*", "set"): {"POST": self._set},
             ("v1", "proxies", "*", "logs"): {"GET": self._logs},
             ("v1", "events"): {"GET": self._follow_events},
             ("v1", "usage"): {"GET": self._usage},
@@ -160,6 +162,10 @@ class Control:
     async def _restart(self, exchange: httpd.Exchange, target: str, query: dict[str, str]) -> None:
         request = parse(await exchange.read_body(), RestartRequest)
         await _answer(exchange, 200, to_json(await self._commands.restart(target, request)))
+
+    async def _set(self, exchange: httpd.Exchange, target: str, query: dict[str, str]) -> None:
+        request = parse(await exchange.read_body(), SetRequest)
+        await _answer(exchange, 200, to_json(await self._commands.set(target, request)))
 
     async def _logs(self, exchange: httpd.Exchange, target: str, query: dict[str, str]) -> None:
         unit = self._commands.find_one(target)

@@ -121,7 +121,7 @@ class Proxy:
     """The last thing that went wrong, in words."""
     last_pid: int | None = None
     key_lost: bool = False
-    """Its key lived in memory only and nobody who knew it is left."""
+    """A key of it lived in memory only and nobody who knew it is left."""
     roll_grace_s: float = policy.ROLL_GRACE_S
     """How long the old generation may finish its streams in a roll."""
     state_since: float = 0.0

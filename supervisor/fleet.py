@@ -26,7 +26,7 @@ from typing import Any
 
 import attrs
 
-from modelproxy.worker.contract import EXIT_CONFIG, WorkerSpec
+from modelproxy.worker.contract import EXIT_CONFIG, Quota, WorkerSpec
 
 from . import policy
 from .facts import Care, Death, Phase, Proxy, Worker
@@ -40,6 +40,13 @@ class Up:
 
     spec: WorkerSpec
     care: Care = attrs.Factory(Care)
+
+
+@attrs.frozen
+class Limited:
+    """The user wants other limits; whoever serves goes on."""
+
+    quota: Quota
 
 
 @attrs.frozen
@@ -177,6 +184,7 @@ class Broke:
 
 Event = (
     Up
+    | Limited
     | Down
     | Restart
     | Halt
@@ -216,6 +224,14 @@ class Drain:
 
 
 @attrs.frozen
+class Adjust:
+    """Tell the worker its new limits."""
+
+    generation: int
+    quota: Quota
+
+
+@attrs.frozen
 class Examine:
     """Look at the silent worker's process; answered by `Examined`."""
 
@@ -244,7 +260,7 @@ class Tell:
     text: str
 
 
-Action = Spawn | Drain | Examine | Abort | Kill | Tell
+Action = Spawn | Drain | Adjust | Examine | Abort | Kill | Tell
 
 
 # --- the one writer -------------------------------------------------------------------------------
@@ -340,8 +356,7 @@ def _settle(turn: _Turn) -> None:
 
 def _start(turn: _Turn) -> None:
     if turn.proxy.key_lost:
-        model = turn.proxy.spec.model_id
-        reason = f"its key was given by flag and died with it; repeat proxyctl up {model} --api-key …"
+        reason = _of_a_lost_key(turn.proxy.spec)
         turn.set(given_up=reason, order=turn.proxy.order)
         turn.tell("failed", reason)
         return
@@ -351,7 +366,17 @@ def _start(turn: _Turn) -> None:
     turn.order(Spawn(generation))
 
 
+def _of_a_lost_key(spec: WorkerSpec) -> str:
+    if not spec.fallback:
+        return f"its key was given by flag and died with it; repeat proxyctl up {spec.model_id} --api-key …"
+    targets = " ".join(f"--fallback {target.model_id}" for target in spec.fallback)
+    again = f"proxyctl up {spec.model_id} {targets}"
+    return f"a key of it was kept in memory only and died with it; repeat {again}, with --api-key … if it had one"
+
+
 def _on_up(turn: _Turn, event: Up) -> None:
+    if turn.proxy.is_up:
+        _on_limited(turn, Limited(event.spec.quota))
     proxy = turn.proxy
     changed = event.spec != proxy.spec
     turn.set(care=event.care)
@@ -366,6 +391,20 @@ def _on_up(turn: _Turn, event: Up) -> None:
         turn.tell("changed" if proxy.wanted else "up", f"wanted on port {event.spec.port}")
     elif not proxy.wanted:
         turn.tell("up", f"wanted on port {event.spec.port}")
+
+
+def _on_limited(turn: _Turn, event: Limited) -> None:
+    if turn.proxy.spec.quota == event.quota:
+        return
+    turn.set(spec=attrs.evolve(turn.proxy.spec, quota=event.quota))
+    turn.tell("limits", _said(event.quota))
+    for worker in turn.proxy.workers:
+        turn.order(Adjust(worker.generation, event.quota))
+
+
+def _said(quota: Quota) -> str:
+    found = [f"{name}={value:g}" for name, value in attrs.asdict(quota).items() if value is not None]
+    return ", ".join(found) or "none any more"
 
 
 def _on_down(turn: _Turn, event: Down) -> None:
@@ -447,8 +486,9 @@ def _take_spec(turn: _Turn, event: Dialled) -> None:
     ours, theirs = turn.proxy.spec, event.spec
     if theirs is None:
         return
+    theirs = attrs.evolve(theirs, quota=ours.quota)  # other limits are told, not a reason to replace it
     same = theirs.without_secrets() == ours.without_secrets()
-    if same and ours.api_key is None:
+    if same and not ours.has_secrets:
         turn.set(spec=theirs, key_lost=False)
     if not same or event.stale:
         turn.amend(event.generation, order=turn.proxy.order - 1)
@@ -719,6 +759,7 @@ def _is_due(deadline: float | None, now: float) -> bool:
 
 _HANDLERS: dict[type, Callable[[_Turn, Any], None]] = {
     Up: _on_up,
+    Limited: _on_limited,
     Down: _on_down,
     Restart: _on_restart,
     Halt: _on_halt,

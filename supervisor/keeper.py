@@ -28,14 +28,17 @@ import attrs
 import trio
 
 from modelproxy.worker.contract import (
+    ADJUSTS,
     EXIT_OK,
     PROTOCOL,
+    Adjust,
     Beat,
     Bye,
     Drain,
     FromSupervisor,
     FromWorker,
     Health,
+    Quota,
     Ready,
     Reopen,
     Welcome,
@@ -302,7 +305,7 @@ class Keeper:
             spec=proxy.spec.without_secrets(),
             generation=proxy.generation,
             restarts=proxy.restarts,
-            needs_key=proxy.spec.api_key is not None or proxy.key_lost,
+            needs_key=proxy.spec.has_secrets or proxy.key_lost,
             workers=[self._worker_record(unit, worker.generation, worker.pid) for worker in proxy.workers],
             pid_file=unit.pid_file,
             last_pid=proxy.last_pid,
@@ -404,6 +407,7 @@ class Keeper:
             self._start(unit, self._watch, unit, handle)
         handle.link = link
         handle.requests, handle.in_flight = hello.requests, hello.in_flight
+        handle.fallbacks = hello.fallbacks
         known = unit.proxy.worker(hello.generation)
         if known is None or known.phase is Phase.ABSENT:
             self._adopt(unit, link)
@@ -438,6 +442,9 @@ class Keeper:
     def _greeting(self, unit: Unit, link: channel.Link) -> list[FromSupervisor]:
         newborn = link.hello.spec is None
         answers: list[FromSupervisor] = [Welcome(unit.proxy.spec if newborn else None)]
+        wanted = unit.proxy.spec.quota
+        if link.hello.spec is not None and link.hello.spec.quota != wanted:
+            answers += _adjusted(link, wanted)  # said while the line was down
         worker = unit.proxy.worker(link.hello.generation)
         if worker is not None and worker.phase is Phase.DRAINING and not link.hello.draining:
             left = (worker.kill_by or self._now()) - self._now() - policy.DRAIN_TO_KILL_S
@@ -471,6 +478,7 @@ class Keeper:
         handle.log_drops, handle.ledger_drops = beat.log_drops, beat.ledger_drops
         handle.oldest_since = None if beat.oldest_s is None else self._now() - beat.oldest_s
         handle.cost_usd, handle.unpriced = beat.cost_usd, beat.unpriced
+        handle.fallbacks = beat.fallbacks
         self.post(unit.proxy.name, fleet.Beaten(handle.generation))
         log_file = self._paths.log_file(unit.proxy.name)
         if logs.is_full(log_file):
@@ -506,6 +514,8 @@ class Keeper:
                 self._start(unit, self._give_birth, unit, action.generation)
             elif isinstance(action, fleet.Drain):
                 self._start(unit, self._drain, unit, action)
+            elif isinstance(action, fleet.Adjust):
+                self._start(unit, self._adjust, unit, action)
             elif isinstance(action, fleet.Examine):
                 self._start(unit, self._examine, unit, action.generation)
             else:
@@ -612,6 +622,13 @@ class Keeper:
         if link is None or link.closed.is_set() or not await link.send(Drain(order.grace_s)):
             handle.signal(signal.SIGTERM)
 
+    async def _adjust(self, unit: Unit, order: fleet.Adjust) -> None:
+        """A worker without a line learns it when it dials."""
+        handle = unit.handles.get(order.generation)
+        if handle is not None and handle.link is not None:
+            for message in _adjusted(handle.link, order.quota):
+                await handle.link.send(message)
+
     async def _examine(self, unit: Unit, generation: int) -> None:
         handle = unit.handles.get(generation)
         if handle is None:
@@ -654,6 +671,11 @@ class Keeper:
                         self.post(name, fleet.Clock())
                 # Behind the events just posted: afterwards their deadlines are served.
                 await self.ask(lambda: None, refusable=False)
+
+
+def _adjusted(link: channel.Link, quota: Quota) -> list[Adjust]:
+    """Nothing to a worker that would not understand it."""
+    return [Adjust(quota)] if link.hello.protocol >= ADJUSTS else []
 
 
 async def _send(link: channel.Link, message: FromSupervisor) -> None:

@@ -12,6 +12,7 @@ The shapes of the answers are relied on by scripts: keys may be added, never ren
 | PUT /v1/proxies/{model or name} | UpRequest | ProxyView, once ready (or at once with wait=false) |
 | DELETE /v1/proxies/{target} | DownRequest (may be absent) | list of Stopped |
 | POST /v1/proxies/{target}/restart | RestartRequest (may be absent) | list of ProxyView |
+| POST /v1/proxies/{target}/set | SetRequest | list of ProxyView |
 | GET /v1/proxies/{name}/logs?lines=N&follow=1 | | NDJSON of {"line"} |
 | GET /v1/events?since=SEQ&follow=1 | | NDJSON of Event |
 | GET /v1/usage?since=T&limit=N&proxy=P | | list of the ledger's rows (`worker.ledger.Row`), the newest last |
@@ -81,6 +82,8 @@ class Fault(Exception):
     hint: str = ""
     env: str | None = None
     """The variable that would have helped: the caller may have it where the supervisor has not."""
+    provider: str | None = None
+    """Whose key is missing."""
 
     @property
     def status(self) -> int:
@@ -113,6 +116,18 @@ class UpRequest:
     """Without a request for so long its process goes, until the next connection. 0: it stays."""
     max_rss: int | None = None
     """Bytes of memory beyond which its worker is replaced. 0: no limit."""
+    fallback: list[str] | None = None
+    """Model ids to fall back to, in this order; `anthropic`: the caller's own request. Empty: none any more."""
+    fallback_keys: dict[str, str] = attrs.field(factory=dict, repr=False)
+    """Keys for those, by the name of their provider, where the supervisor has none."""
+    max_concurrent: int | None = None
+    """This and the rest: see `worker.contract.Quota`. 0: no limit."""
+    rpm: int | None = None
+    queue_size: int | None = None
+    queue_timeout_s: float | None = None
+    max_body: int | None = None
+    max_context: int | None = None
+    request_timeout_s: float | None = None
 
 
 @attrs.frozen
@@ -125,6 +140,19 @@ class DownRequest:
 class RestartRequest:
     grace_s: float = policy.ROLL_GRACE_S
     wait_s: float = DEFAULT_WAIT_S
+
+
+@attrs.frozen
+class SetRequest:
+    """Other limits for a proxy that goes on serving. None: as it is. 0: no limit."""
+
+    max_concurrent: int | None = None
+    rpm: int | None = None
+    queue_size: int | None = None
+    queue_timeout_s: float | None = None
+    max_body: int | None = None
+    max_context: int | None = None
+    request_timeout_s: float | None = None
 
 
 @attrs.frozen
@@ -180,6 +208,10 @@ class ProxyView:
     idle_stop_s: float | None
     max_rss: int | None
     """What was said of it by `up`."""
+    fallback: list[str]
+    """Where its requests go when its own provider fails."""
+    limits: dict[str, float]
+    """Those that are set, by the names of `SetRequest`."""
     log: str
     notes: list[str]
     """What the user should know of this `up`: another port than the usual one, and the like."""
@@ -253,7 +285,8 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if isinstance(value, Fault):
         error = {"code": value.code, "message": value.message, "hint": value.hint}
-        return {"error": error if value.env is None else {**error, "env": value.env}}
+        extra = {"env": value.env, "provider": value.provider}
+        return {"error": error | {key: text for key, text in extra.items() if text is not None}}
     document = _converter.unstructure(value)
     if isinstance(value, Stopped) and value.already is None:
         del document["already"]

@@ -11,6 +11,7 @@ from .protocol import Fault
 
 EXPECTED = "Expected: provider/model-name"
 MAX_MODEL_ID = 200
+OWN = "anthropic"
 
 
 @attrs.frozen
@@ -48,6 +49,13 @@ def resolve(model_id: str, config: Config) -> Route:
     if provider is None:
         raise _unsupported(name, config)
     return Route(model_id, name, provider, model)
+
+
+def resolve_target(text: str, config: Config) -> Route:
+    """Where a request falls back to; `anthropic` alone means the caller's own request, whatever its model."""
+    if text == OWN:
+        return Route(OWN, OWN, config.providers[OWN], "")
+    return resolve(text, config)
 
 
 def _unsupported(name: str, config: Config) -> Fault:

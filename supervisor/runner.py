@@ -55,6 +55,7 @@ class Handle:
     """It is ready, or it never will be: the next start may begin."""
     requests: int = 0
     in_flight: int = 0
+    fallbacks: int = 0
     last_error: str | None = None
     failures: int = 0
     log_drops: int = 0
@@ -205,6 +206,7 @@ def adopt(link: Link) -> Handle:
         link=link,
         requests=link.hello.requests,
         in_flight=link.hello.in_flight,
+        fallbacks=link.hello.fallbacks,
         ready_at=link.hello.started_at or None,
     )
 

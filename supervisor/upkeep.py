@@ -57,6 +57,7 @@ class Unit:
             oldest_since=handle.oldest_since,
             cost_usd=handle.cost_usd,
             unpriced=handle.unpriced,
+            fallbacks=handle.fallbacks,
         )
 
 

@@ -35,6 +35,7 @@ class Tally:
     cost_usd: float = 0.0
     unpriced: int = 0
     """Answers whose cost nobody knows."""
+    fallbacks: int = 0
 
     @property
     def cost(self) -> float | None:
@@ -54,6 +55,7 @@ def total(tallies: Iterable[Tally]) -> Tally:
         ledger_drops=sum(tally.ledger_drops for tally in every),
         cost_usd=sum(tally.cost_usd for tally in every),
         unpriced=sum(tally.unpriced for tally in every),
+        fallbacks=sum(tally.fallbacks for tally in every),
     )
 
 

@@ -15,12 +15,14 @@ import attrs
 import trio
 
 from .contract import (
+    Adjust,
     ContractError,
     Drain,
     FromSupervisor,
     FromWorker,
     Hello,
     Lines,
+    Quota,
     Reopen,
     Welcome,
     WorkerSpec,
@@ -44,6 +46,7 @@ class Ears:
     on_reopen: Callable[[], None]
     on_found: Callable[[], None] = lambda: None
     """Somebody listens who has heard nothing of us but the hello."""
+    on_adjust: Callable[[Quota], None] = lambda _: None
 
 
 class Link:
@@ -126,6 +129,8 @@ class Link:
                 self._ears.on_spec(message.spec)
         elif isinstance(message, Drain):
             self._ears.on_drain(message)
+        elif isinstance(message, Adjust):
+            self._ears.on_adjust(message.quota)
         elif isinstance(message, Reopen):
             self._ears.on_reopen()
 

@@ -20,7 +20,7 @@ import trio
 
 from . import handler, httpd
 from .books import Books
-from .contract import EXIT_CONFIG, EXIT_OK, Beat, Bye, Drain, Health, Hello, Ready, WorkerSpec
+from .contract import EXIT_CONFIG, EXIT_OK, Beat, Bye, Drain, Health, Hello, Quota, Ready, WorkerSpec
 from .journal import Journal
 from .link import Ears, Link
 from .provider import Provider
@@ -95,7 +95,7 @@ class Worker:
             birth.socket_path,
             hello=self._hello,
             listeners=lambda: self._listeners,
-            ears=Ears(self._on_spec, self._on_drain, self._journal.reopen, self._on_found),
+            ears=Ears(self._on_spec, self._on_drain, self._journal.reopen, self._on_found, self._on_adjust),
             log=self._journal,
         )
 
@@ -114,6 +114,7 @@ class Worker:
             started_at=self._ready_at,
             requests=self._stats.requests,
             in_flight=self._stats.in_flight,
+            fallbacks=self._stats.fallbacks,
         )
 
     def _on_spec(self, spec: WorkerSpec) -> None:
@@ -123,6 +124,12 @@ class Worker:
 
     def _on_drain(self, order: Drain) -> None:
         self._end(order.reason, order.grace_s)
+
+    def _on_adjust(self, quota: Quota) -> None:
+        if self._spec is None or quota == self._spec.quota:
+            return
+        self._spec = attrs.evolve(self._spec, quota=quota)  # the next supervisor learns it from our hello
+        self._journal("info", "limits", **attrs.asdict(quota))
 
     def _on_found(self) -> None:
         if self._health_told is not None:
@@ -280,6 +287,7 @@ class Worker:
             oldest_s=self._stats.oldest_s(trio.current_time()),
             cost_usd=self._stats.cost_usd,
             unpriced=self._stats.unpriced,
+            fallbacks=self._stats.fallbacks,
         )
 
     async def _report_health(self, spec: WorkerSpec, provider: Provider) -> None:

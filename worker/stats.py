@@ -15,6 +15,8 @@ class Stats:
     """Those of them that are not answered yet."""
     failures: int = 0
     """Those that ended in an error; a client that leaves is none."""
+    fallbacks: int = 0
+    """Requests that another target answered, or was to."""
     last_error: str | None = None
     cost_usd: float = 0.0
     """What is known of the costs of all of them."""

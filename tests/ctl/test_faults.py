@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from modelproxy.ctl import faults
+from modelproxy.ctl import faults, typed
 from modelproxy.ctl.faults import Fault, guard
-from modelproxy.supervisor import protocol
+from modelproxy.supervisor import protocol, quotas, routes
 
 EXPECTED_EXIT = {
     "bad_request": 2,
@@ -37,6 +37,14 @@ def test_every_request_error_is_a_usage_error_and_no_other() -> None:
     assert {code for code, status in protocol.STATUS.items() if status == 400} == {
         code for code, number in exits.items() if number == faults.EXIT_USAGE
     }
+
+
+def test_limits_are_those_of_the_supervisor() -> None:
+    """Said twice as well: names, least and most."""
+    ours = {name: (least, most) for name, _, least, most in typed.LIMITS.values()}
+
+    assert ours == quotas.RANGES
+    assert typed.OWN == routes.OWN
 
 
 def test_constants_are_those_of_the_protocol() -> None:

@@ -237,6 +237,7 @@ COMMANDS = [
     ["down"],
     ["ps"],
     ["restart"],
+    ["set"],
     ["logs"],
     ["events"],
     ["usage"],
@@ -266,8 +267,27 @@ def test_help_of_up_names_what_newcomers_need(run: Run) -> None:
 
 
 def test_every_command_is_tested_here() -> None:
-    names = {command.callback.__name__ for command in app.registered_commands if command.callback}
+    names = {
+        command.name or command.callback.__name__ for command in app.registered_commands if command.callback
+    }
 
     assert names == {
         command[0] for command in COMMANDS if command not in (["daemon"], ["keys"]) and len(command) == 1
     }
+
+
+def test_set_says_the_limits_that_hold_now(run: Run, control: Control) -> None:
+    control.replies["POST"] = (200, [view(limits={"rpm": 60})])
+    ran = run("set", "echo/demo", "rpm=60", "max_concurrent=none")
+
+    assert (ran.code, ran.out) == (0, "echo/demo  rpm=60\n")
+    assert control.paths_asked[-1] == "POST /v1/proxies/echo%2Fdemo/set"
+    assert run("set", "echo/demo", "rpm=60", "--json").json["limits"] == {"rpm": 60}
+
+
+def test_set_refuses_what_is_no_limit_before_anybody_is_asked(run: Run, control: Control) -> None:
+    ran = run("set", "echo/demo", "speed=9")
+
+    assert (ran.code, ran.out) == (2, "")
+    assert 'There is no limit "speed"' in ran.err
+    assert control.paths_asked == []

@@ -267,3 +267,12 @@ def test_daemon_and_stopped_lines() -> None:
     assert render.serving(1) == "supervisor not running; 1 worker serving"
     assert render.stopped({"name": "a/b", "state": "stopped"}) == "a/b  stopped"
     assert render.stopped({"name": "a/b", "already": "stopped"}) == "a/b  already stopped"
+
+
+def test_limits_are_said_as_they_are_set() -> None:
+    limits = {"max_concurrent": 2, "queue_timeout_s": 1.5, "max_body": 33554432}
+
+    assert render.limits(view(limits=limits)) == (
+        "echo/demo  max_concurrent=2, queue_timeout=1.5s, max_body=33554432"
+    )
+    assert render.limits(view()) == "echo/demo  no limits"

@@ -155,3 +155,54 @@ def test_a_key_in_the_arguments_is_found(argv: str, expected: tuple[str, str] | 
     found = typed.without_key(argv.split())
 
     assert (None if found is None else (" ".join(found[0]), found[1])) == expected
+
+
+# --- fallback and limits --------------------------------------------------------------------------
+
+
+def test_fallbacks_keep_their_order() -> None:
+    """`none` takes them back, which silence does not."""
+    assert typed.fallback(["a/b", "anthropic", "c/d"]) == ["a/b", "anthropic", "c/d"]
+    assert typed.fallback(["none"]) == []
+    assert (typed.fallback([]), typed.fallback(None)) == (None, None)
+    for wrong in (["nonsense"], ["a/b", "none"]):
+        with pytest.raises(Fault, match="Expected: provider/model-name"):
+            typed.fallback(wrong)
+
+
+def test_settings_are_limits_by_their_names_in_the_api() -> None:
+    words = ["max_concurrent=2", "rpm=none", "queue-timeout=2m", "max_body=1M", "request_timeout=0"]
+
+    assert typed.settings(words) == {
+        "max_concurrent": 2,
+        "rpm": 0,
+        "queue_timeout_s": 120.0,
+        "max_body": 1048576,
+        "request_timeout_s": 0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("rpm", "expected name=value"),
+        ("rpm=", "expected name=value"),
+        ("speed=3", 'There is no limit "speed"'),
+        ("rpm=fast", "not a whole number"),
+        ("rpm=1.5", "not a whole number"),
+        ("rpm=-1", "not a whole number"),
+        ("rpm=²", "not a whole number"),
+        ("rpm=1000001", "rpm must be from 1 to 1000000, or 0 for no limit"),
+        ("queue_timeout=soon", "Invalid duration"),
+        ("queue_timeout=1ms", "queue_timeout must be from 0.1 to 86400"),
+        ("max_body=many", "Invalid size"),
+    ],
+)
+def test_a_setting_that_means_nothing_is_refused_in_a_sentence(word: str, said: str) -> None:
+    with pytest.raises(Fault, match=said):
+        typed.settings([word])
+
+
+def test_a_setting_is_said_once() -> None:
+    with pytest.raises(Fault, match="rpm is given twice"):
+        typed.settings(["rpm=1", "rpm=2"])

@@ -82,3 +82,19 @@ def test_an_unexpected_error_is_not_swallowed(control: Control) -> None:
 
     with pytest.raises(TypeError):
         up.take_down(control.paths, ["a/b", "c/d"], None)
+
+
+def test_a_missing_key_of_a_target_goes_to_its_provider_only(
+    control: Control, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The shell may have what the supervisor lacks; once said, it is not said again."""
+    monkeypatch.setenv("FAR_KEY", "sk-far")
+    lacking = Fault("missing_api_key", "far needs an API key", env="FAR_KEY", provider="far")
+    asked = {"model": "near/a", "fallback": ["far/b"]}
+    richer = up._with_key(asked, lacking)
+
+    assert richer == {**asked, "fallback_keys": {"far": "sk-far"}}
+    assert richer is not None
+    assert up._with_key(richer, lacking) is None
+    assert up._with_key({"model": "far/a"}, lacking) == {"model": "far/a", "api_key": "sk-far"}
+    assert up._with_key(asked, Fault("missing_api_key", "no", env="UNSET_KEY", provider="far")) is None

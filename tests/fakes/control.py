@@ -47,6 +47,8 @@ def view(name: str = "echo/demo", **changes: Any) -> dict[str, Any]:
         "lazy": False,
         "idle_stop_s": None,
         "max_rss": None,
+        "fallback": [],
+        "limits": {},
         "log": "/nowhere/echo~demo.log",
         "notes": [],
         "since": 1000.0,

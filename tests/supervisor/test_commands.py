@@ -18,8 +18,15 @@ from fakes.spawner import World
 
 from modelproxy.supervisor import commands, kernel, sockets
 from modelproxy.supervisor.facts import Care, State
-from modelproxy.supervisor.protocol import DownRequest, Fault, ProxyView, RestartRequest, UpRequest
-from modelproxy.worker.contract import Bye, Health, Ready
+from modelproxy.supervisor.protocol import (
+    DownRequest,
+    Fault,
+    ProxyView,
+    RestartRequest,
+    SetRequest,
+    UpRequest,
+)
+from modelproxy.worker.contract import Adjust, Bye, Health, Quota, Ready
 
 pytestmark = clock.jumping
 
@@ -520,3 +527,97 @@ async def test_stopped_ones_are_shown_on_demand(world: World) -> None:
     assert world.commands.rows() == []
     assert [row.state for row in world.commands.rows(stopped=True)] == ["stopped"]
     assert world.commands.find_one("echo/demo").proxy.state is State.STOPPED
+
+
+# --- fallback and limits --------------------------------------------------------------------------
+
+
+async def test_targets_are_resolved_with_their_keys(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From where the primary's would come."""
+    monkeypatch.setenv("OPENROUTER_API_KEY", "sk-env")
+    row = await up(world, fallback=["openrouter/a/b", "anthropic"])
+    [router, own] = world.proxy().spec.fallback
+
+    assert row.fallback == ["openrouter/a/b", "anthropic"]
+    assert (router.provider, router.kind, router.model, router.api_key) == (
+        "openrouter",
+        "openrouter",
+        "a/b",
+        "sk-env",
+    )
+    assert (own.model_id, own.kind, own.model, own.api_key) == ("anthropic", "anthropic", "", None)
+    assert world.worker().spec == world.proxy().spec
+
+
+async def test_a_targets_missing_key_names_its_provider(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The caller may have it, and says it for this provider only; it stays until it is taken down."""
+    monkeypatch.delenv("OPENROUTER_API_KEY", raising=False)
+    fault = await refused(lambda: up(world, fallback=["openrouter/a/b"]))
+
+    assert (fault.code, fault.env, fault.provider) == ("missing_api_key", "OPENROUTER_API_KEY", "openrouter")
+    assert len(world.births) == 0
+    await up(world, fallback=["openrouter/a/b"], fallback_keys={"openrouter": "sk-caller"})
+    again = await up(world, fallback=["openrouter/a/b"])
+    assert again.reused
+    assert world.proxy().spec.api_key is None
+    assert [target.api_key for target in world.proxy().spec.fallback] == ["sk-caller"]
+
+
+async def test_a_key_by_flag_serves_targets_of_the_same_provider(world: World) -> None:
+    await up(world, "openrouter/a/b", api_key="sk-flag", fallback=["openrouter/c/d", "echo/x"])
+
+    assert [target.api_key for target in world.proxy("openrouter/a/b").spec.fallback] == ["sk-flag", None]
+
+
+async def test_targets_stay_when_nothing_is_said_of_them(world: World) -> None:
+    await up(world, fallback=["echo/other"])
+
+    assert (await up(world)).fallback == ["echo/other"]
+    fault = await refused(lambda: up(world, fallback=[]))
+    assert (fault.code, "fallback" in fault.message) == ("options_differ", True)
+    assert (await up(world, fallback=[], replace=True)).fallback == []
+
+
+async def test_limits_are_set_without_a_new_worker(world: World) -> None:
+    """Told to the worker, kept for the next one, and not taken back by silence."""
+    await up(world, max_concurrent=4)
+    [row] = await world.commands.set("echo/demo", SetRequest(max_concurrent=2, rpm=60))
+
+    assert row.limits == {"max_concurrent": 2, "rpm": 60}
+    assert world.worker().link is not None
+    await world.until(lambda: Adjust(Quota(max_concurrent=2, rpm=60)) in world.worker().link.heard)  # type: ignore[union-attr]
+    assert (await up(world)).limits == {"max_concurrent": 2, "rpm": 60}
+    [row] = await world.commands.set("all", SetRequest(rpm=0))
+    assert row.limits == {"max_concurrent": 2}
+    assert len(world.births) == 1
+
+
+async def test_up_with_other_limits_needs_replace_but_no_worker(world: World) -> None:
+    first = await up(world, rpm=60)
+    fault = await refused(lambda: up(world, rpm=30))
+
+    assert (fault.code, "quota" in fault.message) == ("options_differ", True)
+    row = await up(world, rpm=30, replace=True)
+    assert (row.pid, row.generation, row.limits) == (first.pid, 1, {"rpm": 30})
+
+
+async def test_a_second_proxy_of_a_model_has_its_own_limits(world: World) -> None:
+    await up(world, rpm=60, fallback=["echo/x"])
+    free = sockets.bind_loopback(0)
+    port = free[0].getsockname()[1]
+    for one in free:
+        one.close()
+    second = await up(world, port=port)
+
+    assert (second.limits, second.fallback) == ({}, [])
+
+
+async def test_bad_limits_and_unknown_proxies_are_refused(world: World) -> None:
+    await up(world)
+    for request in (SetRequest(rpm=-1), SetRequest(queue_timeout_s=0.01)):
+        fault = await refused(partial(world.commands.set, "all", request))
+        assert fault.code == "bad_request"
+    assert (await refused(lambda: up(world, rpm=-1))).code == "bad_request"
+    assert (await refused(lambda: world.commands.set("echo/none", SetRequest(rpm=1)))).code == "unknown_proxy"

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from modelproxy.supervisor import fleet, policy
 from modelproxy.supervisor.facts import Phase, Proxy, State
-from modelproxy.worker.contract import EXIT_CONFIG
+from modelproxy.worker.contract import EXIT_CONFIG, Quota, Target
 
 # --- starting, serving, stopping ------------------------------------------------------------------
 
@@ -745,6 +745,61 @@ def test_a_lost_key_fails_with_the_command_to_repeat() -> None:
     assert story.proxy.given_up is None
 
 
+def test_a_lost_key_of_a_target_names_the_target() -> None:
+    """The command that brings it back is the whole one."""
+    wanted = spec(fallback=[Target("far", "far/model", "openai", "model")])
+    story = Story(Proxy(SPEC.name, wanted, wanted=True, generation=3, key_lost=True))
+    story(fleet.Begin())
+
+    assert story.proxy.given_up is not None
+    assert "repeat proxyctl up echo/demo --fallback far/model" in story.proxy.given_up
+
+
+def test_the_key_of_a_target_comes_home_from_the_worker() -> None:
+    target = Target("far", "far/model", "openai", "model", api_key="sk-far")
+    story = recalled(key_lost=True, spec=spec(fallback=[target.without_secrets()]))
+    story(fleet.Begin())
+    story(dialled(spec=spec(fallback=[target])))
+
+    assert story.proxy.spec.fallback == [target]
+    assert not story.proxy.key_lost
+
+
+# --- limits ---------------------------------------------------------------------------------------
+
+
+def test_other_limits_are_told_to_every_worker_and_replace_none() -> None:
+    """A roll would be a heavy answer to a number."""
+    story = Story().serve()
+    story(fleet.Restart(50.0))
+    story.born(2)
+    quota = Quota(max_concurrent=2, queue_timeout_s=1.5)
+
+    assert story(fleet.Limited(quota)) == [fleet.Adjust(1, quota), fleet.Adjust(2, quota)]
+    assert story.proxy.spec.quota == quota
+    assert story.texts[-1] == "max_concurrent=2, queue_timeout_s=1.5"
+    assert story(fleet.Limited(quota)) == []
+    story(fleet.Limited(Quota()))
+    assert story.texts[-1] == "none any more"
+
+
+def test_up_with_nothing_new_but_limits_replaces_none_either() -> None:
+    story = Story().serve()
+    quota = Quota(rpm=60)
+
+    assert story(fleet.Up(spec(quota=quota))) == [fleet.Adjust(1, quota)]
+    assert story.proxy.spec.quota == quota
+
+
+def test_a_worker_that_comes_back_with_other_limits_stays() -> None:
+    """It is told; see the keeper's greeting."""
+    story = recalled(spec=spec(quota=Quota(rpm=60)))
+    story(fleet.Begin())
+
+    assert story(dialled(spec=SPEC)) == []
+    assert story.proxy.spec.quota == Quota(rpm=60)
+
+
 def test_a_worker_that_dials_late_ends_the_failure() -> None:
     """Its key had been taken for lost."""
     story = recalled(pid=None, key_lost=True)
@@ -930,6 +985,8 @@ def _stories() -> dict[str, Story]:
 _EVENTS: list[fleet.Event] = [
     fleet.Up(SPEC),
     fleet.Up(spec(base_url="http://elsewhere")),
+    fleet.Up(spec(quota=Quota(rpm=1))),
+    fleet.Limited(Quota(max_concurrent=2)),
     fleet.Down(1.0),
     fleet.Restart(1.0),
     fleet.Halt(1.0),

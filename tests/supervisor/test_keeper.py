@@ -21,8 +21,15 @@ from fakes.story import SPEC
 
 from modelproxy.supervisor import fleet, kernel, keys, runner, sockets, state
 from modelproxy.supervisor.facts import State
-from modelproxy.supervisor.protocol import DownRequest, Fault, ProxyView, RestartRequest, UpRequest
-from modelproxy.worker.contract import EXIT_CONFIG, Beat, Bye, Drain, Hello, Welcome
+from modelproxy.supervisor.protocol import (
+    DownRequest,
+    Fault,
+    ProxyView,
+    RestartRequest,
+    SetRequest,
+    UpRequest,
+)
+from modelproxy.worker.contract import EXIT_CONFIG, Adjust, Beat, Bye, Drain, Hello, Quota, Welcome
 
 MakeWorld = Callable[[], World]
 pytestmark = clock.jumping
@@ -643,6 +650,23 @@ async def test_a_drain_that_was_not_heard_is_in_the_greeting(world: World) -> No
         assert [type(message) for message in link.heard] == [Welcome, Drain]
         assert link.heard[1] == Drain(15.0)
     assert worker.handle.signals[0] == signal.SIGTERM  # nobody was on the line
+
+
+async def test_limits_that_were_not_heard_are_in_the_greeting(world: World) -> None:
+    """But not for one that speaks a protocol without them: it is left alone, and rolled at its adoption."""
+    await up(world)
+    worker = world.worker()
+    assert worker.link is not None  # it is ready
+    worker.link.closed.set()
+    await world.commands.set("echo/demo", SetRequest(rpm=60))
+    old = attrs.evolve(world.proxy().spec, quota=Quota())
+
+    assert (await worker.dial(spec=old, serving=True)).heard == [Welcome(), Adjust(Quota(rpm=60))]
+    assert (await worker.dial(spec=world.proxy().spec, serving=True)).heard == [Welcome()]
+    assert (await worker.dial(spec=old, serving=True, protocol=1)).heard == [Welcome()]
+    await world.commands.set("echo/demo", SetRequest(rpm=30))
+    await trio.testing.wait_all_tasks_blocked()
+    assert Adjust(Quota(rpm=30)) not in worker.link.heard
 
 
 # --- what follows from the facts ------------------------------------------------------------------

@@ -79,3 +79,12 @@ def test_an_unknown_provider_is_named_with_its_neighbour() -> None:
     assert "echo" in caught.value.hint
     with pytest.raises(Fault, match=r'^Unsupported provider "zzz"$'):
         routes.resolve("zzz/demo", CONFIG)
+
+
+def test_a_target_is_a_model_or_the_callers_own_request() -> None:
+    """`anthropic` alone has no model of its own."""
+    assert routes.resolve_target("echo/demo", CONFIG) == routes.resolve("echo/demo", CONFIG)
+    own = routes.Route("anthropic", "anthropic", config.BUILT_IN["anthropic"], "")
+    assert routes.resolve_target("anthropic", CONFIG) == own
+    with pytest.raises(Fault, match="Expected: provider/model-name"):
+        routes.resolve_target("openrouter", CONFIG)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from modelproxy.worker.contract import (
     MAX_LINE,
+    Adjust,
     Beat,
     Bye,
     ContractError,
@@ -23,8 +24,11 @@ from modelproxy.worker.contract import (
     Limits,
     Lines,
     Options,
+    Quota,
     Ready,
     Reopen,
+    Target,
+    Timeouts,
     Welcome,
     WorkerSpec,
     decode_supervisor,
@@ -40,11 +44,17 @@ SAID: list[FromWorker] = [
     HELLO,
     attrs.evolve(HELLO, spec=None),
     Ready(),
-    Beat(0.1, 2, 1, 3, 4, "it said no", 5, oldest_s=6.5, cost_usd=0.7, unpriced=8),
+    Beat(0.1, 2, 1, 3, 4, "it said no", 5, oldest_s=6.5, cost_usd=0.7, unpriced=8, fallbacks=9),
     Health(False, "down"),
     Bye("SIGTERM", 0),
 ]
-ORDERED: list[FromSupervisor] = [Welcome(), Welcome(SPEC), Drain(5.0, "stopping"), Reopen()]
+ORDERED: list[FromSupervisor] = [
+    Welcome(),
+    Welcome(SPEC),
+    Drain(5.0, "stopping"),
+    Reopen(),
+    Adjust(Quota(rpm=60)),
+]
 
 
 @pytest.mark.parametrize("message", SAID, ids=repr)
@@ -176,3 +186,39 @@ def test_many_short_lines_are_not_one_long_one() -> None:
     chunk = b"x" * 1023 + b"\n"
 
     assert sum(len(list(splitter.feed(chunk))) for _ in range(MAX_LINE // 1024 + 1)) == MAX_LINE // 1024 + 1
+
+
+# --- targets --------------------------------------------------------------------------------------
+
+FAR = Target(
+    "far", "far/big", "openai", "big", "http://far", "sk-far", Timeouts(connect_s=1.0), Options(retries=2)
+)
+
+
+def test_a_spec_without_secrets_has_none_in_its_targets() -> None:
+    """Each target has a key of its own."""
+    spec = attrs.evolve(SPEC, fallback=[FAR])
+
+    assert spec.has_secrets
+    assert attrs.evolve(spec, api_key=None).has_secrets
+    assert not spec.without_secrets().has_secrets
+    assert "sk-" not in repr(spec)
+    assert "sk-" not in encode(Welcome(spec.without_secrets()), FromSupervisor).decode()
+
+
+def test_a_spec_towards_a_target_is_the_same_proxy_elsewhere() -> None:
+    """Every field of a target replaces the one of the same name; the key of the primary does not go along."""
+    there = attrs.evolve(SPEC, fallback=[FAR]).towards(FAR)
+
+    assert (there.name, there.port, there.limits, there.fallback) == (SPEC.name, SPEC.port, SPEC.limits, [])
+    for field in attrs.fields(Target):
+        assert getattr(there, field.name) == getattr(FAR, field.name)
+    assert SPEC.towards(attrs.evolve(FAR, api_key=None)).api_key is None
+
+
+def test_a_spec_of_before_targets_and_limits_is_read() -> None:
+    """A worker of an older version brings one."""
+    document = json.loads(encode(HELLO, FromWorker))
+    del document["spec"]["fallback"], document["spec"]["quota"], document["fallbacks"]
+
+    assert decode_worker(json.dumps(document).encode()) == HELLO

@@ -1,0 +1,61 @@
+"""The limits of a proxy, as a person may set them. Pure.
+
+Every wish has the same shape, in `up` as in `set`: None leaves a limit as it is, 0 takes it away.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import attrs
+
+from modelproxy.worker.contract import Quota
+
+from .protocol import Fault
+
+NAMES = tuple(field.name for field in attrs.fields(Quota))
+
+_MIB = 1024 * 1024
+RANGES: dict[str, tuple[float, float]] = {
+    "max_concurrent": (1, 10_000),
+    "rpm": (1, 1_000_000),
+    "queue_size": (1, 100_000),
+    "queue_timeout_s": (0.1, 24 * 3600.0),
+    "max_body": (1024, 1024 * _MIB),
+    "max_context": (100, 100_000_000),
+    "request_timeout_s": (0.1, 24 * 3600.0),
+}
+"""Least and most of each; 0 is allowed besides."""
+
+
+class Wish(Protocol):
+    """What a request says of the limits."""
+
+    @property
+    def max_concurrent(self) -> int | None: ...
+    @property
+    def rpm(self) -> int | None: ...
+    @property
+    def queue_size(self) -> int | None: ...
+    @property
+    def queue_timeout_s(self) -> float | None: ...
+    @property
+    def max_body(self) -> int | None: ...
+    @property
+    def max_context(self) -> int | None: ...
+    @property
+    def request_timeout_s(self) -> float | None: ...
+
+
+def check(wish: Wish) -> None:
+    """A Fault for the first limit that nobody can mean."""
+    for name, (least, most) in RANGES.items():
+        value = getattr(wish, name)
+        if value is not None and value != 0 and not least <= value <= most:  # `not`: nan is no number either
+            raise Fault("bad_request", f"{name} must be from {least:g} to {most:.0f}, or 0 for no limit")
+
+
+def granted(wish: Wish, known: Quota) -> Quota:
+    """The limits after a wish."""
+    said = {name: getattr(wish, name) for name in NAMES}
+    return attrs.evolve(known, **{name: value or None for name, value in said.items() if value is not None})
