@@ -8,6 +8,7 @@ here may disturb anything else.
 from __future__ import annotations
 
 import json
+import math
 import socket
 import subprocess
 import sys
@@ -67,11 +68,16 @@ class Custody:
             return
         self._wishes[port] = _Wish(copies)
         self._news.set()
-        self._settled = trio.Event()
 
-    async def settled(self) -> None:
+    async def confirm(self, limit_s: float) -> None:
+        """Until a holder has said just now that it has everything: it may be dead without our knowing it yet."""
+        self._doubt()
+        self._news.set()
+        await self.settled(limit_s)
+
+    async def settled(self, limit_s: float = _SETTLE_LIMIT_S) -> None:
         """Until the holder has heard everything, or a moment has passed without one."""
-        with trio.move_on_after(_SETTLE_LIMIT_S):
+        with trio.move_on_after(limit_s):
             while not all(wish.done for wish in self._wishes.values()):
                 await self._settled.wait()
 
@@ -92,6 +98,7 @@ class Custody:
 
     async def run(self) -> None:
         """Keep the holder's store as it is wished, until `quit`."""
+        rested_until = -math.inf
         while True:
             try:
                 if self._connection is None:
@@ -103,8 +110,10 @@ class Custody:
                 await self._idle()
             except Exception as error:  # whatever it is, it costs the safe keeping and nothing else
                 self._complain(f"the socket holder was lost ({_in_words(error)}); starting another")
-                self._start_over()
-                await trio.sleep(_RETRY_S)
+                await self._start_over()
+                # The first loss is made good at once: until then the sockets have one pair of hands less.
+                await trio.sleep_until(rested_until)
+                rested_until = trio.current_time() + _RETRY_S
 
     def _complain(self, text: str) -> None:
         """Once: a trouble that stays would fill the log with a line per try."""
@@ -140,6 +149,7 @@ class Custody:
                 del self._wishes[port]
         self._complained = ""
         self._settled.set()
+        self._settled = trio.Event()
 
     async def quit(self) -> None:
         """The supervisor stops for good: nothing is to be held any more."""
@@ -164,6 +174,10 @@ class Custody:
         except OSError:
             self._start()
             await self._connect()
+        self._doubt()
+
+    def _doubt(self) -> None:
+        """Nothing is known of what the holder has."""
         for wish in self._wishes.values():
             wish.done = False
 
@@ -185,11 +199,13 @@ class Custody:
         finally:
             listener.close()
 
-    def _start_over(self) -> None:
+    async def _start_over(self) -> None:
         """A holder that does not answer is not worth keeping: the next one gets everything anew."""
+        self._doubt()
         self._hang_up()
         if self._child is not None:
             self._child.kill()
+            await trio.to_thread.run_sync(self._child.wait, abandon_on_cancel=True)
         self._reap()
 
     def _reap(self) -> None:

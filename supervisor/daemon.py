@@ -35,6 +35,8 @@ from .runner import Runner, worker_environment
 EXIT_OK = 0
 EXIT_FAILED = 1
 _LOG_CHECK_EVERY = 256
+_HAND_OVER_LIMIT_S = 5.0
+"""How long a restart waits for a holder that has just been lost."""
 
 
 @attrs.define
@@ -214,6 +216,9 @@ async def _serve(where: paths.Paths, worker_module: str, ending: _Ending, log: C
             commands.closing = True
             await _halt(keeper, ending, log)
             await custody.quit()
+        else:
+            # The sockets outlive the change in other hands. A worker that stands still could not bring its own.
+            await custody.confirm(_HAND_OVER_LIMIT_S)
         nursery.cancel_scope.cancel()
     workers_socket.close()
     control_socket.close()

@@ -366,6 +366,25 @@ def test_restart_executes_anew_under_the_same_pid(house: House) -> None:
     assert get(row["port"], "/livez").status == 200
 
 
+def test_restart_without_a_holder_loses_no_socket(house: House) -> None:
+    """The holder has just been killed and the worker stands still: its port is held through the restart.
+
+    Found by chaos (seed 2): the restart did not wait for the next holder, and nobody else had the socket.
+    """
+    house.start()
+    row = house.up()
+    os.kill(row["pid"], signal.SIGSTOP)
+    answers: list[int] = []
+    waiting = threading.Thread(target=lambda: answers.append(post(row["port"], message()).status))
+    waiting.start()  # in the queue of the socket: lost with it
+    house.kill_holder()
+    assert house.api("POST", "/v1/daemon/restart").status == 200
+    waiting.join()
+
+    assert answers == [200]
+    assert house.wait_row(lambda row: row["state"] == "ready")["pid"] != row["pid"]
+
+
 # --- helpers --------------------------------------------------------------------------------------
 
 

@@ -169,6 +169,23 @@ async def test_a_holder_that_dies_is_replaced(
         one.close()
 
 
+async def test_the_first_loss_is_made_good_at_once(
+    keeping: Keeping, listeners: list[socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No rest before it: until then the sockets have one pair of hands less, and a restart waits for them."""
+    monkeypatch.setattr(custody, "_RETRY_S", 2 * LIMIT_S)
+    async with keeping.running() as made:
+        made.hold(port_of(listeners), listeners)
+        await made.settled()
+        first = keeping.holder()
+        first.kill()
+        await until(lambda: made._child not in (None, first))
+        with trio.fail_after(LIMIT_S):
+            await made.settled(LIMIT_S)
+        assert keeping.holder() is not first
+        assert all(one.done for one in made._wishes.values())
+
+
 @pytest.mark.parametrize("kind", ["file", "directory"])
 async def test_something_else_in_the_socket_s_place_costs_the_safe_keeping_only(
     keeping: Keeping, monkeypatch: pytest.MonkeyPatch, kind: str
