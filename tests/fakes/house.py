@@ -102,6 +102,10 @@ class House:
         pids = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
         return [pid for pid in pids if self.is_ours(pid)]
 
+    def processes_named(self, word: bytes) -> list[int]:
+        """Those of them with `word` in their command line."""
+        return processes_of(self, word)
+
     def is_ours(self, pid: int) -> bool:
         try:
             return f"HOME={self.home}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")

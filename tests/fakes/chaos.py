@@ -1,0 +1,614 @@
+"""A storm over one home: load, random faults, and a verdict.
+
+Theory of operation
+-------------------
+`Storm` starts a real supervisor with a few proxies, keeps clients at them who never rest, and does one random
+thing to some process every 0.2 s. A thread plays systemd and starts a supervisor whenever there is none; another
+one plays a user who wishes an extra proxy up and down.
+
+Every answer is judged when it ends: right and complete, an explicit error, or cut. A cut is explained by the
+death of a worker of that proxy while the request was under way; nothing explains a refused connection, an answer
+that pretends to be complete, or silence. `verdict` looks at what must hold once the storm is over.
+
+The faults never take the last pair of hands from a listening socket: supervisor, worker and holder may lose any
+two of them at once. That all three die within the same moment is beyond what is promised.
+
+The same seed gives the same faults in the same order; when exactly each one hits is up to the machine.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from . import grammar
+from .house import House, attempts, is_alive, listens, message
+from .upstream import Reply, Seen, Upstream
+
+# As patient as a storm allows: pauses of half a minute would outlast it. All else is what users have.
+POLICY = {
+    "FIRST_DELAY_S": 0.1,
+    "MAX_DELAY_S": 1.0,
+    "QUEUE_THROUGH_S": 0.2,
+    "SILENCE_LIMIT_S": 3.0,
+    "BUSY_SILENCE_LIMIT_S": 10.0,
+    "START_LIMIT_S": 60.0,
+}
+ECHOES = ("echo/a", "echo/b", "echo/c")
+FAR = "ollama/far"
+EXTRA = "echo/extra"
+GAP_S = 0.2
+ANSWER_LIMIT_S = 40.0
+_REST_S = 0.03
+_FAR_STATUSES = frozenset({500, 502, 503, 504, 529})
+"""500: what its provider began and did not finish is nobody's whole answer."""
+_OUR_STATUSES = frozenset({503, 529})
+
+
+@attrs.frozen
+class Ended:
+    """How one request ended."""
+
+    proxy: str
+    began: float
+    ended: float
+    how: str
+    """`ok`, `error`, `cut`, or what must never be."""
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.ended:9.3f} {self.proxy} {self.how} after {self.ended - self.began:.3f} s {self.detail}"
+        )
+
+
+class Diary:
+    """What was done to whom and how requests ended, with times; for threads."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._wall = time.time()
+        self._lock = threading.Lock()
+        self.lines: list[str] = []
+        self.ended: list[Ended] = []
+        self.deaths: list[tuple[str, float]] = []
+        """Which proxy lost a worker, and when."""
+        self.faults: Counter[str] = Counter()
+
+    def now(self) -> float:
+        return time.monotonic() - self._began
+
+    def since_epoch(self, stamp: str) -> float:
+        """A time of the log of the supervisor on this diary's clock."""
+        return datetime.fromisoformat(stamp).replace(tzinfo=UTC).timestamp() - self._wall
+
+    def note(self, kind: str, text: str = "") -> None:
+        with self._lock:
+            self.faults[kind] += 1
+            self.lines.append(f"{self.now():9.3f} {kind} {text}")
+
+    def died(self, proxy: str) -> None:
+        with self._lock:
+            self.deaths.append((proxy, self.now()))
+
+    def request(self, ended: Ended) -> None:
+        with self._lock:
+            self.ended.append(ended)
+
+
+# --- the load -------------------------------------------------------------------------------------
+
+
+class Client(threading.Thread):
+    """Asks one proxy without rest, each time over a new connection; plain and streamed in turn."""
+
+    def __init__(self, diary: Diary, proxy: str, port: int, stop: threading.Event, number: int) -> None:
+        super().__init__(name=f"client of {proxy}", daemon=True)
+        self._diary = diary
+        self._proxy = proxy
+        self._port = port
+        self._stop_asking = stop
+        self._number = number
+
+    def run(self) -> None:
+        count = 0
+        while not self._stop_asking.wait(_REST_S):
+            count += 1
+            self._ask(f"n{self._number}-{count}", streamed=bool((count + self._number) % 2))
+
+    def _ask(self, nonce: str, *, streamed: bool) -> None:
+        words = f"{nonce} " + " ".join(f"w{number}" for number in range(20))
+        slowly = "echo:slow 20ms\n" if streamed and self._proxy != FAR else ""
+        host = "::1" if self._number % 3 == 0 and socket.has_ipv6 else "127.0.0.1"
+        began = self._diary.now()
+        try:
+            status, headers, body = _exchange(host, self._port, message(slowly + words, stream=streamed))
+            how, detail = judge(self._proxy, words, status, headers, body, streamed=streamed)
+        except ConnectionRefusedError:
+            how, detail = "refused", host
+        except TimeoutError:
+            how, detail = "silence", ""
+        except http.client.IncompleteRead as error:
+            how, detail = judge_cut(error.partial, streamed=streamed)
+        except (http.client.HTTPException, OSError) as error:
+            how, detail = "cut", repr(error)
+        self._diary.request(Ended(self._proxy, began, self._diary.now(), how, detail))
+
+
+def _exchange(host: str, port: int, body: Any) -> tuple[int, dict[str, str], bytes]:
+    connection = http.client.HTTPConnection(host, port, timeout=ANSWER_LIMIT_S)
+    try:
+        connection.request("POST", "/v1/messages", json.dumps(body), {"content-type": "application/json"})
+        response = connection.getresponse()
+        headers = {name.lower(): value for name, value in response.getheaders()}
+        return response.status, headers, response.read()
+    finally:
+        connection.close()
+
+
+def judge(
+    proxy: str, words: str, status: int, headers: dict[str, str], body: bytes, *, streamed: bool
+) -> tuple[str, str]:
+    """Of an answer that came to its end: right, an error that says so, or a lie."""
+    if status != 200:
+        return _judge_refusal(proxy, status, headers, body)
+    if not streamed:
+        said = "".join(block.get("text", "") for block in json.loads(body)["content"])
+        return ("ok", "") if said == words else ("wrong", f"{said!r} instead of {words!r}")
+    try:
+        stream = grammar.check(body)
+    except grammar.Ungrammatical as error:
+        return "wrong", str(error)
+    if stream.error is not None:
+        return "error", f"in the stream: {stream.error['error']}"
+    return ("ok", "") if stream.text == words else ("wrong", f"{stream.text!r} instead of {words!r}")
+
+
+def _judge_refusal(proxy: str, status: int, headers: dict[str, str], body: bytes) -> tuple[str, str]:
+    said = f"{status} {body[:200]!r}"
+    if status not in (_FAR_STATUSES if proxy == FAR else _OUR_STATUSES):
+        return "wrong", said
+    try:
+        document = json.loads(body)
+        shaped = document["type"] == "error" and document["error"]["type"] and document["error"]["message"]
+    except (ValueError, KeyError, TypeError):
+        shaped = None
+    return ("error", said) if shaped else ("wrong", said)
+
+
+def judge_cut(partial: bytes, *, streamed: bool) -> tuple[str, str]:
+    """What came before a cut must be a beginning, and must not say that it is the end."""
+    if not streamed:
+        return "cut", f"after {len(partial)} bytes"
+    whole = partial[: partial.rfind(b"\n\n") + 2] if b"\n\n" in partial else b""
+    try:
+        grammar.check(whole, may_be_unfinished=True)
+    except grammar.Ungrammatical as error:
+        return "wrong", f"cut, and {error}"
+    return "cut", f"after {len(partial)} bytes"
+
+
+def far_script(seen: Seen) -> Reply:
+    """An Ollama that says what it was told."""
+    if seen.path == "/api/chat":
+        words = seen.json()["messages"][-1]["content"].split(" ")
+        pieces = [words[0], *(f" {word}" for word in words[1:])]
+        documents: list[dict[str, Any]] = [
+            {"done": False, "message": {"role": "assistant", "content": piece}} for piece in pieces
+        ]
+        last = {"role": "assistant", "content": ""}
+        documents.append({"done": True, "done_reason": "stop", "message": last, "eval_count": 7})
+        lines = tuple(json.dumps({"model": "far"} | one).encode() + b"\n" for one in documents)
+        return Reply(
+            body=lines, headers=(("content-type", "application/x-ndjson"),), framing="chunked", pause=0.01
+        )
+    known: dict[str, Any] = {
+        "/api/tags": {"models": [{"name": "far", "model": "far", "digest": "far"}]},
+        "/api/show": {"capabilities": ["completion"], "model_info": {}, "details": {"family": "llama"}},
+        "/api/ps": {"models": []},
+    }
+    if seen.path in known:
+        return Reply(body=json.dumps(known[seen.path]).encode())
+    return Reply(404, b'{"error":"not found"}')
+
+
+# --- the storm ------------------------------------------------------------------------------------
+
+
+class Storm:
+    def __init__(self, house: House, far: Upstream, seed: int) -> None:
+        self.house = house
+        self.far = far
+        self.diary = Diary()
+        self.wish: bool | None = None
+        """Whether the extra proxy was wanted last; None while nobody can know."""
+        self.ports: dict[str, int] = {}
+        self.supervisor_failures: list[str] = []
+        self._dice = random.Random(seed)
+        self._wisher_dice = random.Random(seed + 1)
+        self._calm = threading.Event()
+        """The storm is over: no faults, no wishes."""
+        self._rest = threading.Event()
+        """Nobody asks any more."""
+        self._over = threading.Event()
+        """No supervisor is started any more."""
+        self._threads: list[threading.Thread] = []
+        self._timers: list[threading.Timer] = []
+        self._far_is_up = True
+
+    # --- before ---
+
+    def prepare(self) -> None:
+        """Everything up and quiet."""
+        self.house.start()
+        for name in ECHOES:
+            self.ports[name] = self.house.up(name)["port"]
+        self.ports[FAR] = self.house.up(FAR, base_url=self.far.url)["port"]
+        self.fds = settled_fds(self.house.supervisors[-1].pid)
+
+    # --- during ---
+
+    def rage(self, seconds: float) -> None:
+        self._begin("init", self._play_init)
+        for number, (name, port) in enumerate([*self.ports.items(), *self.ports.items()]):
+            client = Client(self.diary, name, port, self._rest, number)
+            self._threads.append(client)
+            client.start()
+        self._begin("wisher", self._play_user)
+        until = time.monotonic() + seconds
+        due = time.monotonic()
+        names, weights = zip(*_FAULTS.items(), strict=True)
+        while time.monotonic() < until:
+            due += GAP_S
+            (name,) = self._dice.choices(names, weights)
+            getattr(self, f"_do_{name}")()
+            time.sleep(max(0.0, due - time.monotonic()))
+        self._calm.set()
+        for timer in self._timers:
+            timer.join()
+        if not self._far_is_up:
+            self._do_provider()
+        self.diary.note("calm")
+
+    def _begin(self, name: str, work: Callable[[], None]) -> None:
+        thread = threading.Thread(target=work, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def end(self) -> None:
+        """Stop everybody."""
+        for event in (self._calm, self._rest):
+            event.set()
+        for thread in self._threads:
+            if thread.name != "init":
+                thread.join(ANSWER_LIMIT_S + 10)
+        self._over.set()
+
+    def _play_init(self) -> None:
+        """Start a supervisor whenever there is none, as a service manager does."""
+        while True:
+            process = self.house.supervisors[-1]
+            while process.poll() is None:
+                if self._over.wait(0.02):
+                    return
+            if self._over.is_set():
+                return
+            if process.returncode != -signal.SIGKILL:
+                self.supervisor_failures.append(f"it ended by itself with {process.returncode}")
+            time.sleep(0.1)
+            self.house.start(wait=False)
+
+    def _play_user(self) -> None:
+        """Wish the extra proxy up and down; what is not confirmed may or may not have been heard."""
+        while not self._calm.wait(self._wisher_dice.uniform(0.1, 1.5)):
+            up = self._wisher_dice.random() < 0.6
+            self.wish = None
+            try:
+                answer = (
+                    self.house.api(
+                        "PUT",
+                        "/v1/proxies/echo%2Fextra",
+                        {"model": EXTRA, "port": 0, "wait": self._wisher_dice.random() < 0.5, "wait_s": 1},
+                        timeout=10,
+                    )
+                    if up
+                    else self.house.down(EXTRA, grace_s=0.2)
+                )
+            except (OSError, http.client.HTTPException) as error:
+                self.diary.note("wish", f"{'up' if up else 'down'}: nobody heard it ({error!r})")
+                continue
+            if answer.status in (200, 404, 504):  # in 504 it goes on trying, 404 is as down as can be
+                self.wish = up
+            self.diary.note("wish", f"{'up' if up else 'down'}: {answer.status} {answer.body[:150]!r}")
+
+    # --- the faults ---
+
+    def _do_kill_worker(self) -> None:
+        how = self._dice.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGSEGV])
+        if (victim := self._some_worker()) is not None:
+            self._strike(*victim, how)
+
+    def _do_pause_worker(self) -> None:
+        self._pause(self._some_worker(), self._dice.uniform(0.05, 1.5))
+
+    def _do_freeze_worker(self) -> None:
+        """For ever: it has to be found and replaced."""
+        if (victim := self._some_worker()) is not None:
+            self._strike(*victim, signal.SIGSTOP)
+
+    def _do_kill_supervisor(self) -> None:
+        if self._is_held_by(self._holders()):
+            self._kill_supervisor()
+
+    def _do_pause_supervisor(self) -> None:
+        self._pause(("supervisor", self._supervisor()), self._dice.uniform(0.05, 1.0))
+
+    def _do_kill_both(self) -> None:
+        victim = self._some_worker()
+        if victim is not None and self._is_held_by(self._holders()):
+            self._strike(*victim, signal.SIGKILL)
+            self._kill_supervisor()
+
+    def _do_kill_holder(self) -> None:
+        holders = self._holders()
+        if self._is_held_by([self._supervisor()]):
+            for pid in holders:
+                self._strike("holder", pid, signal.SIGKILL)
+
+    def _do_restart(self) -> None:
+        name = self._dice.choice([*self.ports, EXTRA])
+        self._ask(
+            "restart", lambda: self.house.restart(name, wait_s=0.05, grace_s=self._dice.choice([0.3, 60]))
+        )
+
+    def _do_daemon_restart(self) -> None:
+        self._ask("daemon-restart", lambda: self.house.api("POST", "/v1/daemon/restart", timeout=5))
+
+    def _do_garbage(self) -> None:
+        """On one of the supervisor's sockets, or half a request at a worker."""
+        name = self._dice.choice(["control.sock", "workers.sock", "worker"])
+        data = self._dice.choice(
+            [self._dice.randbytes(200) + b"\n", b"GET /v1/proxies HTTP/1.1\r\nhos", b"{}\n"]
+        )
+        self.diary.note("garbage", f"{name} {data[:20]!r}")
+        try:
+            with socket.socket(socket.AF_INET if name == "worker" else socket.AF_UNIX) as sock:
+                sock.settimeout(0.1)
+                port = self.ports[self._dice.choice(ECHOES)]
+                sock.connect(
+                    ("127.0.0.1", port) if name == "worker" else str(self.house.runtime / "modelproxy" / name)
+                )
+                sock.sendall(data)
+                sock.recv(100)
+        except OSError:
+            pass
+
+    def _do_look(self) -> None:
+        self._ask("look", lambda: self.house.api("GET", "/v1/proxies?all=1", timeout=2))
+
+    def _do_provider(self) -> None:
+        self.diary.note("provider", "down" if self._far_is_up else "up")
+        if self._far_is_up:
+            self.far.stop()
+        else:
+            self.far.start()
+        self._far_is_up = not self._far_is_up
+
+    # --- how they are done ---
+
+    def _workers(self) -> list[tuple[str, int]]:
+        """From the state file, which can be read whoever is dead; only what is alive and of this home."""
+        try:
+            saved = json.loads((self.house.state / "state.json").read_text())
+        except (OSError, ValueError):
+            return []
+        pids = [
+            (proxy["name"], worker["pid"])
+            for proxy in saved["proxies"]
+            for worker in proxy["workers"]
+            if worker["pid"]
+        ]
+        return [(name, pid) for name, pid in pids if is_alive(pid) and self.house.is_ours(pid)]
+
+    def _some_worker(self) -> tuple[str, int] | None:
+        """One whose port somebody else holds as well."""
+        workers = self._workers()
+        if not workers:
+            return None
+        name, pid = self._dice.choice(workers)
+        port = self.ports.get(name)
+        safe = port is None or any(_listens(hand, port) for hand in (*self._holders(), self._supervisor()))
+        return (name, pid) if safe else None
+
+    def _supervisor(self) -> int:
+        return self.house.supervisors[-1].pid
+
+    def _holders(self) -> list[int]:
+        return self.house.processes_named(b"supervisor/holder.py")
+
+    def _is_held_by(self, pids: list[int]) -> bool:
+        """Whether these processes together have every port of the proxies that are always wanted."""
+        return all(any(_listens(pid, port) for pid in pids) for port in self.ports.values())
+
+    def _strike(self, name: str, pid: int, signum: signal.Signals) -> None:
+        self.diary.note(signum.name, f"{name} pid {pid}")
+        try:
+            os.kill(pid, signum)
+        except ProcessLookupError:
+            return
+        if signum not in (signal.SIGSTOP, signal.SIGCONT):
+            self.diary.died(name)
+
+    def _kill_supervisor(self) -> None:
+        process = self.house.supervisors[-1]
+        if process.poll() is None:
+            self.diary.note("SIGKILL", f"supervisor pid {process.pid}")
+            process.kill()
+
+    def _pause(self, victim: tuple[str, int] | None, seconds: float) -> None:
+        if victim is None:
+            return
+        self._strike(*victim, signal.SIGSTOP)
+        timer = threading.Timer(seconds, lambda: _go_on(victim[1]))
+        self._timers.append(timer)
+        timer.start()
+
+    def _ask(self, what: str, ask: Callable[[], Any]) -> None:
+        """In a thread: a fault does not wait for an answer."""
+
+        def work() -> None:
+            try:
+                said = repr(ask())
+            except (OSError, http.client.HTTPException) as error:
+                said = repr(error)
+            self.diary.note(what, said[:120])
+
+        self._begin(what, work)
+
+    # --- after ---
+
+    def converge(self, limit_s: float) -> float:
+        """Until everything is as wished; how long it took. The load goes on meanwhile."""
+        began = time.monotonic()
+        why = "no supervisor answers"
+        for _ in attempts(limit_s, 0.05):
+            try:
+                why = self._astray(self.house.ps(stopped=True))
+            except (OSError, http.client.HTTPException, ValueError):
+                continue
+            if not why:
+                return time.monotonic() - began
+        raise AssertionError(f"not as wished {limit_s:g} s after the storm: {why}")
+
+    def _astray(self, rows: list[dict[str, Any]]) -> str:
+        for row in rows:
+            wanted = row["name"] in self.ports or (row["name"] == EXTRA and self._extra_wanted(row))
+            if (
+                row["wanted"] != wanted
+                or row["draining"]
+                or row["state"] != ("ready" if wanted else "stopped")
+            ):
+                return f"{row['name']} is {row['state']} ({row['detail']}), wanted: {wanted}"
+        missing = self.ports.keys() - {row["name"] for row in rows}
+        return f"{missing} are not there" if missing else ""
+
+    def _extra_wanted(self, row: dict[str, Any]) -> bool:
+        return bool(row["wanted"]) if self.wish is None else self.wish
+
+    def explain_from_log(self) -> None:
+        """Deaths that the supervisor brought about or noticed: the log knows them across its own deaths."""
+        for stamp, proxy in _DIED.findall(self.house.daemon_log()):
+            self.diary.deaths.append((proxy, self.diary.since_epoch(stamp)))
+
+    def unexplained(self) -> list[Ended]:
+        """Requests that nothing excuses."""
+        self.explain_from_log()
+        return [one for one in self.diary.ended if not self._is_fine(one)]
+
+    def _is_fine(self, one: Ended) -> bool:
+        if one.how in ("ok", "error"):
+            return True
+        if one.how != "cut":
+            return False
+        return any(
+            proxy == one.proxy and one.began - 0.1 <= at <= one.ended + 1.0 for proxy, at in self.diary.deaths
+        )
+
+    def story(self) -> str:
+        """For somebody who has to find out what happened."""
+        faults = "\n".join(self.diary.lines)
+        bad = "\n".join(str(one) for one in self.diary.ended if one.how != "ok" or one.ended - one.began > 5)
+        log = self.house.daemon_log()
+        return f"--- faults\n{faults}\n--- requests\n{bad}\n--- the log\n{log}\n--- {self.summary()}"
+
+    def summary(self) -> str:
+        ends = Counter(one.how for one in self.diary.ended)
+        slowest = max((one.ended - one.began for one in self.diary.ended), default=0.0)
+        return (
+            f"{sum(self.diary.faults.values())} lines of faults {dict(self.diary.faults)}; "
+            f"{len(self.diary.ended)} requests {dict(ends)}, the slowest {slowest:.1f} s"
+        )
+
+
+_FAULTS = {
+    "kill_worker": 6,
+    "pause_worker": 4,
+    "freeze_worker": 1,
+    "kill_supervisor": 2,
+    "pause_supervisor": 1.5,
+    "kill_both": 1,
+    "kill_holder": 1.5,
+    "restart": 4,
+    "daemon_restart": 1.5,
+    "garbage": 3,
+    "look": 2,
+    "provider": 1.5,
+}
+# What ends a worker by the supervisor's hand, or is found when it is already over.
+_DIED = re.compile(r"^(\S+)Z (\S+): (?:died|roll-failed|left|stopped|hung|slow-start|failed): ", re.MULTILINE)
+
+
+@contextmanager
+def storm(seed: int) -> Iterator[Storm]:
+    """Prepared, and at the end nothing of it runs any more; a failure tells its story."""
+    with ExitStack() as stack:
+        far = stack.enter_context(Upstream(far_script))
+        house = stack.enter_context(House(**POLICY))
+        storm = Storm(house, far, seed)
+        stack.callback(storm.end)
+        try:
+            storm.prepare()
+            yield storm
+        except BaseException:
+            story = Path(f"{house.home}.story")
+            story.write_text(storm.story())
+            print(f"seed {seed}; the story is in {story}")  # noqa: T201  # pytest shows it with the failure
+            raise
+
+
+def settled_fds(pid: int, at_most: int = 0, limit_s: float = 10.0) -> int:
+    """Open descriptors of a process: connections that are being closed are waited for."""
+    least = 1_000_000
+    for _ in attempts(limit_s if at_most else 1.0, 0.05):
+        least = min(least, len(list(Path(f"/proc/{pid}/fd").iterdir())))
+        if least <= at_most:
+            break
+    return least
+
+
+def _listens(pid: int, port: int) -> bool:
+    try:
+        return listens(pid, port)
+    except OSError:
+        return False
+
+
+def _go_on(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGCONT)
+    except ProcessLookupError:
+        pass
+
+
+def children_of(pid: int) -> list[int]:
+    """Direct children, zombies too."""
+    done = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False
+    )
+    return [int(word) for word in done.stdout.split()]
