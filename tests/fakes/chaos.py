@@ -546,16 +546,18 @@ class Storm:
         )
 
 
+# A supervisor is lost every four seconds or so: more often, and no window in which it waits for what may still
+# live (ADOPT_WINDOW_S) would ever end.
 _FAULTS = {
     "kill_worker": 6,
     "pause_worker": 4,
     "freeze_worker": 1,
-    "kill_supervisor": 2,
+    "kill_supervisor": 1,
     "pause_supervisor": 1.5,
-    "kill_both": 1,
+    "kill_both": 0.5,
     "kill_holder": 1.5,
     "restart": 4,
-    "daemon_restart": 1.5,
+    "daemon_restart": 1,
     "garbage": 3,
     "look": 2,
     "provider": 1.5,
