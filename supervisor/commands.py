@@ -5,21 +5,22 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from collections.abc import Callable
+from typing import Any
 
 import attrs
 import trio
 
 from modelproxy.worker.contract import Quota, Target, WorkerSpec
 
-from . import fleet, kernel, keys, logs, policy, quotas, routes, sockets, views
-from .config import Config, ConfigError, checked_url
-from .config import parse as parse_config
+from . import config as configuration
+from . import fleet, kernel, keys, layers, logs, policy, quotas, routes, sockets, views
+from .config import Config, ConfigError, ProxyOptions, checked_url
 from .facts import Care, Phase, Proxy, State
 from .keeper import Keeper, port_trouble
 from .paths import Paths
 from .protocol import (
     DEFAULT_GRACE_S,
-    DEFAULT_PORT,
     MAX_GRACE_S,
     MAX_IDLE_STOP_S,
     MIN_MAX_RSS,
@@ -50,10 +51,26 @@ class _Wished:
     """A worker up to this generation knows nothing of the wish."""
 
 
+@attrs.frozen
+class _Order:
+    """What was asked for, resolved: the order for a worker, all but its name and port."""
+
+    spec: WorkerSpec
+    route: routes.Route
+    care: Care
+    """What the configuration says of it."""
+    port: int | None
+    """The one that was said, by flag or in the configuration."""
+    default_port: int
+
+
 class Commands:
-    def __init__(self, keeper: Keeper, paths: Paths) -> None:
+    def __init__(self, keeper: Keeper, paths: Paths, log: Callable[[str], None]) -> None:
         self._keeper = keeper
         self._paths = paths
+        self._log = log
+        self.warnings: list[str] = []
+        """What of the configuration could not be done."""
         # A key command may take its time; it is not to keep others from the threads they need.
         self._key_threads = trio.CapacityLimiter(8)
         self.closing = False
@@ -174,6 +191,29 @@ class Commands:
         self._refuse_a_failed_roll(unit, wished.before)
         return self.row(unit, reused=wished.reused, notes=wished.notes)
 
+    async def autostart(self) -> None:
+        """Bring up what the configuration wants from the start. What goes wrong is a warning: the rest goes on.
+
+        A proxy that is known already has a wish of its own, and the last wish wins: who took it down by hand
+        does not want to see it again after the next start.
+        """
+        try:
+            config = await trio.to_thread.run_sync(self.read_config)
+        except Fault as fault:
+            self._warn(f"nothing was started by the configuration: {fault.message}")
+            return
+        for name, options in config.proxies.items():
+            if not options.autostart or name in self._keeper.units:
+                continue
+            try:
+                await self.up(UpRequest(name, wait=False))
+            except Fault as fault:
+                self._warn(f"{name} was not started by the configuration: {fault.message}")
+
+    def _warn(self, text: str) -> None:
+        self.warnings.append(text)
+        self._log(text)
+
     async def _wish(self, request: UpRequest) -> _Wished:
         """Put the wish on record; a port that a leaving worker of ours still holds is waited for."""
         order = await self._resolve(request)
@@ -194,67 +234,64 @@ class Commands:
                     "port_in_use", f"cannot listen on port {request.port}: {error.strerror}"
                 ) from None
 
-    async def _resolve(self, request: UpRequest) -> WorkerSpec:
-        """The order for a worker, all but its name and port; the configuration is read anew each time."""
-        try:
-            config = await trio.to_thread.run_sync(self._read_config)
-        except ConfigError as error:
-            where = self._paths.config_file
-            raise Fault(
-                "bad_config", f"{where}: {'; '.join(error.problems)}", "mend it and say it again"
-            ) from None
-        except OSError as error:
-            where = self._paths.config_file
-            raise Fault("bad_config", f"{where} cannot be read: {error.strerror}") from None
+    async def _resolve(self, request: UpRequest) -> _Order:
+        """The configuration is read anew each time, so that an edit needs no ceremony."""
+        config = await trio.to_thread.run_sync(self.read_config, request.overlay)
         route = routes.resolve(request.model, config)
-        provider = route.provider
-        return WorkerSpec(
-            name=route.model_id,
-            model_id=route.model_id,
-            provider=route.name,
-            kind=provider.kind,
-            model=route.model,
-            port=0,
-            base_url=(request.base_url or provider.base_url or "").rstrip("/") or None,
-            api_key=request.api_key or await self._key_for(route, replace=request.replace),
-            grace_s=request.grace_s if request.grace_s is not None else DEFAULT_GRACE_S,
-            timeouts=provider.timeouts,
-            options=provider.options_for(route.model),
-            fallback=[await self._target(request, text, config) for text in request.fallback or ()],
-            quota=quotas.granted(request, Quota()),
+        options = route.options
+        targets = options.fallback if request.fallback is None else request.fallback
+        return _Order(
+            spec=attrs.evolve(
+                routes.spec(route),
+                base_url=(request.base_url or route.base_url or "").rstrip("/") or None,
+                api_key=request.api_key or await self._key_for(route, replace=request.replace),
+                grace_s=_first(request.grace_s, options.grace_s, DEFAULT_GRACE_S),
+                fallback=[await self._target(request, route, text, config) for text in targets or ()],
+                quota=quotas.granted(request, quotas.granted(options, Quota())),
+            ),
+            route=route,
+            care=_care(options, Care()),
+            port=options.port if request.port is None else request.port,
+            default_port=config.default_port,
         )
 
-    async def _target(self, request: UpRequest, model_id: str, config: Config) -> Target:
+    async def _target(self, request: UpRequest, primary: routes.Route, text: str, config: Config) -> Target:
         """Where requests may go besides. Its key is found as the primary's is."""
-        route = routes.resolve_target(model_id, config)
-        provider = route.provider
+        route = routes.resolve_target(text, config)
         given = request.fallback_keys.get(route.name)
-        if given is None and request.model.startswith(f"{route.name}/"):
+        if given is None and primary.name == route.name:
             given = request.api_key
         key = given or await self._configured_key(route)
-        known = self._running_target_key(request, model_id)
-        if key is None and known is None and provider.needs_key:
+        known = self._running_target_key(request, primary, route.model_id)
+        if key is None and known is None and route.provider.needs_key:
             raise self._missing_key(route)
         if given is None and not request.replace:
             key = known or key
-        return Target(
-            provider=route.name,
-            model_id=route.model_id,
-            kind=provider.kind,
-            model=route.model,
-            base_url=(provider.base_url or "").rstrip("/") or None,
-            api_key=key or known,
-            timeouts=provider.timeouts,
-            options=provider.options_for(route.model),
-        )
+        return attrs.evolve(routes.target(route), api_key=key or known)
 
-    def _read_config(self) -> Config:
+    def read_config(self, overlay: dict[str, Any] | None = None) -> Config:
+        """The user's file, with what a caller says over it. A Fault names every problem."""
+        where = self._paths.config_file
         try:
-            return parse_config(self._paths.config_file.read_text(encoding="utf-8"))
+            text = where.read_text(encoding="utf-8")
         except FileNotFoundError:
-            return parse_config("")
+            text = ""
         except UnicodeDecodeError:
-            raise ConfigError(["not UTF-8"]) from None
+            raise Fault("bad_config", f"{where}: not UTF-8", "mend it and say it again") from None
+        except OSError as error:
+            raise Fault("bad_config", f"{where} cannot be read: {error.strerror}") from None
+        try:
+            config = configuration.parse(text)
+            if not overlay:
+                return config
+        except ConfigError as error:
+            raise Fault("bad_config", f"{where}: {error}", "mend it and say it again") from None
+        try:
+            return configuration.build(layers.merged(configuration.load(text), overlay))
+        except ConfigError as error:
+            raise Fault(
+                "bad_config", f"the project's file: {error}", "proxyctl config validate tells the lines"
+            ) from None
 
     async def _key_for(self, route: routes.Route, *, replace: bool) -> str | None:
         """The configured key; refused before anything runs when there must be one and there is none.
@@ -262,7 +299,7 @@ class Commands:
         A proxy that runs keeps the key it has, unless it is to be replaced: silence takes nothing back.
         """
         key = await self._configured_key(route)
-        running = self._running_key(route.model_id)
+        running = self._running_key(route)
         if key is None and running is None and route.provider.needs_key:
             raise self._missing_key(route)
         return key or running if replace else running or key
@@ -280,15 +317,15 @@ class Commands:
         words = f"{route.name} needs an API key"
         return Fault("missing_api_key", words, self._key_hint(route), route.provider.key.env, route.name)
 
-    def _running_key(self, model_id: str) -> str | None:
+    def _running_key(self, route: routes.Route) -> str | None:
         """A key that was given by flag stays with the proxy until it is taken down."""
         for unit in self._keeper.units.values():
-            if unit.proxy.wanted and unit.proxy.spec.model_id == model_id and unit.proxy.spec.api_key:
+            if unit.proxy.wanted and _is_of(unit.proxy, route) and unit.proxy.spec.api_key:
                 return unit.proxy.spec.api_key
         return None
 
-    def _running_target_key(self, request: UpRequest, model_id: str) -> str | None:
-        running = self._running(request)
+    def _running_target_key(self, request: UpRequest, route: routes.Route, model_id: str) -> str | None:
+        running = self._running(request, route)
         targets = running.proxy.spec.fallback if running else []
         return next((target.api_key for target in targets if target.model_id == model_id), None)
 
@@ -299,40 +336,43 @@ class Commands:
             f"or api_key_env under [providers.{route.name}] in {self._paths.config_file}"
         )
 
-    def _place(self, request: UpRequest, order: WorkerSpec) -> _Wished:
+    def _place(self, request: UpRequest, order: _Order) -> _Wished:
         """Inside the loop: reuse what runs, change it, or make it."""
-        running = self._running(request)
+        running = self._running(request, order.route)
         if running is not None:
             return self._reuse(running, request, order)
-        port, listeners, notes = self._listen(request)
-        name = self._name_for(order.model_id, port)
-        spec = attrs.evolve(order, name=name, port=port)
+        port, listeners, notes = self._listen(order)
+        name = self._name_for(order.route, port)
+        spec = attrs.evolve(order.spec, name=name, port=port)
         unit = self._keeper.units.get(name) or self._keeper.create(Proxy(name, spec))
         unit.listeners = listeners
         unit.pid_file = request.pid_file
-        self._keeper.apply(unit, fleet.Up(spec, _care(request, Care())))
+        self._keeper.apply(unit, fleet.Up(spec, _care(request, order.care)))
         return _Wished(unit, False, unit.proxy.order, notes)
 
-    def _running(self, request: UpRequest) -> Unit | None:
+    def _running(self, request: UpRequest, route: routes.Route) -> Unit | None:
         for unit in self._keeper.units.values():
             proxy = unit.proxy
-            if not proxy.wanted or proxy.spec.model_id != request.model:
+            if not proxy.wanted or not _is_of(proxy, route):
                 continue
-            if not request.port or request.port == proxy.spec.port:  # 0: any port will do, so this one does
+            # 0: any port will do, so this one does. A named proxy is one, whatever its port.
+            if not request.port or request.port == proxy.spec.port:
                 return unit
         return None
 
-    def _reuse(self, unit: Unit, request: UpRequest, order: WorkerSpec) -> _Wished:
+    def _reuse(self, unit: Unit, request: UpRequest, order: _Order) -> _Wished:
         """What was not said stays as it is: a flag of an earlier `up` is not taken back by silence."""
         spec = unit.proxy.spec
+        said = order.route.options if request.replace else ProxyOptions()
+        fallback_said = request.fallback is not None or said.fallback is not None
         wanted = attrs.evolve(
-            order,
+            order.spec,
             name=spec.name,
             port=spec.port,
-            base_url=order.base_url if request.base_url is not None else spec.base_url,
-            grace_s=request.grace_s if request.grace_s is not None else spec.grace_s,
-            fallback=order.fallback if request.fallback is not None else spec.fallback,
-            quota=quotas.granted(request, spec.quota),
+            base_url=order.spec.base_url if request.base_url is not None else spec.base_url,
+            grace_s=_first(request.grace_s, said.grace_s, spec.grace_s),
+            fallback=order.spec.fallback if fallback_said else spec.fallback,
+            quota=quotas.granted(request, quotas.granted(said, spec.quota)),
         )
         if wanted != spec and not request.replace:
             changed = ", ".join(
@@ -343,37 +383,36 @@ class Commands:
             raise Fault(
                 "options_differ",
                 f"{unit.proxy.name} already runs on port {spec.port} with other options ({changed})",
-                f"proxyctl up {spec.model_id} --replace rolls it to the new ones, or choose another --port",
+                f"proxyctl up {request.model} --replace rolls it to the new ones, or choose another --port",
             )
         if request.pid_file is not None:
             unit.pid_file = request.pid_file
         same = attrs.evolve(wanted, quota=spec.quota) == spec  # other limits need no other worker
         before = 0 if same else unit.proxy.generation
-        self._keeper.apply(unit, fleet.Up(wanted, _care(request, unit.proxy.care)))
+        self._keeper.apply(unit, fleet.Up(wanted, _care(request, _care(said, unit.proxy.care))))
         return _Wished(unit, wanted == spec, unit.proxy.order, [], before)
 
-    def _listen(self, request: UpRequest) -> tuple[int, list[socket.socket], list[str]]:
+    def _listen(self, order: _Order) -> tuple[int, list[socket.socket], list[str]]:
         """The port of a new proxy, bound. The usual one gives way to ours, never to a stranger."""
-        if request.port is not None:
-            self._refuse_our_port(request.port)
-            listeners = self._keeper.bind(request.port)
+        if order.port is not None:
+            self._refuse_our_port(order.port)
+            listeners = self._keeper.bind(order.port)
             return listeners[0].getsockname()[1], listeners, []
+        usual, last = order.default_port, min(order.default_port + 999, 65535)
         ours = {
             unit.proxy.spec.port: unit.proxy.name for unit in self._keeper.units.values() if unit.proxy.wanted
         }
-        if DEFAULT_PORT not in ours:
-            return DEFAULT_PORT, self._keeper.bind(DEFAULT_PORT), []
-        for port in range(DEFAULT_PORT + 1, DEFAULT_PORT + 1000):
+        if usual not in ours:
+            return usual, self._keeper.bind(usual), []
+        for port in range(usual + 1, last + 1):
             if port in ours:
                 continue
             try:
                 listeners = self._keeper.bind(port)
             except sockets.PortInUseError:
                 continue
-            return port, listeners, [f"port {DEFAULT_PORT} is used by {ours[DEFAULT_PORT]}; took {port}"]
-        raise Fault(
-            "port_in_use", f"no free port from {DEFAULT_PORT} to {DEFAULT_PORT + 999}", "try --port 0"
-        )
+            return port, listeners, [f"port {usual} is used by {ours[usual]}; took {port}"]
+        raise Fault("port_in_use", f"no free port from {usual} to {last}", "try --port 0")
 
     def _refuse_our_port(self, port: int) -> None:
         for unit in self._keeper.units.values():
@@ -386,10 +425,11 @@ class Commands:
                     f"proxyctl down {proxy.name}, or choose another --port (0 takes any free one)",
                 )
 
-    def _name_for(self, model_id: str, port: int) -> str:
+    def _name_for(self, route: routes.Route, port: int) -> str:
         """A model's first proxy is called like the model; a second one carries its port."""
-        unit = self._keeper.units.get(model_id)
-        return model_id if unit is None or not unit.proxy.wanted else f"{model_id}@{port}"
+        name = route.proxy or route.model_id
+        unit = self._keeper.units.get(name)
+        return name if unit is None or not unit.proxy.wanted else f"{name}@{port}"
 
     def _leaving_on(self, port: int) -> Unit | None:
         return next(
@@ -511,6 +551,17 @@ class Commands:
             raise Fault("stopping", "the supervisor is stopping", "wait for it, then proxyctl daemon start")
 
 
+def _first(*values: float | None) -> float:
+    """The first that was said; the last one always is."""
+    return next(value for value in values if value is not None)
+
+
+def _is_of(proxy: Proxy, route: routes.Route) -> bool:
+    """A proxy with a name of its own stands for itself, and not for every `up` of its model."""
+    own_name = None if "/" in proxy.name else proxy.name.partition("@")[0]
+    return own_name == route.proxy and (own_name is not None or proxy.spec.model_id == route.model_id)
+
+
 def _means(proxy: Proxy, target: str) -> bool:
     if proxy.spec.model_id == target:
         return True
@@ -549,12 +600,12 @@ def _check(request: UpRequest) -> None:
             raise Fault("bad_request", f"the base URL {error}") from None
 
 
-def _care(request: UpRequest, known: Care) -> Care:
+def _care(said: UpRequest | ProxyOptions, known: Care) -> Care:
     """What was not said stays as it is; 0 takes a limit back."""
     return Care(
-        lazy=known.lazy if request.lazy is None else request.lazy,
-        idle_stop_s=known.idle_stop_s if request.idle_stop_s is None else request.idle_stop_s or None,
-        max_rss=known.max_rss if request.max_rss is None else request.max_rss or None,
+        lazy=known.lazy if said.lazy is None else said.lazy,
+        idle_stop_s=known.idle_stop_s if said.idle_stop_s is None else said.idle_stop_s or None,
+        max_rss=known.max_rss if said.max_rss is None else said.max_rss or None,
     )
 
 

@@ -1,4 +1,4 @@
-"""The user's configuration file as classes: every problem at once, with its path. Pure.
+"""The user's configuration file as classes: every problem at once, with its path and line. Pure.
 
     spawn = "exec"                       # how the daemon starts its workers; read when it starts itself
     [providers.work]                     # `proxyctl up work/some-model`
@@ -6,27 +6,33 @@
     base_url = "https://llm.example.net/v1"
     api_key_env = "WORK_API_KEY"
 
-A provider named like a kind has that kind, and what it does not say is the kind's own.
+    [proxies.coder]                      # `proxyctl up coder`
+    model = "work/some-model"
+
+A provider named like a kind has that kind, and what it does not say is the kind's own. Which keys there are
+stands in `schema`, what must fit together in `consistency`; here the values become classes.
 """
 
 from __future__ import annotations
 
-import difflib
-import math
+import json
 import re
 import tomllib
-from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlsplit
 
 import attrs
 
 from modelproxy.worker.contract import Options, Timeouts
 
+from . import consistency, schema
+from .schema import DEFAULT_PORT, KINDS, SERVERS
+from .toml_lines import Path, lines_of
+from .values import UNSHOWN, Url
+
 
 @attrs.frozen
 class Key:
-    """Where a provider's key comes from; at most one of these is set."""
+    """Where a provider's key comes from: the variable first, and one of the others when it is not set."""
 
     value: str | None = attrs.field(default=None, repr=False)
     env: str | None = None
@@ -68,275 +74,288 @@ BUILT_IN = {
     # Without a key of ours the caller's own credential passes through.
     "anthropic": Provider("anthropic", "https://api.anthropic.com"),
 }
-KINDS = tuple(BUILT_IN)
+
+
+@attrs.frozen
+class ProxyOptions:
+    """A table [proxies.NAME]. None: it was not said."""
+
+    model: str | None = None
+    port: int | None = None
+    autostart: bool = False
+    lazy: bool | None = None
+    idle_stop_s: float | None = None
+    """0: never."""
+    max_rss: int | None = None
+    grace_s: float | None = None
+    fallback: list[str] | None = None
+    """Model ids, aliases or `anthropic`."""
+    max_concurrent: int | None = None
+    rpm: int | None = None
+    queue_size: int | None = None
+    queue_timeout_s: float | None = None
+    max_body: int | None = None
+    max_context: int | None = None
+    request_timeout_s: float | None = None
+    context_window: int | None = None
+    max_output_tokens: int | None = None
+    capabilities: list[str] | None = None
+    retries: int | None = None
+    hold_s: float | None = None
+    ping_s: float | None = None
+
+
+@attrs.frozen
+class Models:
+    """What agents use: model ids, aliases, names of proxies, or one of `schema.NATIVE`."""
+
+    default: str | None = None
+    fallback: bool = True
+    agents: dict[str, str] = attrs.Factory(dict)
+
+
+@attrs.frozen
+class FrontRule:
+    """Where a request goes that fulfils all that is said here."""
+
+    to: str
+    agent: str | None = None
+    model: str | None = None
+    request: str | None = None
+    marker: str | None = None
+
+
+@attrs.frozen
+class Front:
+    rules: list[FrontRule] = attrs.Factory(list)
+    otherwise: str = "anthropic"
+
+
+@attrs.frozen
+class Price:
+    """USD per million tokens."""
+
+    input: float | None = None
+    output: float | None = None
+    cache_read: float | None = None
+    cache_write: float | None = None
+
+
+@attrs.frozen
+class Remote:
+    """Another modelproxy."""
+
+    url: str
+    key: Key = Key()
+    timeout_seconds: int = 30
+    retry_attempts: int = 2
+    ca_file: str | None = None
+    insecure: bool = False
 
 
 @attrs.frozen
 class Config:
-    providers: dict[str, Provider]
+    providers: dict[str, Provider] = attrs.Factory(lambda: dict(BUILT_IN))
     spawn: str | None = None
     """`fork` or `exec`; None is what this system does best."""
+    default_port: int = DEFAULT_PORT
+    aliases: dict[str, str] = attrs.Factory(dict)
+    proxies: dict[str, ProxyOptions] = attrs.Factory(dict)
+    models: Models = attrs.Factory(Models)
+    front: dict[str, Front] = attrs.Factory(dict)
+    prices: dict[str, Price] = attrs.Factory(dict)
+    remotes: dict[str, Remote] = attrs.Factory(dict)
+
+
+@attrs.frozen
+class Problem:
+    """One thing that is wrong with the file."""
+
+    path: str
+    """`providers.work.retries`; empty when the file is no TOML at all."""
+    text: str
+    line: int | None = None
+    value: str | None = None
+    """As it stands in the file; None for what is secret or says nothing."""
+
+    def __str__(self) -> str:
+        where = f"line {self.line}: " if self.line is not None else ""
+        what = f"{self.path} = {self.value}" if self.value is not None else self.path
+        return f"{where}{what}: {self.text}" if what else f"{where}{self.text}"
 
 
 class ConfigError(Exception):
-    """All that is wrong with the file, one sentence each."""
+    """All that is wrong with the file, in the order of its lines."""
 
-    def __init__(self, problems: list[str]) -> None:
-        super().__init__("; ".join(problems))
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__("; ".join(map(str, problems)))
         self.problems = problems
 
 
 def parse(text: str) -> Config:
     """The configuration in `text`, over the built-in providers. Raises ConfigError with every problem."""
+    return build(load(text), text)
+
+
+def load(text: str) -> dict[str, Any]:
+    """The TOML document in `text`, whatever its keys."""
     try:
-        document = tomllib.loads(text)
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError([f"not TOML: {error}"]) from None
-    reader = _Reader()
-    providers = dict(BUILT_IN)
-    for name, table in reader.tables(document, "providers", known=("providers", "spawn")):
-        provider = _provider(reader, f"providers.{name}", name, table)
-        if provider is not None:
-            providers[name] = provider
-    spawn = reader.get(document, "", "spawn", _spawn)
-    if reader.problems:
-        raise ConfigError(reader.problems)
-    return Config(providers, spawn)
+        match = re.search(r" \(at line (\d+), column (\d+)\)$", str(error))
+        line = int(match[1]) if match else None
+        what = str(error)[: match.start()] if match else str(error)
+        raise ConfigError([Problem("", f"not TOML: {what}", line)]) from None
+    except RecursionError:
+        raise ConfigError([Problem("", "not TOML: nested too deeply")]) from None
 
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+def build(document: dict[str, Any], text: str = "") -> Config:
+    """The configuration that `document` says; the lines of its problems are those of `text`."""
+    values, problems = checked(document, text)
+    if problems:
+        raise ConfigError(problems)
+    return _config(values)
 
 
-class _Reader:
-    """Collects problems, so that one bad value does not hide the next."""
+def checked(document: dict[str, Any], text: str = "") -> tuple[dict[str, Any], list[Problem]]:
+    """The document's values as the program wants them, and all that is wrong."""
+    collected: list[tuple[Path, Any, str]] = []
 
-    def __init__(self) -> None:
-        self.problems: list[str] = []
+    def report(path: Path, value: Any, what: str) -> None:
+        collected.append((path, value, what))
 
-    def complain(self, path: str, text: str) -> None:
-        self.problems.append(f"{path}: {text}")
-
-    def tables(
-        self, document: dict[str, Any], section: str, *, known: tuple[str, ...]
-    ) -> list[tuple[str, dict[str, Any]]]:
-        self.only(document, "", known)
-        found = document.get(section, {})
-        if not isinstance(found, dict):
-            self.complain(section, "must be a table")
-            return []
-        tables = []
-        for name, table in found.items():
-            if not isinstance(table, dict):
-                self.complain(f"{section}.{name}", "must be a table")
-            elif not _NAME.fullmatch(name):
-                self.complain(f"{section}.{name}", "a name has letters, digits and . _ - only")
-            else:
-                tables.append((name, table))
-        return tables
-
-    def only(self, table: dict[str, Any], path: str, known: tuple[str, ...]) -> None:
-        for key in table:
-            if key not in known:
-                near = difflib.get_close_matches(key, known, n=1)
-                guess = f'; did you mean "{near[0]}"?' if near else f"; known are {', '.join(known)}"
-                self.complain(f"{path}.{key}".lstrip("."), f"unknown key{guess}")
-
-    def get(self, table: dict[str, Any], path: str, key: str, check: Callable[[Any], Any]) -> Any:
-        """The checked value, None when it is absent or wrong."""
-        if key not in table:
-            return None
-        try:
-            return check(table[key])
-        except ValueError as error:
-            self.complain(f"{path}.{key}".lstrip("."), str(error))
-            return None
+    values = schema.read(document, report)
+    consistency.check(values, report)
+    lines = lines_of(text) if collected else {}
+    problems = [
+        Problem(
+            schema.dotted(path),
+            what,
+            _line(path, lines),
+            None if value is UNSHOWN or schema.is_secret(path) else _shown(value),
+        )
+        for path, value, what in collected
+    ]
+    return values, sorted(problems, key=lambda problem: problem.line or 0)
 
 
-_KEY_FIELDS = ("api_key", "api_key_env", "api_key_file", "api_key_command")
+def _line(path: Path, lines: dict[Path, int]) -> int | None:
+    """Where it stands, or else what it stands in; a table that only longer headers name is where they begin."""
+    for length in range(len(path), 0, -1):
+        if path[:length] in lines:
+            return lines[path[:length]]
+    below = [line for other, line in lines.items() if other[: len(path)] == path]
+    return min(below, default=None)
+
+
+_MOST_SHOWN = 60
+
+
+def _shown(value: Any) -> str | None:
+    """As in the file, but no credential in a URL, and not endlessly."""
+    if isinstance(value, dict | list):
+        return None
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except TypeError:  # a date
+        text = str(value)
+    text = re.sub(r"//[^/@]*@", "//***@", text)
+    return text if len(text) <= _MOST_SHOWN else text[:_MOST_SHOWN] + "…"
+
+
+def checked_url(value: Any) -> str:
+    """An http or https URL without a slash at its end. ValueError says what is wrong with it."""
+    try:
+        return Url().check(value)
+    except ValueError as error:
+        raise ValueError(f'"{value}": {error}') from None
+
+
+# --- values into classes ----------------------------------------------------------------------------------
+
 _TIMEOUTS = {
     "connect_timeout": "connect_s",
     "first_byte_timeout": "first_byte_s",
     "idle_timeout": "idle_s",
     "total_timeout": "total_s",
 }
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError("must be a text that is not empty")
-    return value
-
-
-def checked_url(value: Any) -> str:
-    """An http or https URL without a slash at its end. ValueError says what is wrong with it."""
-    text = _text(value)
-    try:
-        parts = urlsplit(text)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is no number, a bracket that is not closed
-        usable = False
-    if not usable or any(char.isspace() or not char.isprintable() for char in text):
-        raise ValueError(f'"{text}" is not a URL like http://127.0.0.1:11434')
-    return text.rstrip("/")
-
-
-def _spawn(value: Any) -> str:
-    if value not in ("fork", "exec"):
-        raise ValueError('must be "fork" or "exec"')
-    return str(value)
-
-
-def _kind(value: Any) -> str:
-    if value not in KINDS:
-        raise ValueError(f"must be one of {', '.join(KINDS)}")
-    return str(value)
-
-
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-
-
-def _seconds(value: Any) -> float:
-    """`10`, `"10s"`, `"5m"`."""
-    if type(value) in (int, float):
-        number = float(value)
-    else:
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)?", value) if isinstance(value, str) else None
-        if match is None:
-            raise ValueError('must be seconds or a text like "10s", "5m"')
-        number = float(match[1]) * _UNITS[match[2] or "s"]
-    if not math.isfinite(number) or not 0 < number <= 86400:
-        raise ValueError("must be more than 0 and at most a day")
-    return number
-
-
-def _number(low: int, high: int) -> Callable[[Any], int]:
-    def check(value: Any) -> int:
-        if type(value) is not int or not low <= value <= high:
-            raise ValueError(f"must be a whole number from {low} to {high}")
-        return value
-
-    return check
-
-
-def _num_ctx(value: Any) -> int | None:
-    return None if value == "auto" else _number(512, 100_000_000)(value)
-
-
-def _keep_alive(value: Any) -> str | int:
-    if type(value) is int or isinstance(value, str):
-        return value
-    raise ValueError('must be a text like "10m" or a number of seconds')
-
-
-def _think(value: Any) -> dict[str, bool | str]:
-    if not isinstance(value, dict) or not all(
-        type(wish) is bool or isinstance(wish, str) for wish in value.values()
-    ):
-        raise ValueError('must be a table of model = true, false or "low", "medium", "high"')
-    return dict(value)
-
-
-def _texts(value: Any) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise ValueError("must be a list of texts")
-    return list(value)
-
-
-def _headers(value: Any) -> dict[str, str]:
-    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
-        raise ValueError("must be a table of texts")
-    if any(char in f"{name}{text}" for name, text in value.items() for char in "\r\n\0"):
-        raise ValueError("has a line break in it")
-    return dict(value)
-
-
-SERVERS = (
-    "openai", "openrouter", "vllm", "llama.cpp", "lmstudio", "groq", "deepseek", "moonshot", "mistral", "gemini",
-    "xai", "together", "fireworks", "cerebras",
-)  # fmt: skip
-"""As in the worker's table of servers; a test compares the two, because the packages share no code."""
-
-
-def _server(value: Any) -> str:
-    if value not in SERVERS:
-        raise ValueError(f"must be one of {', '.join(SERVERS)}")
-    return str(value)
-
-
-def _picker_alias(value: Any) -> dict[str, str]:
-    """Claude Code leaves out of its picker what begins with anything else."""
-    if not isinstance(value, dict) or not all(
-        isinstance(name, str) and re.fullmatch(r"(claude|anthropic)[\w.:/-]*", name, re.ASCII)
-        for name in value.values()
-    ):
-        raise ValueError('must be a table of model = "claude-…" or "anthropic-…"')
-    return dict(value)
-
-
-def _api(value: Any) -> str:
-    if value != "anthropic":
-        raise ValueError('must be "anthropic" or left out')
-    return "anthropic"
-
-
-_OPTIONS: dict[str, Callable[[Any], Any]] = {
-    "headers": _headers,
-    "num_ctx": _num_ctx,
-    "keep_alive": _keep_alive,
-    "context_window": _number(512, 100_000_000),
-    "max_output_tokens": _number(1, 10_000_000),
-    "capabilities": _texts,
-    "api": _api,
-    "server": _server,
-    "retries": _number(0, 10),
-    "hold": _seconds,
-    "ping": _seconds,
+_OPTIONS = {
+    **{name: name for name in ("headers", "keep_alive", "context_window", "max_output_tokens")},
+    **{name: name for name in ("capabilities", "api", "server", "retries")},
+    "hold": "hold_s",
+    "ping": "ping_s",
 }
-_FIELDS = ("kind", "base_url", *_KEY_FIELDS, *_TIMEOUTS, "think", "picker_alias", *_OPTIONS)
+_PROXY = {"grace": "grace_s", "idle_stop": "idle_stop_s", "queue_timeout": "queue_timeout_s"} | {
+    "request_timeout": "request_timeout_s",
+    "hold": "hold_s",
+    "ping": "ping_s",
+}
 
 
-def _provider(reader: _Reader, path: str, name: str, table: dict[str, Any]) -> Provider | None:
-    reader.only(table, path, _FIELDS)
-    kind = reader.get(table, path, "kind", _kind)
-    if kind is None:
-        if "kind" in table:
-            return None
-        if name not in BUILT_IN:
-            reader.complain(path, f"kind is missing: one of {', '.join(KINDS)}")
-            return None
-        kind = name
-    default = BUILT_IN[kind] if kind == name else Provider(kind)
-    base_url = reader.get(table, path, "base_url", checked_url) or default.base_url
-    if base_url is None and kind != "echo":
-        base_url = BUILT_IN[kind].base_url if kind in ("ollama", "openrouter", "anthropic") else None
-        if base_url is None:
-            reader.complain(path, "base_url is missing")
-    options = {key: reader.get(table, path, key, check) for key, check in _OPTIONS.items()}
-    options["hold_s"], options["ping_s"] = options.pop("hold"), options.pop("ping")
-    limits = {field: reader.get(table, path, key, _seconds) for key, field in _TIMEOUTS.items()}
-    return Provider(
-        kind=kind,
-        base_url=base_url,
-        key=_key(reader, path, table) or default.key,
-        # Who says where a key comes from wants one.
-        needs_key=default.needs_key or any(field in table for field in _KEY_FIELDS),
-        options=Options(**{key: value for key, value in options.items() if value is not None}),
-        timeouts=Timeouts(**{key: value for key, value in limits.items() if value is not None}),
-        think=reader.get(table, path, "think", _think) or {},
-        picker_alias=reader.get(table, path, "picker_alias", _picker_alias) or {},
+def _config(values: dict[str, Any]) -> Config:
+    plain = {key: values[key] for key in ("spawn", "default_port", "aliases") if key in values}
+    return Config(
+        providers=BUILT_IN | {name: _provider(name, one) for name, one in _tables(values, "providers")},
+        proxies={name: proxy_options(one) for name, one in _tables(values, "proxies")},
+        models=Models(**values.get("models", {})),
+        front={name: _front(one) for name, one in _tables(values, "front")},
+        prices={name: Price(**one) for name, one in _tables(values, "prices")},
+        remotes={name: _remote(one) for name, one in _tables(values, "remotes")},
+        **plain,
     )
 
 
-def _key(reader: _Reader, path: str, table: dict[str, Any]) -> Key | None:
-    given = [field for field in _KEY_FIELDS if field in table]
-    if len(given) > 1:
-        reader.complain(path, f"give only one of {', '.join(given)}")
-    values = {field: reader.get(table, path, field, _text) for field in given}
-    if not values:
-        return None
-    return Key(
+def _tables(values: dict[str, Any], name: str) -> list[tuple[str, dict[str, Any]]]:
+    return list(values.get(name, {}).items())
+
+
+def _renamed(values: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
+    return {names[key]: value for key, value in values.items() if key in names}
+
+
+def _provider(name: str, values: dict[str, Any]) -> Provider:
+    kind = values.get("kind", name)
+    default = BUILT_IN[kind] if kind == name else Provider(kind, BUILT_IN[kind].base_url)
+    options = _renamed(values, _OPTIONS)
+    if values.get("num_ctx", "auto") != "auto":
+        options["num_ctx"] = values["num_ctx"]
+    key = _key(values)
+    return Provider(
+        kind=kind,
+        base_url=values.get("base_url", default.base_url),
+        key=default.key if key is None else attrs.evolve(key, env=key.env or default.key.env),
+        # Who says where a key comes from wants one.
+        needs_key=default.needs_key or key is not None,
+        options=Options(**options),
+        timeouts=Timeouts(**_renamed(values, _TIMEOUTS)),
+        think=values.get("think", {}),
+        picker_alias=values.get("picker_alias", {}),
+    )
+
+
+def _key(values: dict[str, Any]) -> Key | None:
+    key = Key(
         value=values.get("api_key"),
         env=values.get("api_key_env"),
         file=values.get("api_key_file"),
         command=values.get("api_key_command"),
     )
+    return None if key == Key() else key
+
+
+def proxy_options(values: dict[str, Any]) -> ProxyOptions:
+    return ProxyOptions(**{_PROXY.get(key, key): value for key, value in values.items()})
+
+
+def _front(values: dict[str, Any]) -> Front:
+    rules = [FrontRule(**rule) for rule in values.get("rules", ())]
+    return Front(rules, values.get("otherwise", "anthropic"))
+
+
+def _remote(values: dict[str, Any]) -> Remote:
+    plain = {key: value for key, value in values.items() if not key.startswith("api_key")}
+    return Remote(key=_key(values) or Key(), **plain)
+
+
+__all__ = ["BUILT_IN", "KINDS", "SERVERS", "Config", "ConfigError", "Key", "Problem", "Provider", "parse"]

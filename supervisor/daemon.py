@@ -194,13 +194,13 @@ async def _serve(where: paths.Paths, worker_module: str, ending: _Ending, log: C
         now=time.monotonic,
         jitter=lambda: random.uniform(0.75, 1.25),
     )
-    commands = Commands(keeper, where)
+    commands = Commands(keeper, where, log)
     control = Control(
         commands,
         events,
         where,
         started_at=started_at,
-        warnings=lambda: list(keeper.warnings),
+        warnings=lambda: [*keeper.warnings, *commands.warnings],
         leave=ending.ask,
         log=log,
     )
@@ -211,6 +211,7 @@ async def _serve(where: paths.Paths, worker_module: str, ending: _Ending, log: C
         await nursery.start(keeper.run, workers_socket)
         await nursery.start(control.server().run, [control_socket])
         log(f"supervisor ready, pid {os.getpid()}, {where.control_socket}")
+        nursery.start_soon(commands.autostart)
         await ending.asked.wait()
         if not ending.restart:
             commands.closing = True

@@ -18,11 +18,16 @@ class KeyUnavailableError(Exception):
 
 
 def fetch(key: Key, environment: Mapping[str, str] | None = None) -> str | None:
-    """The key, or None when the configured variable is not set here."""
+    """The key; None when the configured variable is not set here and nothing else is configured.
+
+    A variable goes before what the file says: it is how one shell or one service differs from the rest.
+    """
+    if key.env is not None:
+        found = (os.environ if environment is None else environment).get(key.env)
+        if found:
+            return found
     if key.value is not None:
         return key.value
-    if key.env is not None:
-        return (os.environ if environment is None else environment).get(key.env) or None
     if key.file is not None:
         return _from_file(key.file)
     if key.command is not None:

@@ -98,9 +98,9 @@ class UpRequest:
     """Bring a proxy up; idempotent."""
 
     model: str
-    """`provider/model-name`."""
+    """`provider/model-name`, an alias, or the name of a proxy in the configuration."""
     port: int | None = None
-    """None: the one it has, else 3456, else the next free one. 0: the one it has, else any free one."""
+    """None: the one it has, else the configured one, else the next free one. 0: the one it has, else any."""
     base_url: str | None = None
     api_key: str | None = attrs.field(default=None, repr=False)
     grace_s: float | None = None
@@ -128,6 +128,8 @@ class UpRequest:
     max_body: int | None = None
     max_context: int | None = None
     request_timeout_s: float | None = None
+    overlay: dict[str, Any] = attrs.field(factory=dict, repr=False)
+    """What the caller's project and environment say over the user's file: the keys of config.toml."""
 
 
 @attrs.frozen

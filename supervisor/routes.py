@@ -1,12 +1,19 @@
-"""From what the user wrote to a resolved route: provider, kind, the provider's own model name. Pure."""
+"""From what the user wrote to a resolved route: provider, kind, the provider's own model name. Pure.
+
+What can be written: a model id, the name of a proxy that has a table of its own, or an alias; in this order.
+"""
 
 from __future__ import annotations
 
 import difflib
+from typing import Any
 
 import attrs
 
-from .config import Config, Provider
+from modelproxy.worker.contract import Target, WorkerSpec
+
+from . import aliases
+from .config import Config, Provider, ProxyOptions
 from .protocol import Fault
 
 EXPECTED = "Expected: provider/model-name"
@@ -24,6 +31,9 @@ class Route:
     provider: Provider
     model: str
     """The provider's own name of the model."""
+    proxy: str | None = None
+    """The proxy's name when it has one of its own, and is not called like its model."""
+    options: ProxyOptions = attrs.Factory(ProxyOptions)
 
     @property
     def base_url(self) -> str | None:
@@ -42,13 +52,72 @@ def split_model_id(text: str) -> tuple[str, str]:
     return provider, model
 
 
-def resolve(model_id: str, config: Config) -> Route:
-    """Where requests for `model_id` go; `Fault` when nowhere."""
+def resolve(requested: str, config: Config) -> Route:
+    """Where requests for `requested` go; `Fault` when nowhere."""
+    found = aliases.resolve(requested, config.aliases, config.providers)
+    if found is not None and found.source == "exact":
+        return _of_model(requested, config)
+    named = config.proxies.get(requested)
+    if named is not None and named.model is not None:
+        target = aliases.resolve(named.model, config.aliases, config.providers)
+        route = _of_model(named.model if target is None else target.model_id, config)
+        return attrs.evolve(route, proxy=requested, options=named)
+    if found is not None:
+        return _of_model(found.model_id, config)
+    if "/" not in requested and requested.isprintable() and requested:
+        raise _unknown(requested, config)
+    return _of_model(requested, config)
+
+
+def _of_model(model_id: str, config: Config) -> Route:
     name, model = split_model_id(model_id)
     provider = config.providers.get(name)
     if provider is None:
         raise _unsupported(name, config)
-    return Route(model_id, name, provider, model)
+    options = config.proxies.get(model_id, ProxyOptions())
+    return Route(model_id, name, provider, model, options=options)
+
+
+def spec(route: Route) -> WorkerSpec:
+    """What the configuration says of it, the proxy's own table over its provider's; not port, key and limits."""
+    found = target(route)
+    fields = {field.name: getattr(found, field.name) for field in attrs.fields(Target)}
+    return WorkerSpec(name=route.proxy or route.model_id, port=0, **fields)
+
+
+def target(route: Route) -> Target:
+    """The same of where a request may go."""
+    provider, said = route.provider, route.options
+    options: dict[str, Any] = {
+        "context_window": said.context_window,
+        "max_output_tokens": said.max_output_tokens,
+        "capabilities": said.capabilities,
+        "retries": said.retries,
+        "hold_s": said.hold_s,
+        "ping_s": said.ping_s,
+    }
+    return Target(
+        provider=route.name,
+        model_id=route.model_id,
+        kind=provider.kind,
+        model=route.model,
+        base_url=(provider.base_url or "").rstrip("/") or None,
+        timeouts=provider.timeouts,
+        options=attrs.evolve(provider.options_for(route.model), **_said(options)),
+    )
+
+
+def _said(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _unknown(word: str, config: Config) -> Fault:
+    known = [*config.aliases, *config.proxies]
+    return Fault(
+        "bad_model_id",
+        f'"{word[:MAX_MODEL_ID]}" is not a model id, an alias or a proxy of the configuration. {EXPECTED}',
+        aliases.unknown(word, known) if known else "for example ollama/codellama",
+    )
 
 
 def resolve_target(text: str, config: Config) -> Route:

@@ -33,12 +33,19 @@ TOO_HEAVY = {
 
 # Modules that decide and do not do: all they know comes in as arguments.
 PURE = (
+    "supervisor.aliases",
     "supervisor.config",
+    "supervisor.consistency",
+    "supervisor.example",
     "supervisor.facts",
     "supervisor.fleet",
+    "supervisor.layers",
     "supervisor.policy",
     "supervisor.protocol",
     "supervisor.routes",
+    "supervisor.schema",
+    "supervisor.toml_lines",
+    "supervisor.values",
     "supervisor.views",
     "worker.app",
     "worker.contract",

@@ -195,7 +195,7 @@ class World:
         self._pids = 0
         self._open = trio.Event()
         self.keeper = self._make_keeper()
-        self.commands = Commands(self.keeper, paths)
+        self.commands = Commands(self.keeper, paths, self.log.append)
 
     def _make_keeper(self) -> Keeper:
         spawner: Any = self

@@ -16,7 +16,7 @@ import trio.testing
 from fakes import clock
 from fakes.spawner import World
 
-from modelproxy.supervisor import commands, kernel, sockets
+from modelproxy.supervisor import kernel, sockets
 from modelproxy.supervisor.facts import Care, State
 from modelproxy.supervisor.protocol import (
     DownRequest,
@@ -43,7 +43,7 @@ async def refused(call: Callable[[], Any]) -> Fault:
 
 
 @pytest.fixture
-def usual_port(monkeypatch: pytest.MonkeyPatch) -> int:
+def usual_port(world: World) -> int:
     """A port that is free with its neighbours, in place of 3456."""
     for _ in range(100):
         opened = sockets.bind_loopback(0)
@@ -57,8 +57,13 @@ def usual_port(monkeypatch: pytest.MonkeyPatch) -> int:
             for one in opened:
                 one.close()
         break
-    monkeypatch.setattr(commands, "DEFAULT_PORT", port)
+    configure(world, f"default_port = {port}")
     return port
+
+
+def configure(world: World, text: str) -> None:
+    world.paths.config.mkdir(exist_ok=True)
+    world.paths.config_file.write_text(text)
 
 
 @pytest.fixture
@@ -287,6 +292,123 @@ async def test_a_supervisor_that_stops_takes_nothing_new(world: World) -> None:
 
     assert (await refused(partial(up, world))).code == "stopping"
     assert (await refused(partial(world.commands.restart, "all", RestartRequest()))).code == "stopping"
+
+
+# --- what the configuration says ------------------------------------------------------------------
+
+CODER = """
+aliases = {{ local = "echo/model", other = "echo/second" }}
+[proxies.coder]
+model = "local"
+port = {port}
+autostart = true
+idle_stop = "15m"
+max_rss = "500M"
+grace = "5s"
+context_window = 4096
+max_concurrent = 2
+fallback = ["other"]
+"""
+
+
+async def test_a_named_proxy_is_as_its_table_says(world: World, usual_port: int) -> None:
+    configure(world, CODER.format(port=usual_port))
+    row = await up(world, "coder", port=None)
+    again = await up(world, "coder", port=None)
+
+    assert (row.name, row.model, row.port) == ("coder", "echo/model", usual_port)
+    assert (row.idle_stop_s, row.max_rss) == (900.0, 500 * 1024**2)
+    assert world.proxy("coder").spec.options.context_window == 4096
+    assert world.proxy("coder").spec.grace_s == 5.0
+    assert world.proxy("coder").spec.quota == Quota(max_concurrent=2)
+    assert row.fallback == ["echo/second"]
+    assert (again.reused, again.pid) == (True, row.pid)
+
+
+async def test_a_flag_goes_before_the_table(world: World, usual_port: int) -> None:
+    configure(world, CODER.format(port=usual_port))
+    flags = {"grace_s": 1.0, "idle_stop_s": 0.0, "max_concurrent": 0, "fallback": []}
+    row = await up(world, "coder", port=usual_port + 1, **flags)
+
+    assert (world.proxy("coder").spec.quota, row.fallback) == (Quota(), [])
+    assert (row.port, row.idle_stop_s, world.proxy("coder").spec.grace_s) == (usual_port + 1, None, 1.0)
+
+
+async def test_a_named_proxy_and_its_model_are_two(world: World, usual_port: int) -> None:
+    """`up local` and `up echo/model` mean the model, and not the proxy that serves it with its own options."""
+    configure(world, CODER.format(port=usual_port))
+    rows = [await up(world, name) for name in ("coder", "local", "echo/model")]
+
+    assert [row.name for row in rows] == ["coder", "echo/model", "echo/model"]
+    assert rows[2].reused
+    assert len(world.births) == 2
+
+
+async def test_a_table_that_changed_is_applied_by_replace(world: World, usual_port: int) -> None:
+    configure(world, CODER.format(port=usual_port))
+    await up(world, "coder", port=None)
+    text = CODER.format(port=usual_port)
+    configure(world, text.replace("4096", "8192").replace("5s", "6s").replace("15m", "20m"))
+    fault = await refused(partial(up, world, "coder", port=None))
+    row = await up(world, "coder", port=None, replace=True)
+
+    assert fault.code == "options_differ"
+    assert "proxyctl up coder --replace" in fault.hint
+    assert (row.generation, row.idle_stop_s) == (2, 1200.0)
+    assert world.proxy("coder").spec.options.context_window == 8192
+    assert world.proxy("coder").spec.grace_s == 6.0
+
+
+async def test_what_the_caller_says_over_the_file(world: World, usual_port: int) -> None:
+    """A project's file and the caller's environment travel with the request."""
+    configure(world, CODER.format(port=usual_port))
+    overlay = {"aliases": {"local": "echo/other"}, "proxies": {"coder": {"port": usual_port + 1}}}
+    row = await up(world, "coder", port=None, overlay=overlay)
+    fault = await refused(partial(up, world, "echo/x", overlay={"proxies": {"coder": {"port": "x"}}}))
+
+    assert (row.model, row.port, row.idle_stop_s) == ("echo/other", usual_port + 1, 900.0)
+    assert fault.code == "bad_config"
+    assert "proxies.coder.port" in fault.message
+
+
+async def test_every_mistake_of_the_file_is_named_with_its_line(world: World) -> None:
+    configure(world, 'a = 1\n[providers.x]\nknd = "echo"')
+    fault = await refused(partial(up, world))
+
+    assert fault.code == "bad_config"
+    assert all(part in fault.message for part in (str(world.paths.config_file), "line 1: a: ", "line 3: "))
+    assert world.births == []
+
+
+async def test_autostart_brings_up_what_is_not_known_yet(world: World, usual_port: int) -> None:
+    """Who took it down by hand does not see it again."""
+    configure(world, CODER.format(port=usual_port))
+    await world.commands.autostart()
+    await world.until(lambda: world.proxy("coder").state is State.READY)
+    await world.commands.down("coder", DownRequest())
+    await world.commands.autostart()
+
+    assert world.proxy("coder").state is State.STOPPED
+    assert world.commands.warnings == []
+
+
+@pytest.mark.parametrize(
+    ("text", "warning"),
+    [
+        ("= =", "nothing was started by the configuration: "),
+        ('[proxies.a]\nmodel = "openrouter/x"\nautostart = true', "a was not started by the configuration: "),
+    ],
+)
+async def test_autostart_that_cannot_is_a_warning(
+    world: World, monkeypatch: pytest.MonkeyPatch, text: str, warning: str
+) -> None:
+    """The supervisor starts all the same."""
+    monkeypatch.delenv("OPENROUTER_API_KEY", raising=False)
+    configure(world, text)
+    await world.commands.autostart()
+
+    assert [line.startswith(warning) for line in world.commands.warnings] == [True]
+    assert world.log[-1].startswith(warning)
 
 
 # --- ports ----------------------------------------------------------------------------------------

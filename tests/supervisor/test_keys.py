@@ -20,6 +20,14 @@ def test_a_variable_that_may_be_unset_or_empty() -> None:
     assert fetch(Key(env="A"), {"A": ""}) is None
 
 
+def test_s57_a_variable_goes_before_what_the_file_says(tmp_path: Path) -> None:
+    """And then nothing else is touched."""
+    key = Key(value="of the file", env="A", file=str(tmp_path / "none"))
+
+    assert fetch(key, {"A": "of the shell"}) == "of the shell"
+    assert fetch(key, {}) == "of the file"
+
+
 def test_nothing_configured() -> None:
     assert fetch(Key()) is None
 

@@ -88,3 +88,49 @@ def test_a_target_is_a_model_or_the_callers_own_request() -> None:
     assert routes.resolve_target("anthropic", CONFIG) == own
     with pytest.raises(Fault, match="Expected: provider/model-name"):
         routes.resolve_target("openrouter", CONFIG)
+
+
+NAMES = config.parse("""
+aliases = { local = "ollama/qwen3", "claude-*" = "echo/demo" }
+[proxies.coder]
+model = "local"
+retries = 2
+hold = "5s"
+[proxies."ollama/qwen3"]
+context_window = 4096
+[providers.ollama]
+retries = 1
+total_timeout = "2h"
+""")
+
+
+def test_an_alias_is_its_model_with_what_is_said_of_the_model() -> None:
+    for name in ("local", "ollama/qwen3"):
+        route = routes.resolve(name, NAMES)
+
+        assert (route.model_id, route.proxy, route.options.context_window) == ("ollama/qwen3", None, 4096)
+    assert routes.resolve("claude-opus-4", NAMES).model_id == "echo/demo"
+
+
+def test_a_target_may_be_an_alias() -> None:
+    assert routes.resolve_target("local", NAMES).model_id == "ollama/qwen3"
+
+
+def test_a_named_proxy_has_its_name_and_its_own_table() -> None:
+    """Over its provider's; the table of its model says nothing of it."""
+    route = routes.resolve("coder", NAMES)
+    spec = routes.spec(route)
+
+    assert (spec.name, spec.model_id, spec.model) == ("coder", "ollama/qwen3", "qwen3")
+    assert (spec.options.retries, spec.options.hold_s, spec.options.context_window) == (2, 5.0, None)
+    assert spec.timeouts.total_s == 7200.0
+    assert routes.spec(routes.resolve("ollama/qwen3", NAMES)).options.retries == 1
+
+
+def test_s105_a_name_that_nothing_has_is_answered_with_the_nearest() -> None:
+    with pytest.raises(Fault) as caught:
+        routes.resolve("codr", NAMES)
+
+    assert caught.value.code == "bad_model_id"
+    assert routes.EXPECTED in caught.value.message
+    assert caught.value.hint.startswith("Model 'codr' not available. Available models: coder, ")

@@ -1,0 +1,160 @@
+"""Whether the parts of a configuration fit together: what one table names must exist in another. Pure.
+
+Runs over what `schema.read` has left: a value that was wrong is None, and then nothing is said of it twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from . import aliases
+from .schema import KINDS, NATIVE
+from .toml_lines import Path
+from .values import UNSHOWN, Report, guess
+
+_KEY_FIELDS = ("api_key", "api_key_env", "api_key_file", "api_key_command")
+_NEEDS_URL = ("openai",)
+
+
+def check(found: Mapping[str, Any], report: Report) -> None:
+    """Report what cannot be meant."""
+    _Checks(found, report).all()
+
+
+class _Checks:
+    def __init__(self, found: Mapping[str, Any], report: Report) -> None:
+        self._found = found
+        self._report = report
+        self._providers = {*KINDS, *_table(found, "providers")}
+        self._aliases = {name: to for name, to in _table(found, "aliases").items() if to is not None}
+        self._named = {name for name in _table(found, "proxies") if "/" not in name}
+
+    def all(self) -> None:
+        for name, table in _table(self._found, "providers").items():
+            self._provider(("providers", name), name, table or {})
+        for name, target in self._aliases.items():
+            self._alias(("aliases", name), name, target)
+        for name, table in _table(self._found, "proxies").items():
+            self._proxy(("proxies", name), name, table or {})
+        self._ports()
+        self._models(_table(self._found, "models"))
+        for name, table in _table(self._found, "front").items():
+            self._front(("front", name), table or {})
+        for name, table in _table(self._found, "remotes").items():
+            self._one_key(("remotes", name), table or {})
+            if "url" not in (table or {}):
+                self._report(("remotes", name), UNSHOWN, "url is missing")
+
+    def _provider(self, path: Path, name: str, table: Mapping[str, Any]) -> None:
+        self._one_key(path, table)
+        if "kind" not in table and name not in KINDS:
+            self._report(path, UNSHOWN, f"kind is missing: one of {', '.join(KINDS)}")
+        elif table.get("kind") in _NEEDS_URL and name not in KINDS and "base_url" not in table:
+            self._report(path, UNSHOWN, "base_url is missing")
+
+    def _one_key(self, path: Path, table: Mapping[str, Any]) -> None:
+        given = [field for field in _KEY_FIELDS if field in table]
+        if len(given) > 1:
+            self._report(path, UNSHOWN, f"give only one of {', '.join(given)}")
+
+    def _alias(self, path: Path, name: str, target: str) -> None:
+        if aliases.is_model_id(name, self._providers):
+            provider = name.partition("/")[0]
+            self._report(
+                path, target, f"would never be used: {provider}/… are the names of {provider}'s models"
+            )
+        elif name in self._named:
+            self._report(path, target, f"is the name of a proxy as well: [proxies.{name}]; rename one")
+        elif name in NATIVE:
+            self._report(path, target, f'"{name}" means the agent\'s own model; choose another name')
+        elif not aliases.is_model_id(target, self._providers):
+            self._alias_target(path, name, target)
+
+    def _alias_target(self, path: Path, name: str, target: str) -> None:
+        chain = [name]
+        while (after := aliases.find(chain[-1], self._aliases)) is not None and after not in chain:
+            chain.append(after)
+        if after is not None:
+            self._report(path, target, f"goes round in a circle: {' → '.join([*chain, after])}")
+        elif len(chain) > 2:
+            self._report(path, target, f'is an alias itself, and one hop is the limit: write "{chain[-1]}"')
+        else:
+            self._model_id(path, target)
+
+    def _model_id(self, path: Path, target: str) -> None:
+        provider, _, model = target.partition("/")
+        if not model or not provider:
+            self._report(path, target, "is not a model id. Expected: provider/model-name")
+        else:
+            self._report(
+                path, target, f'there is no provider "{provider}"{guess(provider, _dict(self._providers))}'
+            )
+
+    def _is_known(self, target: str) -> bool:
+        return aliases.resolve(target, self._aliases, self._providers) is not None
+
+    def _target(self, path: Path, target: Any, *, words: Collection[str] = (), proxies: bool = True) -> None:
+        """`target` must be a model id, an alias, one of `words`, or the name of a proxy."""
+        if target is None or target in words or self._is_known(target) or (proxies and target in self._named):
+            return
+        if "/" in target:
+            self._model_id(path, target)
+            return
+        known = {*words, *self._aliases, *(self._named if proxies else ())}
+        kinds = "a model id, an alias or a proxy's name" if proxies else "a model id or an alias"
+        near = f"{guess(target, _dict(known))}" if known else ""
+        self._report(path, target, f"is not {kinds}. Expected: provider/model-name{near}")
+
+    def _proxy(self, path: Path, name: str, table: Mapping[str, Any]) -> None:
+        if name == "all" or name in NATIVE:
+            self._report(path, UNSHOWN, f'"{name}" cannot be the name of a proxy: it means something else')
+        if "/" in name:
+            if not aliases.is_model_id(name, self._providers):
+                self._model_id(path, name)
+            if table.get("model") not in (None, name):
+                self._report((*path, "model"), table["model"], "must be left out: the table's name says it")
+        elif "model" not in table:
+            self._report(path, UNSHOWN, 'model is missing, like model = "ollama/codellama"')
+        else:
+            self._target((*path, "model"), table["model"], proxies=False)
+        for index, target in enumerate(table.get("fallback") or ()):
+            self._target((*path, "fallback", index), target, words=("anthropic",), proxies=False)
+        if table.get("idle_stop") is not None and 0 < table["idle_stop"] < 1:
+            self._report((*path, "idle_stop"), table["idle_stop"], "must be at least 1 s, or 0 for never")
+
+    def _ports(self) -> None:
+        taken: dict[int, str] = {}
+        for name, table in _table(self._found, "proxies").items():
+            port = (table or {}).get("port")
+            if port in taken:
+                self._report(("proxies", name, "port"), port, f"is the port of {taken[port]} too")
+            elif port is not None:
+                taken[port] = name
+
+    def _models(self, table: Mapping[str, Any]) -> None:
+        self._target(("models", "default"), table.get("default"), words=NATIVE)
+        for agent, target in (table.get("agents") or {}).items():
+            self._target(("models", "agents", agent), target, words=NATIVE)
+
+    def _front(self, path: Path, table: Mapping[str, Any]) -> None:
+        self._target((*path, "otherwise"), table.get("otherwise"), words=("anthropic",))
+        for index, rule in enumerate(table.get("rules") or ()):
+            at = (*path, "rules", index)
+            if rule is None:
+                continue
+            if "to" not in rule:
+                self._report(at, UNSHOWN, 'to is missing, like to = "ollama/codellama"')
+            if not set(rule) - {"to"}:
+                self._report(
+                    at, UNSHOWN, "says nothing of which requests it is for: agent, model, request or marker"
+                )
+            self._target((*at, "to"), rule.get("to"), words=("anthropic",))
+
+
+def _table(found: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return found.get(name) or {}
+
+
+def _dict(names: Collection[str]) -> dict[str, None]:
+    return dict.fromkeys(sorted(names))

@@ -1,0 +1,475 @@
+"""Every key of config.toml: what it may be, what it means, who may say it. Pure.
+
+One table for everything that must agree: validation, the JSON schema for editors, the documented example,
+`config get` and `set`, and what a project's file is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from .toml_lines import Path
+from .values import (
+    Amount,
+    Choice,
+    Field,
+    Flag,
+    Header,
+    ListOf,
+    Name,
+    Named,
+    OneOf,
+    Report,
+    Seconds,
+    Section,
+    Size,
+    TableOf,
+    Text,
+    Url,
+    Value,
+    Whole,
+)
+
+DEFAULT_PORT = 3456
+MAX_IDLE_STOP_S = 7 * 86400.0
+KINDS = ("echo", "ollama", "openrouter", "openai", "anthropic")
+"""Each is the name of a built-in provider as well."""
+SERVERS = (
+    "openai", "openrouter", "vllm", "llama.cpp", "lmstudio", "groq", "deepseek", "moonshot", "mistral", "gemini",
+    "xai", "together", "fireworks", "cerebras",
+)  # fmt: skip
+"""As in the worker's table of servers; a test compares the two, because the packages share no code."""
+NATIVE = ("claude", "default", "anthropic")
+"""What an agent's model is called when it is the agent's own: no proxy."""
+
+_CAPABILITIES = ("tools", "vision", "thinking", "documents", "schema")
+_GRACE = Seconds(0.0, 86400.0, "from 0 to a day")
+_PING = Seconds()
+_WINDOW = Whole(512, 100_000_000)
+_OUTPUT = Whole(1, 10_000_000)
+_ABILITIES = ListOf("a list of texts", Choice(*_CAPABILITIES))
+
+
+def _key_fields(what: str, default_variable: str) -> dict[str, Field]:
+    return {
+        "api_key": Field(
+            Text(),
+            f"{what}'s key itself; then keep this file private. At most one of the four api_key… may be said",
+            example='"sk-…"',
+            secret=True,
+            project="trusted",
+        ),
+        "api_key_env": Field(
+            Text("the name of a variable", r"[A-Za-z_][A-Za-z0-9_]*"),
+            "the key is in this variable, in the supervisor's environment or else in that of the shell that "
+            "says `up`",
+            example='"WORK_API_KEY"',
+            default=default_variable,
+            project="trusted",
+        ),
+        "api_key_file": Field(
+            Text(), "a file with the key on its one line", example='"~/.keys/work"', project="trusted"
+        ),
+        "api_key_command": Field(
+            Text(),
+            "a shell command that prints the key on one line, within 20 s",
+            example='"pass show work"',
+            project="trusted",
+        ),
+    }
+
+
+PROVIDER = Section(
+    {
+        "kind": Field(
+            Choice(*KINDS),
+            "what speaks there; a table named like a kind has that kind and changes what it says of it",
+            example='"openai"',
+            default="[NAME, if it is one]",
+        ),
+        "base_url": Field(
+            Url(),
+            "where; http or https. Required when an openai server has a name of its own",
+            example='"https://llm.example.net/v1"',
+            default="[the kind's own]",
+        ),
+        **_key_fields(
+            "the provider",
+            "[OPENROUTER_API_KEY, OPENAI_API_KEY for these two; then what `proxyctl keys set` keeps]",
+        ),
+        "connect_timeout": Field(
+            Seconds(),
+            "how long a connection may take",
+            example='"10s"',
+            default="[5 s on this machine, 10 s elsewhere]",
+        ),
+        "first_byte_timeout": Field(
+            Seconds(),
+            "until something meaningful comes; a local model may have to be loaded first",
+            example='"5m"',
+            default='"5m"',
+        ),
+        "idle_timeout": Field(
+            Seconds(),
+            "between two pieces of an answer",
+            example='"2m"',
+            default="[5 min on this machine, 2 min elsewhere]",
+        ),
+        "total_timeout": Field(Seconds(), "over everything", example='"1h"', default="[no limit]"),
+        "hold": Field(
+            Seconds(),
+            "how long the 200 waits for the answer to begin, so that a failure before is a real status; "
+            "then the stream begins",
+            example='"10s"',
+            default='"10s"',
+        ),
+        "ping": Field(
+            _PING,
+            "silence on an open stream after which the client gets a `ping`",
+            example='"10s"',
+            default='"10s"',
+        ),
+        "context_window": Field(
+            _WINDOW, "tokens of prompt and answer", example="131072", default="[what it says itself]"
+        ),
+        "max_output_tokens": Field(
+            _OUTPUT,
+            "when more is asked for, this is asked for",
+            example="32000",
+            default="[what it says itself]",
+        ),
+        "capabilities": Field(
+            _ABILITIES,
+            "what the model can; the list is complete",
+            example='["tools", "vision"]',
+            default="[what it says itself; where it says nothing, nothing is withheld]",
+        ),
+        "num_ctx": Field(
+            OneOf("a whole number from 512 to 100000000", Choice("auto"), _WINDOW),
+            'Ollama: the window to load the model with. "auto": the num_ctx of its Modelfile, else its own '
+            "window up to 65536 (more if it is loaded so)",
+            example='"auto"',
+            default='"auto"',
+        ),
+        "keep_alive": Field(
+            OneOf('a text like "10m" or a number of seconds', Text(), Whole(-(2**31), 2**31)),
+            "Ollama: how long the model stays loaded; -1: for ever",
+            example='"10m"',
+            default="[Ollama's own, 5 min]",
+        ),
+        "think": Field(
+            TableOf(
+                'a table of model = true, false or "low", "medium", "high"',
+                OneOf('true, false or "low", "medium", "high"', Flag(), Text()),
+            ),
+            "Ollama: per model, whether it thinks",
+            example='{ "qwen3:8b" = false, "gpt-oss" = "low" }',
+            default="[what the client asks]",
+        ),
+        "headers": Field(
+            TableOf("a table of texts", Header()),
+            "sent along with every request; they win over ours",
+            example='{ "x-team" = "blue" }',
+            secret=True,
+        ),
+        "server": Field(
+            Choice(*SERVERS),
+            'which server an "openai" one is',
+            example='"vllm"',
+            default="[by its name, its address or what its list says]",
+        ),
+        "picker_alias": Field(
+            TableOf(
+                'a table of model = "claude-…" or "anthropic-…"',
+                Text('"claude-…" or "anthropic-…"', r"(claude|anthropic)[\w.:/-]*"),
+            ),
+            "per model: its id in Claude Code's picker, claude… or anthropic…",
+            example='{ "qwen3:8b" = "claude-qwen" }',
+            default="[made of its name]",
+        ),
+        "api": Field(
+            Choice("anthropic"),
+            "the server speaks /v1/messages itself: its bytes are passed through",
+            example='"anthropic"',
+            default="[translated, as `kind` says]",
+        ),
+        "retries": Field(
+            Whole(0, 10),
+            "how often a request is repeated before its first item, when the provider was not reached or asks "
+            "for little patience. More than 2 are 2",
+            example="0",
+            default="0",
+        ),
+    }
+)
+
+PROXY = Section(
+    {
+        "model": Field(
+            Name(),
+            "provider/model-name, or an alias. A table that is named like a model id needs none",
+            example='"ollama/qwen3-coder:30b"',
+        ),
+        "port": Field(Whole(1, 65535), "its port", example="3457", default="[default_port or the next free]"),
+        "autostart": Field(
+            Flag(),
+            "bring it up when the supervisor starts, unless it was taken down by hand",
+            example="true",
+            default="false",
+            project="never",
+        ),
+        "lazy": Field(
+            Flag(),
+            "open the port at `up`, start the worker at the first connection",
+            example="true",
+            default="false",
+        ),
+        "idle_stop": Field(
+            Seconds(0.0, MAX_IDLE_STOP_S, "from 1 s to 168 h, or 0 for never"),
+            "end the worker after so long without a request; the next connection brings it back",
+            example='"15m"',
+            default="[never]",
+        ),
+        "max_rss": Field(
+            Size("16M", "1024G"),
+            "replace a worker that holds more memory, without a failed request",
+            example='"500M"',
+            default="[no limit]",
+        ),
+        "grace": Field(
+            _GRACE,
+            "how long requests in flight may go on when it is taken down",
+            example='"30s"',
+            default='"30s"',
+        ),
+        "fallback": Field(
+            ListOf('a list of model ids, aliases or "anthropic"', Name()),
+            "who answers when the model's provider cannot, in this order; anthropic: with the caller's own "
+            "request and credential",
+            example='["openrouter/qwen/qwen3-coder", "anthropic"]',
+            default="[nobody]",
+            project="trusted",
+        ),
+        "max_concurrent": Field(
+            Whole(1, 10_000),
+            "requests that are with a provider at the same time; others wait in line",
+            example="2",
+            default="[no limit]",
+        ),
+        "rpm": Field(Whole(1, 1_000_000), "requests per minute", example="60", default="[no limit]"),
+        "queue_size": Field(
+            Whole(1, 100_000), "requests that may wait in line", example="100", default="[no limit]"
+        ),
+        "queue_timeout": Field(
+            Seconds(0.1), "how long each of them may wait", example='"2m"', default="[no limit]"
+        ),
+        "max_body": Field(Size("1K", "1G"), "how large a request may be", example='"8M"', default='"32M"'),
+        "max_context": Field(
+            Whole(100, 100_000_000),
+            "tokens that a prompt may have, by our estimate",
+            example="100000",
+            default="[no limit]",
+        ),
+        "request_timeout": Field(
+            Seconds(0.1),
+            "from a request's head to the end of its answer, waiting included",
+            example='"1h"',
+            default="[no limit]",
+        ),
+        "context_window": Field(
+            _WINDOW, "told to clients, and enforced before anything is sent", example="65536"
+        ),
+        "max_output_tokens": Field(_OUTPUT, "as of a provider, for this proxy", example="8192"),
+        "capabilities": Field(_ABILITIES, "as of a provider, for this proxy", example='["tools", "vision"]'),
+        "retries": Field(Whole(0, 10), "as of a provider, for this proxy", example="2"),
+        "hold": Field(Seconds(), "as of a provider, for this proxy", example='"10s"'),
+        "ping": Field(_PING, "as of a provider, for this proxy", example='"10s"'),
+    }
+)
+
+MODELS = Section(
+    {
+        "default": Field(
+            Name(),
+            "what an agent without an entry of its own uses: a model id, an alias, a named proxy, or "
+            '"claude" (its own model, without a proxy)',
+            example='"claude"',
+            default='"claude"',
+            env="MODELPROXY_MODEL",
+        ),
+        "fallback": Field(
+            Flag(),
+            "start an agent with its own model when its proxy cannot be brought up",
+            example="true",
+            default="true",
+            env="MODELPROXY_FALLBACK",
+            wired=False,
+        ),
+        "agents": Field(
+            TableOf("a table of agent = model", Name()),
+            "the same per agent",
+            example='{ code-reviewer = "ollama/codellama" }',
+        ),
+    }
+)
+
+FRONT_RULE = Section(
+    {
+        "agent": Field(Name(), "the agent's name; a glob", example='"code-*"'),
+        "model": Field(Name(), "the model that the request asks for; a glob", example='"claude-haiku-*"'),
+        "request": Field(Text(), "the class of the request", example='"background"'),
+        "marker": Field(Text(), "words in the system prompt", example='"<review>"'),
+        "to": Field(
+            Name(), "a named proxy, a model id, an alias, or anthropic", example='"ollama/codellama"'
+        ),
+    }
+)
+FRONT = Section(
+    {
+        "rules": Field(
+            ListOf('a list of tables like { agent = "code-*", to = "ollama/codellama" }', FRONT_RULE),
+            "the first that fits decides; all that a rule says must hold",
+            example='[{ agent = "code-*", to = "ollama/codellama" }, { model = "claude-haiku-*", to = "local" }]',
+        ),
+        "otherwise": Field(
+            Name(), "where everything else goes", example='"anthropic"', default='"anthropic"'
+        ),
+    }
+)
+
+PRICE = Section(
+    {
+        "input": Field(Amount(), "USD per million tokens", example="0.5"),
+        "output": Field(Amount(), "the same for the answer", example="1.5"),
+        "cache_read": Field(Amount(), "the same for what was read from the cache", example="0.05"),
+        "cache_write": Field(Amount(), "the same for what was written to it", example="0.6"),
+    }
+)
+
+REMOTE = Section(
+    {
+        "url": Field(Url(), "where the other modelproxy is", example='"https://box.example.net:8443"'),
+        **_key_fields("the server", "[what `proxyctl keys set` keeps]"),
+        "timeout_seconds": Field(
+            Whole(1, 300), "how long a connection may take, in seconds", example="30", default="30"
+        ),
+        "retry_attempts": Field(Whole(0, 10), "how often it is tried again", example="2", default="2"),
+        "ca_file": Field(
+            Text(), "the certificate that signs the server's", example='"~/.keys/office-ca.pem"'
+        ),
+        "insecure": Field(Flag(), "plain http to another machine is meant", example="true", default="false"),
+    }
+)
+
+ROOT = Section(
+    {
+        "default_port": Field(
+            Whole(1, 65535),
+            "the port of a proxy for which none is said; the next free one when a proxy of ours has it",
+            example=str(DEFAULT_PORT),
+            default=str(DEFAULT_PORT),
+            env="MODELPROXY_DEFAULT_PORT",
+        ),
+        "spawn": Field(
+            Choice("fork", "exec"),
+            "how workers are started: each a new interpreter (exec), or copies of a process that has everything "
+            "loaded (fork, Linux only). Read when the supervisor starts",
+            example='"exec"',
+            default="[fork where there is one]",
+            project="never",
+        ),
+        "providers": Field(
+            Named(PROVIDER), "`proxyctl up NAME/some-model` works", project="trusted", example="work"
+        ),
+        "aliases": Field(
+            TableOf("a table of name = model id", Name()),
+            "other names of models: exact ones, or globs with * and ?; the longest glob that fits wins. "
+            "What stands for is a model id",
+            example='{ local = "ollama/qwen3-coder:30b", "claude-haiku-*" = "ollama/qwen3:8b" }',
+        ),
+        "proxies": Field(
+            Named(PROXY, model_ids=True),
+            "`proxyctl up NAME` works. NAME may be a model id: then this holds for `up` of that model",
+            example="coder",
+        ),
+        "models": Field(MODELS, "which model an agent uses"),
+        "front": Field(
+            Named(FRONT),
+            "one port for a whole agent session",
+            project="never",
+            example="default",
+            wired=False,
+        ),
+        "prices": Field(
+            TableOf("a table of tables", PRICE),
+            "by model id or glob, where the provider tells no price",
+            project="never",
+            example='"work/*"',
+            wired=False,
+        ),
+        "remotes": Field(Named(REMOTE), "other modelproxies", project="never", example="office", wired=False),
+    }
+)
+
+
+def read(document: dict[str, Any], report: Report) -> dict[str, Any]:
+    """The document's values as the program wants them; everything wrong goes to `report`."""
+    found: dict[str, Any] = ROOT.read(document, (), report)
+    return found
+
+
+def json_schema() -> dict[str, Any]:
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "modelproxy's config.toml",
+        **ROOT.schema(),
+    }
+
+
+def at(path: Path) -> Field | Value | None:
+    """The key at `path`, or the kind of what an author names himself (`aliases.local`); None: there is none."""
+    here: Field | Value = ROOT
+    for part in path:
+        value = here.value if isinstance(here, Field) else here
+        if isinstance(value, Section):
+            field = value.fields.get(str(part))
+            if field is None:
+                return None
+            here = field
+        elif isinstance(value, TableOf):
+            here = value.kind
+        else:
+            return None
+    return here
+
+
+def value_at(path: Path) -> Value | None:
+    found = at(path)
+    return found.value if isinstance(found, Field) else found
+
+
+def fields_on(path: Path) -> Iterator[Field]:
+    """The fields from the root down to `path`: a mark on one of them holds for all below."""
+    for length in range(1, len(path) + 1):
+        found = at(path[:length])
+        if isinstance(found, Field):
+            yield found
+
+
+def is_secret(path: Path) -> bool:
+    return any(field.secret for field in fields_on(path))
+
+
+def dotted(path: Path) -> str:
+    """`aliases."claude-haiku-*"`; as one would type it."""
+    return ".".join(_part(part) for part in path)
+
+
+def _part(part: str | int) -> str:
+    if isinstance(part, int) or (
+        part and all(char.isalnum() or char in "_-" for char in part) and part.isascii()
+    ):
+        return str(part)
+    return json.dumps(part, ensure_ascii=False)

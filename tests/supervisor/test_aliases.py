@@ -1,0 +1,61 @@
+"""Names of models: exact before alias before glob, and nothing is guessed (S112, S114)."""
+
+from __future__ import annotations
+
+import pytest
+
+from modelproxy.supervisor import aliases
+
+TABLE = {
+    "local": "ollama/qwen3",
+    "claude-*": "ollama/long",
+    "claude-haiku-*": "ollama/small",
+    "claude-haiku-4": "ollama/exact",
+    "gpt-?": "openai/x",
+    "q*": "ollama/first",
+    "*q": "ollama/second",
+}
+PROVIDERS = ("ollama", "openai")
+
+
+@pytest.mark.parametrize(
+    ("name", "model_id", "source"),
+    [
+        ("ollama/local", "ollama/local", "exact"),
+        ("local", "ollama/qwen3", "config"),
+        ("claude-haiku-4", "ollama/exact", "config"),
+        ("claude-haiku-4-5", "ollama/small", "config"),
+        ("claude-opus-4", "ollama/long", "config"),
+        ("gpt-5", "openai/x", "config"),
+        ("qq", "ollama/first", "config"),
+    ],
+)
+def test_s114_the_most_exact_name_wins(name: str, model_id: str, source: str) -> None:
+    """Of two globs of the same length the first."""
+    assert aliases.resolve(name, TABLE, PROVIDERS) == aliases.Resolved(name, model_id, source)
+
+
+@pytest.mark.parametrize(
+    "name", ["Local", "locale", "loca", "my-claude-x", "gpt-55", "ollama", "nope/x", "ollama/", ""]
+)
+def test_s114_what_is_only_similar_is_not_it(name: str) -> None:
+    """No substring, no other case, no other provider."""
+    assert aliases.resolve(name, TABLE, PROVIDERS) is None
+
+
+def test_s112_without_aliases_nothing_is_known() -> None:
+    assert aliases.resolve("claude-4-sonnet", {}, PROVIDERS) is None
+
+
+def test_brackets_and_dots_mean_themselves() -> None:
+    assert aliases.fits("a.b[1]", "a.b[1]*")
+    assert not aliases.fits("axb1", "a.b[1]*")
+
+
+def test_s105_the_nearest_come_first_and_the_list_has_an_end() -> None:
+    names = ["zeta", "alpha", "coder-big", "coder", *(f"m{number}" for number in range(20))]
+    said = aliases.unknown("codr", names)
+
+    assert said.startswith("Model 'codr' not available. Available models: coder, coder-big, ")
+    assert said.endswith("and 14 more")
+    assert aliases.unknown("x", []) == "Model 'x' not available. Available models: none is configured"
