@@ -23,6 +23,7 @@ app = typer.Typer(
 Examples:
   proxyctl up ollama/codellama --port 3457
   proxyctl ps
+  proxyctl why ollama/codellama
   proxyctl logs ollama/codellama -f
   proxyctl down all
 
@@ -385,6 +386,26 @@ def set_limits(
     for view in views:
         say(render.limits(view))
     return EXIT_OK
+
+
+@app.command()
+def why(target: Target, json: Json = False) -> int:
+    """Tell why a proxy is in its state, what happened to it, and what comes next
+
+    One page: the state with its cause and since when, the provider's health, the workers, the last deaths,
+    the last events, the end of the log, and the command that helps. Without a supervisor it is read from
+    files: the exit code is then 3.
+
+    \b
+    Examples:
+      proxyctl why ollama/codellama
+      proxyctl why 3457 --json
+    """
+    from modelproxy.supervisor.paths import find
+
+    from .why import why as explain
+
+    return explain(find(), typed.target(target), as_json=json)
 
 
 @app.command()

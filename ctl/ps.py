@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from modelproxy.supervisor.paths import Paths
 
 LAST_LINES = 5
+READ_LINES = 400
+"""A traceback may be long, and is one line of those."""
 
 
 def ps(*, everything: bool = False, verbose: bool = False, as_json: bool = False) -> int:
@@ -70,8 +72,9 @@ def width() -> int | None:
 
 
 def _add_last_lines(views: list[dict[str, Any]]) -> None:
+    from .excerpt import excerpt
     from .follow import tail
 
     for view in views:
         if view.get("log"):
-            view["last_lines"] = tail(view["log"], LAST_LINES)
+            view["last_lines"] = excerpt(tail(view["log"], READ_LINES), LAST_LINES)

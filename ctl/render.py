@@ -187,6 +187,11 @@ def uptime(seconds: float | None) -> str:
     return f"{whole}s"
 
 
+def _span(seconds: float) -> str:
+    """The same for what may be short."""
+    return uptime(seconds) if seconds >= 10 else f"{max(0.0, seconds):.1f}s"
+
+
 def took(seconds: float) -> str:
     """How long the user waited: `0.02s`, `0.2s`, `12.5s`."""
     return f"{seconds:.2f}s" if seconds < 0.1 else f"{seconds:.1f}s"
@@ -215,7 +220,7 @@ def stopped(document: dict[str, Any]) -> str:
 def unwell(view: dict[str, Any]) -> str | None:
     """A warning when the provider does not answer as it should: the proxy is up all the same."""
     health = view.get("health")
-    if not health or health == "unknown" or str(health).partition(";")[0] == "ok":
+    if health in (None, "", "-", "unknown") or str(health).partition(";")[0] == "ok":
         return None
     return f"warning: {cell(view.get('name'))} is up, but its provider is not well: {cell(health)}"
 
@@ -308,11 +313,12 @@ def _details(view: dict[str, Any], now: float) -> Iterator[str]:
 def facts(view: dict[str, Any], now: float) -> Iterator[tuple[str, str]]:
     """All that is known of a proxy, by name; what is not there or is nothing new is left out."""
     if view.get("since"):
-        yield "since", f"{uptime(now - view['since'])} ago"
+        yield "since", f"{_span(now - view['since'])} ago"
     for label, key in (("next", "next"), ("run", "command"), ("url", "url"), ("provider at", "base_url")):
         if view.get(key):
             yield label, cell(view[key])
-    yield "health", cell(view.get("health"))
+    if view.get("health") not in (None, "", "-", "unknown"):
+        yield "health", cell(view["health"])
     if view.get("port_holder"):
         yield "port", f"{cell(view.get('port'))} is held by {cell(view['port_holder'])}"
     for worker in view.get("workers") or ():
@@ -346,7 +352,7 @@ _LOST = (
 
 def _worker(worker: dict[str, Any], now: float) -> str:
     """`g3, pid 4121, ready for 2h05m, 2 in flight (oldest 4m10s)`"""
-    age = f" for {uptime(now - worker['since'])}" if worker.get("since") else ""
+    age = f" for {_span(now - worker['since'])}" if worker.get("since") else ""
     words = [
         f"g{cell(worker.get('generation'))}",
         f"pid {cell(worker.get('pid'))}",
@@ -354,9 +360,9 @@ def _worker(worker: dict[str, Any], now: float) -> str:
     ]
     if worker.get("in_flight"):
         oldest = worker.get("oldest_s")
-        words.append(f"{worker['in_flight']} in flight" + (f" (oldest {uptime(oldest)})" if oldest else ""))
+        words.append(f"{worker['in_flight']} in flight" + (f" (oldest {_span(oldest)})" if oldest else ""))
     if worker.get("kill_in_s") is not None:
-        words.append(f"kill in {uptime(worker['kill_in_s'])}")
+        words.append(f"kill in {_span(worker['kill_in_s'])}")
     return ", ".join(words)
 
 
@@ -366,6 +372,6 @@ def dead(death: dict[str, Any], now: float) -> str:
     if death.get("pid"):
         who.append(f"pid {death['pid']}")
     if death.get("lived_s") is not None:
-        span = uptime(death["lived_s"]) if death["lived_s"] >= 10 else took(death["lived_s"])
+        span = _span(death["lived_s"])
         who.append(f"had been ready for {span}" if death.get("was_ready") else f"never ready in {span}")
-    return f"{cell(death.get('cause'))} {uptime(now - (death.get('at') or now))} ago ({', '.join(who)})"
+    return f"{cell(death.get('cause'))} {_span(now - (death.get('at') or now))} ago ({', '.join(who)})"

@@ -16,6 +16,8 @@ from .facts import Death, Phase, Proxy, State, Worker
 
 _QUIET_S = policy.SILENCE_LIMIT_S / 2
 """A heart that has missed some beats is worth a word before it is worth a look."""
+_TURN_S = 0.2
+"""Making a process takes a moment too; longer than this it waits behind others."""
 
 
 @attrs.frozen
@@ -89,7 +91,7 @@ def since(proxy: Proxy) -> float | None:
 def describe(proxy: Proxy, now: float, tallies: dict[int, Tally]) -> str:
     """The state with its cause, for a person. Empty when there is nothing to add to `ready`."""
     words = _WORDS[proxy.state](proxy, now, tallies)
-    if proxy.is_up and proxy.is_crash_loop(now):
+    if proxy.is_up and proxy.given_up is None and proxy.is_crash_loop(now):
         words += "; crash-loop" if words else "crash-loop"
     return words
 
@@ -100,8 +102,8 @@ def _starting(proxy: Proxy, now: float, _: dict[int, Tally]) -> str:
 
 
 def _progress(newcomer: Worker, now: float) -> str:
-    waits = " (waits for its turn)" if newcomer.pid is None else ""
-    return seconds(now - newcomer.since) + waits
+    age = now - newcomer.since
+    return seconds(age) + (" (waits for its turn)" if newcomer.pid is None and age > _TURN_S else "")
 
 
 def _ready(proxy: Proxy, now: float, tallies: dict[int, Tally]) -> str:

@@ -236,6 +236,7 @@ COMMANDS = [
     ["up"],
     ["down"],
     ["ps"],
+    ["why"],
     ["restart"],
     ["set"],
     ["logs"],

@@ -187,8 +187,8 @@ def test_verbose_tells_what_is_behind_a_row() -> None:
         "  last error: timeout",
         "  log: /nowhere/echo~demo.log",
         "  death: SIGKILL 10s ago (g1, pid 7, had been ready for 4m10s)",
-        "  death: exit 1 4s ago (g2, never ready in 0.2s)",
-        "  death: SIGKILL 4s ago (g3)",
+        "  death: exit 1 4.0s ago (g2, never ready in 0.2s)",
+        "  death: SIGKILL 4.0s ago (g3)",
         "  | hello",
     ]
 

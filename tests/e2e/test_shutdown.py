@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import threading
@@ -428,7 +429,7 @@ def test_s122_a_killed_worker_comes_back_and_refuses_nobody(house: House) -> Non
     [after] = house.tell("ps", "--json")
     assert (after["port"], after["restarts"], after["state"]) == (row["port"], 1, "ready")
     verbose = house.command("ps", "-v").stdout
-    assert "SIGKILL" in verbose
+    assert re.search(rf"death: SIGKILL \S+ ago \(g1, pid {row['pid']}, had been ready for ", verbose)
 
 
 def test_s122_a_proxy_that_cannot_start_is_failed_with_its_last_words() -> None:
@@ -440,5 +441,24 @@ def test_s122_a_proxy_that_cannot_start_is_failed_with_its_last_words() -> None:
         assert (done.returncode, done.stdout) == (1, "")
         assert "crashed at import, as told" in done.stderr
         assert house.row("echo/bad-import")["state"] == "failed"
-        assert "failed" in shown
-        assert "crashed at import, as told" in shown
+        assert (
+            "failed: 5 starts were never ready; last: exit 1; fix it, then proxyctl up echo/bad-import"
+            in shown
+        )
+        assert "  | RuntimeError: crashed at import, as told  (in misbehave, fakes/bad_worker.py:" in shown
+        page = house.command("why", "echo/bad-import")
+        assert (page.returncode, page.stderr) == (0, "")
+        assert re.search(
+            r"^  next +nothing by itself; clients get 503 with x-should-retry: false",
+            page.stdout,
+            re.MULTILINE,
+        )
+        assert re.search(r"^  run +proxyctl up echo/bad-import$", page.stdout, re.MULTILINE)
+        assert (
+            len(re.findall(r"^  exit 1 .* ago \(g\d, pid \d+, never ready in ", page.stdout, re.MULTILINE))
+            == 5
+        )
+        assert re.search(r"^  \S+  failed  5 starts were never ready", page.stdout, re.MULTILINE)
+        assert re.search(
+            r"^  RuntimeError: crashed at import, as told .*\(5 times\)$", page.stdout, re.MULTILINE
+        )

@@ -94,6 +94,9 @@ def test_fault_34_port_stolen_while_we_were_dead(house: House) -> None:
         held = house.wait_row(lambda row: row["state"] == "backoff")
         assert f"Port {row['port']} is already in use by" in held["detail"]
         assert f"(pid {os.getpid()})" in held["detail"]
+        why = house.tell("why", "echo/demo", "--json")
+        assert why["port_holder"].endswith(f"(pid {os.getpid()})")
+        assert why["next"].startswith("the next start is in ")
 
     house.wait_row(lambda row: row["state"] == "ready")
     assert post(row["port"], message()).status == 200

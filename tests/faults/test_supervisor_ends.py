@@ -77,6 +77,11 @@ def test_fault_16_without_a_supervisor_workers_serve_and_files_tell(house: House
     assert str(row["pid"]) in ps.stdout
     logs = house.command("logs", "echo/demo")
     assert "ready" in logs.stdout
+    why = house.command("why", "echo/demo")
+    assert why.returncode == 3
+    assert "the supervisor is not running; what follows is from its files" in why.stderr
+    assert "it serves on; the next supervisor adopts it" in why.stdout
+    assert "info ready" in why.stdout
     follow = subprocess.Popen(
         [*_PROXYCTL, "logs", "-f", "echo/demo"],
         env=house.env,

@@ -71,7 +71,7 @@ def test_a_roll_names_both_generations_and_who_drains() -> None:
     story = Story().serve()
     story(fleet.Restart(900.0))
 
-    assert words(story) == "rolling g1->g2, g2 starting 0.0s (waits for its turn)"
+    assert words(story) == "rolling g1->g2, g2 starting 0.0s"
     story.born(2)
     story.ready(2)
     assert words(story) == "g1 drains 2 (oldest 4m10s), kill in 15m01s"
