@@ -231,6 +231,8 @@ class _Answering:
         self._shown = False
         """An item has come: from now on nothing is repeated."""
         self._finished = False
+        self._ended = False
+        """All of the provider's bytes are here; its last items may not be."""
         self._over = False
         self.retries = 0
         """How often it was asked again, for whatever reason."""
@@ -360,6 +362,10 @@ class _Answering:
         """The next items, whatever number of pieces they take; none at the end."""
         assert self._answer is not None
         assert self._decoder is not None
+        if (items := self._decoder.rest()) or self._ended:
+            self._over = not items
+            await trio.lowlevel.checkpoint()
+            return items
         try:
             while data := await self._answer.read():
                 self._hear(data)
@@ -372,9 +378,11 @@ class _Answering:
         except pool.PoolError as error:
             self._over = True
             return [] if self._finished else [*self._decoder.end(), self._of_pool(error)]
-        self._over = True
+        self._ended = True
         await trio.lowlevel.checkpoint()  # the end may have been there already
-        return self._decoder.end()
+        items = self._decoder.end()
+        self._over = not items
+        return items
 
     def _hear(self, data: bytes) -> None:
         assert self._clock is not None

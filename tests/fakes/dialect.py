@@ -47,6 +47,9 @@ class Decoder:
         *lines, self._buffer = (self._buffer + data).split(b"\n")
         return [_item(codec.loads(line)) for line in lines if line and not line.startswith(b":")]
 
+    def rest(self) -> list[Item]:
+        return []
+
     def end(self) -> list[Item]:
         return []
 

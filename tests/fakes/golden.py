@@ -22,7 +22,7 @@ import attrs
 from fakes import grammar
 
 from modelproxy.worker.contract import Options
-from modelproxy.worker.dialects.seam import Dialect, NewId, Terms
+from modelproxy.worker.dialects.seam import Decoder, Dialect, NewId, Terms
 from modelproxy.worker.failures import Failure, Kind, Refused
 from modelproxy.worker.wire import asks, codec
 from modelproxy.worker.wire.anthropic import Head, Stream
@@ -110,8 +110,14 @@ def items(dialect: Dialect, ask: Ask, known: Terms, body: bytes, cuts: list[int]
     edges = [0, *sorted(cuts or []), len(body)]
     found: list[Item] = []
     for start, end in itertools.pairwise(edges):
-        found += decoder.feed(body[start:end])
-    return found + decoder.end()
+        found += _all(decoder, decoder.feed(body[start:end]))
+    return found + _all(decoder, decoder.end())
+
+
+def _all(decoder: Decoder, found: list[Item]) -> list[Item]:
+    while more := decoder.rest():
+        found += more
+    return found
 
 
 def stream(ask: Ask, said: list[Item]) -> tuple[bytes, Failure | None]:

@@ -89,6 +89,7 @@ def check(data: bytes, *, may_be_unfinished: bool = False) -> Streamed:
             reader.read(name, document)
         except Ungrammatical as error:
             raise Ungrammatical(f"event {number} ({name}): {error}; all: {reader.said.names}") from None
+    reader.collect()
     if not may_be_unfinished:
         _must(reader.ended, f"no terminal event: {reader.said.names}")
     return reader.said
@@ -105,6 +106,7 @@ class _Reader:
         self.ended = False
         self._open: dict[str, Any] | None = None
         self._json = ""
+        self._pieces: list[str] = []
         self._signed = False
         self._delta_seen = False
 
@@ -164,14 +166,21 @@ class _Reader:
             block[field] = delta[field]
         elif field != "citation":
             _must(isinstance(delta[field], str) and bool(delta[field]), "an empty delta")
-            block[field] += delta[field]
+            self._pieces.append(delta[field])
 
     def _content_block_stop(self, document: dict[str, Any]) -> None:
         block = self._at(document)
         if block["type"] in ("tool_use", "server_tool_use"):
             block["input"] = json.loads(self._json or "{}")
             _must(isinstance(block["input"], dict), "tool input is not an object")
+        self.collect()
         self._open = None
+
+    def collect(self) -> None:
+        """The text of the open block; adding to a text per piece would take quadratic time."""
+        if self._open is not None and self._pieces:
+            self._open[self._open["type"]] += "".join(self._pieces)
+            self._pieces.clear()
 
     def _at(self, document: dict[str, Any]) -> dict[str, Any]:
         assert self.said.message is not None

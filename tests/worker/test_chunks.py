@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import Any
 
@@ -33,7 +34,15 @@ def decoder(quirks: Quirks = PLAIN, frame: Frame | None = None, **fields: Any) -
 
 def items(*bodies: bytes, **fields: Any) -> list[Item]:
     reader = decoder(**fields)
-    return [item for body in bodies for item in reader.feed(body)] + reader.end()
+    return [item for body in bodies for item in every(reader, reader.feed(body))] + every(
+        reader, reader.end()
+    )
+
+
+def every(reader: Decoder, found: list[Item]) -> list[Item]:
+    while more := reader.rest():
+        found = [*found, *more]
+    return found
 
 
 def event(finish: str | None = None, **delta: Any) -> bytes:
@@ -254,3 +263,48 @@ def test_an_event_named_error() -> None:
     assert items(b'event: error\ndata: {"error":{"code":429,"message":"slow"}}\n\n') == [
         Failure(Kind.RATE_LIMITED, "p: slow")
     ]
+
+
+# --- answers of megabytes ------------------------------------------------------------------------------
+
+LONG = 'words \u00e9\u6f22\U0001f600 \\ " \n' * 40_000
+
+
+@pytest.mark.parametrize("escaped", [False, True])
+@pytest.mark.parametrize("said", ["message", "delta"])
+def test_s67_a_long_text_in_one_document_comes_in_pieces(said: str, escaped: bool) -> None:
+    """In the order of a short one: reasoning, text, calls, bill, end."""
+    message = {
+        "content": LONG,
+        "reasoning": "hm",
+        "tool_calls": call(name="t", arguments='{"a":1}'),
+    }
+    choice = {said: message, "finish_reason": "tool_calls"}
+    document = {"choices": [choice], "usage": {"prompt_tokens": 7, "completion_tokens": 9}}
+    data = json.dumps(document, ensure_ascii=escaped).encode()
+    reader = decoder(tools=[{"name": "t", "input_schema": {}}])
+    body = data if said == "message" else b"data: " + data + b"\n\n"
+    batches = [reader.feed(body)]
+    while more := reader.rest():
+        batches.append(more)
+    found = [item for batch in batches for item in batch] + every(reader, reader.end())
+
+    kinds = [type(item) for item in found]
+    assert "".join(item.text for item in found if isinstance(item, Text)) == LONG
+    assert max(len(item.text) for item in found if isinstance(item, Text)) < len(LONG) / 4
+    assert kinds[0] is Thinking
+    assert kinds.index(ToolCall) > kinds.index(Text)
+    assert Usage(7, 9) in found
+    assert found[-1] == Finish("tool_use")
+    short = items(whole("tool_calls", **(message | {"content": "text"})))
+    assert [kind for kind, _ in itertools.groupby(kinds) if kind is not Usage] == [
+        kind for kind, _ in itertools.groupby(map(type, short)) if kind is not Usage
+    ]
+
+
+def test_s67_a_long_text_beside_an_error_is_an_error() -> None:
+    data = json.dumps({"error": {"message": "boom"}, "choices": [{"message": {"content": LONG}}]}).encode()
+    [found] = items(data)
+
+    assert isinstance(found, Failure)
+    assert "boom" in found.message

@@ -422,6 +422,21 @@ def test_a_line_without_end_is_a_failure() -> None:
     assert decoder.end() == []
 
 
+def test_s67_a_long_text_in_one_line_comes_in_pieces() -> None:
+    text = 'words \u00e9\u6f22\U0001f600 \\ " \n' * 40_000
+    long = line({"content": text, "thinking": "hm"}, done=True, done_reason="stop", eval_count=3)
+    decoder = DIALECT.decoder(ask(), terms(), new_id=golden.ids())
+    said = decoder.feed(long)
+    while more := decoder.rest():
+        said += more
+
+    pieces = [one.text for one in said if isinstance(one, Text)]
+    assert "".join(pieces) == text
+    assert max(map(len, pieces)) < len(text) / 4
+    assert isinstance(said[0], Thinking)
+    assert said[-2:] == [Usage(None, 3), Finish("end_turn")]
+
+
 def test_p50_counts_that_are_missing_or_nothing_are_unknown() -> None:
     end = line(done=True, done_reason="stop", prompt_eval_count=0)
 
@@ -429,7 +444,7 @@ def test_p50_counts_that_are_missing_or_nothing_are_unknown() -> None:
 
 
 def test_wire_reads_only_what_it_knows() -> None:
-    found = wire.read(
+    [found] = wire.read(
         b'{"model":"m","message":{"content":"a","images":null,"tool_calls":null},"logprobs":[1]}'
     )
 

@@ -598,11 +598,11 @@ def test_counts_in_places_of_their_own(place: str) -> None:
 
 
 def test_json_that_is_nearly_json() -> None:
-    assert openai.loads('{"a":"x\ny","b":NaN}') == {"a": "x\ny", "b": None}
+    assert openai.loads(b'{"a":"x\ny\xff","b":NaN}') == {"a": "x\ny\ufffd", "b": None}
     with pytest.raises(ValueError, match="nested too deeply"):
-        openai.loads('{"a":' * 100_000)
+        openai.loads(b'{"a":' * 100_000)
     with pytest.raises(ValueError):
-        openai.loads("{")
+        openai.loads(b"{")
 
 
 # --- any fragments of the same answer ------------------------------------------------------------------

@@ -20,15 +20,15 @@ def test_an_event_and_the_ping() -> None:
 @pytest.mark.parametrize(
     ("data", "events"),
     [
-        (b"event: a\ndata: 1\n\n", [Event("a", "1")]),
-        (b"data:1\r\n\r\ndata: 2\r\rdata: 3\n\n", [Event("message", text) for text in "123"]),
-        (b": comment\n\nevent: a\n\ndata: x\n\n", [Event("message", "x")]),
-        (b"data: a\ndata: b\n\n", [Event("message", "a\nb")]),
-        (b"\xef\xbb\xbfdata: x\n\n", [Event("message", "x")]),
+        (b"event: a\ndata: 1\n\n", [Event("a", b"1")]),
+        (b"data:1\r\n\r\ndata: 2\r\rdata: 3\n\n", [Event("message", text) for text in (b"1", b"2", b"3")]),
+        (b": comment\n\nevent: a\n\ndata: x\n\n", [Event("message", b"x")]),
+        (b"data: a\ndata: b\n\n", [Event("message", b"a\nb")]),
+        (b"\xef\xbb\xbfdata: x\n\n", [Event("message", b"x")]),
         (b"data: unfinished", []),
-        (b"data\n\n", [Event("message", "")]),
-        (b"id: 1\nretry: 2\nodd: 3\ndata:  two blanks\n\n", [Event("message", " two blanks")]),
-        ("data: a\u2028b\x85\n\n".encode(), [Event("message", "a\u2028b\x85")]),
+        (b"data\n\n", [Event("message", b"")]),
+        (b"id: 1\nretry: 2\nodd: 3\ndata:  two blanks\n\n", [Event("message", b" two blanks")]),
+        ("data: a\u2028b\x85\n\n".encode(), [Event("message", "a\u2028b\x85".encode())]),
     ],
 )
 def test_decoding(data: bytes, events: list[Event]) -> None:
@@ -55,7 +55,9 @@ def test_every_byte_alone() -> None:
     decoder = Decoder()
     data = "data: é\r\n\r\n".encode()
 
-    assert [event for byte in data for event in decoder.feed(bytes([byte]))] == [Event("message", "é")]
+    assert [event for byte in data for event in decoder.feed(bytes([byte]))] == [
+        Event("message", "é".encode())
+    ]
 
 
 @pytest.mark.parametrize("chunk", [b"x" * 60, b"data: " + b"x" * 54 + b"\n"])

@@ -23,7 +23,7 @@ import msgspec
 from modelproxy.worker import failures, tokens
 from modelproxy.worker.contract import WorkerSpec
 from modelproxy.worker.failures import Failure, Kind, Refused
-from modelproxy.worker.wire import codec, sse
+from modelproxy.worker.wire import codec, longs, sse
 from modelproxy.worker.wire.items import Usage
 
 from . import errors, quirks, thinking
@@ -308,6 +308,9 @@ def refusal(
 
 def false_success(spec: WorkerSpec, body: bytes, *, title: str) -> Failure | None:
     """What is wrong with a body that came under a 200; None: nothing that can be seen."""
+    top = longs.fields(body)
+    if top is not None and "error" not in top and bytes(memoryview(top.get("type", _NO))) != b'"error"':
+        return None  # so far without having decoded megabytes of text
     try:
         document = codec.loads(body)
     except ValueError:
@@ -319,6 +322,9 @@ def false_success(spec: WorkerSpec, body: bytes, *, title: str) -> Failure | Non
         return None
     terms = Terms(spec.provider, spec.model, spec.options, spec.api_key)
     return errors.in_stream(document.get("error") or document, terms, title=title)
+
+
+_NO = msgspec.Raw(b"null")
 
 
 def _is_envelope(body: bytes) -> bool:
@@ -430,7 +436,7 @@ class Sniffer:
         return usage if said.input_tokens is None else {"input_tokens": said.input_tokens, **usage}
 
     def _event(self, event: sse.Event) -> None:
-        found = _understood(event.data.encode("utf-8", "replace"))
+        found = _understood(event.data)
         kind = found.type if found is not None and found.type else event.name
         self.begun = self.begun or kind.startswith("content_block")
         if kind in ("message_stop", "error"):

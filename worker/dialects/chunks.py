@@ -13,8 +13,9 @@ connection that breaks behind its end. An error anywhere before is a `Failure`.
 
 from __future__ import annotations
 
+import io
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import attrs
@@ -27,6 +28,7 @@ from modelproxy.worker.wire.items import Finish, Item, Text, Thinking, ToolCall,
 from modelproxy.worker.wire.openai import Chunk
 
 from . import arguments, errors
+from .batches import Batches
 from .fences import Fences
 from .fragments import Call, Calls
 from .names import Names
@@ -99,19 +101,23 @@ class Decoder:
         self._body: _Body | None = None
         self._head = b""
         self._over = False
+        self._batches = Batches()
         self._answer = _Answer(ask, terms, quirks, frame, new_id)
 
     def feed(self, data: bytes) -> list[Item]:
         if self._over:
             return []
         if self._body is not None:
-            return self._items(self._body.feed(data))
+            return self._batches.take(self._items(self._body.feed(data)))
         self._head += data
         form = _form(self._head)
         if form is None:
             return []
         self._body, head, self._head = form(), self._head, b""
-        return self._items(self._body.feed(head))
+        return self._batches.take(self._items(self._body.feed(head)))
+
+    def rest(self) -> list[Item]:
+        return self._batches.rest()
 
     def end(self) -> list[Item]:
         if self._over:
@@ -119,17 +125,17 @@ class Decoder:
         if self._body is None:
             self._body, head, self._head = _Garbage(), self._head, b""
             self._body.feed(head)
-        items = self._items(self._body.end())
-        self._over = True
-        return items
+        return self._batches.take(self._ending(self._body.end()))
 
-    def _items(self, found: Iterable[_Found]) -> list[Item]:
-        items: list[Item] = []
+    def _ending(self, found: Iterable[_Found]) -> Iterator[Item]:
+        yield from self._items(found)
+        self._over = True
+
+    def _items(self, found: Iterable[_Found]) -> Iterator[Item]:
         for one in found:
-            items += self._item(one)
+            yield from self._item(one)
             if self._over:
                 break
-        return items
 
     def _item(self, found: _Found) -> list[Item]:
         if isinstance(found, _Done):
@@ -222,9 +228,7 @@ class _Events:
     def feed(self, data: bytes) -> Iterable[_Found]:
         try:
             for event in self._decoder.feed(data):
-                found = _of_event(event)
-                if found is not None:
-                    yield found
+                yield from _of_event(event)
         except sse.EventTooLong:
             yield _Bad("sent an event without end")
 
@@ -233,45 +237,57 @@ class _Events:
         return [found for found in self.feed(b"\n\n") if not isinstance(found, _Bad)]
 
 
-def _of_event(event: sse.Event) -> _Found | None:
+def _of_event(event: sse.Event) -> Iterator[_Found]:
     data = event.data.strip()
-    if data == "[DONE]":
+    long = openai.parted(data) if event.name != "error" else None
+    if long is not None:
+        yield from map(_Document, long)
+    else:
+        found = _of_short(event.name, data)
+        if found is not None:
+            yield found
+
+
+def _of_short(name: str, data: bytes) -> _Found | None:
+    if data == b"[DONE]":
         return _Done()
     try:
         document = openai.loads(data)
     except ValueError:
-        document = data
-    if event.name == "error":
-        document = document if isinstance(document, dict) else {"message": data}
+        document = None
+    words = "" if isinstance(document, dict) else data.decode("utf-8", "replace")
+    if name == "error":
+        document = document if isinstance(document, dict) else {"message": words}
         error = document.get("error")
         return _Document(error if isinstance(error, dict) else document, is_error=True)
     if isinstance(document, dict):
         return _Document(document)
     # Under a name of its own it is a sign of life.
-    return (
-        _Bad(f"sent a chunk that is no JSON object: {data[:80]}")
-        if data and event.name == "message"
-        else None
-    )
+    return _Bad(f"sent a chunk that is no JSON object: {words[:80]}") if words and name == "message" else None
 
 
 class _Json:
     """One document, also where a stream was asked for."""
 
     def __init__(self) -> None:
-        self._pieces: list[bytes] = []
-        self._size = 0
+        self._data = io.BytesIO()
 
     def feed(self, data: bytes) -> Iterable[_Found]:
-        self._pieces.append(data)
-        self._size += len(data)
-        if self._size > LONGEST:
-            self._pieces.clear()
+        self._data.write(data)
+        if self._data.tell() > LONGEST:
+            self._data = io.BytesIO()
             return [_Bad(f"sent an answer of more than {LONGEST} bytes")]
         return []
 
     def end(self) -> Iterable[_Found]:
-        data = b"".join(self._pieces).removeprefix(_BOM)
+        data = self._data.getvalue().removeprefix(_BOM)
+        long = openai.parted(data)
+        if long is None:
+            return self._short(data)
+        self._data = io.BytesIO()
+        return _with_last(long)
+
+    def _short(self, data: bytes) -> list[_Found]:
         try:
             document = codec.loads(data)
         except ValueError:
@@ -281,6 +297,15 @@ class _Json:
         if not isinstance(document, dict):
             return [_Bad("answered something that is no message")]
         return [_Document(document, is_whole=True)]
+
+
+def _with_last(long: Iterator[dict[str, Any]]) -> Iterator[_Found]:
+    """The last one is the whole answer, without the text that came before it."""
+    last = next(long)
+    for document in long:
+        yield _Document(last)
+        last = document
+    yield _Document(last, is_whole=True)
 
 
 class _Garbage:

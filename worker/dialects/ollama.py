@@ -28,6 +28,7 @@ from modelproxy.worker.wire.asks import Ask
 from modelproxy.worker.wire.items import Finish, Item, Text, Thinking, ToolCall, Usage
 
 from . import arguments, errors, names, thinking
+from .batches import Batches
 from .blocks import Image, Sight, UserTurn, text_of, user_turn
 from .schemas import Profile, sanitise
 from .seam import Call, Headers, NewId, Terms
@@ -337,15 +338,20 @@ class Decoder:
         self._inline = thinking.Inline() if _thinks_inline(terms) else None
         self._said_something = False
         self._over = False
+        self._batches = Batches()
 
     def feed(self, data: bytes) -> list[Item]:
-        found: list[Item] = []
+        return self._batches.take(self._items(data))
+
+    def rest(self) -> list[Item]:
+        return self._batches.rest()
+
+    def _items(self, data: bytes) -> Iterator[Item]:
         try:
             for line in self._lines.feed(data):
-                found += self._line(line)
+                yield from self._line(line)
         except ndjson.LineTooLong:
-            found += self._fail(Failure(Kind.PROVIDER, f"{title(self._terms)} sent a line without end"))
-        return found
+            yield self._fail(Failure(Kind.PROVIDER, f"{title(self._terms)} sent a line without end"))
 
     def end(self) -> list[Item]:
         """A last line without its line end is as good as any; half a line is a cut, not garbage."""
@@ -356,23 +362,24 @@ class Decoder:
             codec.loads(line)
         except ValueError:
             return []
-        return self._line(line)
+        return self._batches.take(self._line(line))
 
-    def _line(self, line: bytes) -> list[Item]:
+    def _line(self, line: bytes | bytearray) -> Iterator[Item]:
         if self._over:
-            return []
+            return
         try:
-            chunk = wire.read(line)
+            for chunk in wire.read(line):
+                if chunk.error is not None:
+                    yield self._fail(stream_failure(self._ask, self._terms, chunk.error))
+                else:
+                    yield from self._chunk(chunk)
         except ValueError as error:
             problem = f"{title(self._terms)} answered something that is not its protocol: {error}"
-            return self._fail(Failure(Kind.PROVIDER, problem))
-        if chunk.error is not None:
-            return self._fail(stream_failure(self._ask, self._terms, chunk.error))
-        return list(self._chunk(chunk))
+            yield self._fail(Failure(Kind.PROVIDER, problem))
 
-    def _fail(self, failure: Failure) -> list[Item]:
+    def _fail(self, failure: Failure) -> Failure:
         self._over = True
-        return [failure]
+        return failure
 
     def _chunk(self, chunk: wire.Chunk) -> Iterator[Item]:
         if chunk.thinking:

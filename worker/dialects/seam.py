@@ -84,7 +84,10 @@ class Decoder(Protocol):
     """The bytes of one answer, in whatever pieces they arrive, into items. Any cut gives the same items."""
 
     def feed(self, data: bytes) -> list[Item]:
-        """The items that these bytes complete."""
+        """The items that these bytes complete, or the first of them."""
+
+    def rest(self) -> list[Item]:
+        """More of them. To be asked for until there are none, before the next `feed` or `end` and behind the last."""
 
     def end(self) -> list[Item]:
         """The body has ended. Without a `Finish` said before or here, the answer counts as cut."""

@@ -5,7 +5,7 @@ Theory of operation
 `Turn` is the one state machine. It takes items in any order and tells a sink what happens, always in
 the grammar `start, (open, delta*, close)*, end` with blocks numbered from 0 and never interleaved, or
 up to any point of it followed by `fail`. Two sinks exist: `_Events` writes the events of a stream,
-`_Whole` collects the body of a plain answer; so both always say the same.
+`_Body` the body of a plain answer; so both always say the same.
 
 Nothing is written for an item that shows nothing, so the caller can hold the status line back until the
 first bytes appear. A source that ends without `Finish` becomes a failure, never an `end_turn`.
@@ -13,6 +13,7 @@ first bytes appear. A source that ends without `Finish` becomes a failure, never
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
@@ -213,7 +214,16 @@ class Stream:
             "cache_creation_input_tokens": 0,
             "cache_read_input_tokens": 0,
         }
-        message = _message(self._head, [], None, usage)
+        message: dict[str, Any] = {
+            "id": self._head.id,
+            "type": "message",
+            "role": "assistant",
+            "model": self._head.model,
+            "content": [],
+            "stop_reason": None,
+            "stop_sequence": None,
+            "usage": usage,
+        }
         return sse.event(b"message_start", codec.dumps({"type": "message_start", "message": message}))
 
     def feed(self, items: Iterable[Item]) -> bytes:
@@ -236,8 +246,7 @@ class Whole:
     """The body of a plain answer."""
 
     def __init__(self, head: Head) -> None:
-        self._head = head
-        self._sink = _Blocks()
+        self._sink = _Body(head)
         self.turn = Turn(head, self._sink)
 
     @property
@@ -259,22 +268,7 @@ class Whole:
         self.turn.end()
         if self.turn.failure is not None:
             return None
-        return codec.dumps(_message(self._head, self._sink.content, self._sink.finish, self.turn.usage()))
-
-
-def _message(
-    head: Head, content: list[dict[str, Any]], finish: Finish | None, usage: dict[str, int]
-) -> dict[str, Any]:
-    return {
-        "id": head.id,
-        "type": "message",
-        "role": "assistant",
-        "model": head.model,
-        "content": content,
-        "stop_reason": None if finish is None else finish.stop_reason,
-        "stop_sequence": None if finish is None else finish.stop_sequence,
-        "usage": usage,
-    }
+        return self._sink.take()
 
 
 _BLOCK_START = (
@@ -336,45 +330,53 @@ class _Events:
         self._out.append(_END % (reason, sequence, codec.dumps(usage)))
 
 
-class _Blocks:
-    """Keeps pieces until a block closes: adding to a string per piece would take quadratic time.
+class _Body:
+    """The body of a plain answer, encoded as it comes.
 
-    Those with more than ASCII in them are kept encoded: one emoji makes a `str` of four bytes per character,
-    and all the pieces beside the whole would double that.
+    Nothing is kept as text: one emoji makes a `str` of four bytes per character, and a list of words costs ten
+    times the words. The buffer becomes the body without a copy.
     """
 
-    def __init__(self) -> None:
-        self.content: list[dict[str, Any]] = []
-        self.finish: Finish | None = None
-        self._pieces: list[str | bytes] = []
+    def __init__(self, head: Head) -> None:
+        self._out = io.BytesIO()
+        message = {"id": head.id, "type": "message", "role": "assistant", "model": head.model}
+        self._out.write(codec.dumps(message)[:-1] + b',"content":[')
+        self._separator = b""
+        self._tail = b""
+        """What closes the open block."""
 
     def open(self, shell: dict[str, Any]) -> None:
-        self.content.append(dict(shell))
+        data = codec.dumps(shell)
+        begun, self._tail = _TAILS.get(shell["type"], (len(data), b""))
+        self._out.write(self._separator + data[:begun])
+        self._separator = b","
 
     def text(self, text: str) -> None:
-        self._pieces.append(text if text.isascii() else text.encode("utf-8", "surrogatepass"))
+        self._out.write(codec.dumps(text)[1:-1])
 
     thinking = text
 
     def signature(self, signature: str) -> None:
-        self.content[-1]["signature"] = signature
+        self._tail = b'","signature":%b}' % codec.dumps(signature)
 
     def arguments(self, arguments: bytes) -> None:
-        self.content[-1]["input"] = codec.loads(arguments)
+        self._out.write(arguments)
+        self._tail = b"}"
 
     def close(self) -> None:
-        if self._pieces:
-            block = self.content[-1]
-            block[block["type"]] = _joined(self._pieces)
-            self._pieces.clear()
+        self._out.write(self._tail)
 
     def end(self, finish: Finish, usage: dict[str, int]) -> None:
-        self.finish = finish
+        ending = {"stop_reason": finish.stop_reason, "stop_sequence": finish.stop_sequence, "usage": usage}
+        self._out.write(b"]," + codec.dumps(ending)[1:])
+
+    def take(self) -> bytes:
+        return self._out.getvalue()
 
 
-def _joined(pieces: list[str | bytes]) -> str:
-    plain = [piece for piece in pieces if isinstance(piece, str)]
-    if len(plain) == len(pieces):
-        return "".join(plain)
-    whole = b"".join(piece.encode("ascii") if isinstance(piece, str) else piece for piece in pieces)
-    return whole.decode("utf-8", "surrogatepass")
+_TAILS = {
+    "text": (-len('"}'), b'"}'),
+    "thinking": (-len('","signature":""}'), b'","signature":""}'),
+    "tool_use": (-len("{}}"), b"{}}"),
+}
+"""How much of a shell comes behind its contents, and that."""

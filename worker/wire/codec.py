@@ -19,7 +19,7 @@ _decoder = msgspec.json.Decoder()
 _LINE_ENDS = ((b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"), (b"\xc2\x85", b"\\u0085"))
 
 
-def loads(data: bytes) -> Any:
+def loads(data: bytes | bytearray) -> Any:
     """Parse one document. Raises ValueError; the message says where, not what.
 
     NaN and infinities are refused: nobody downstream could be sent them.
@@ -32,7 +32,7 @@ def loads(data: bytes) -> Any:
         return _loads_slowly(data)
 
 
-def _loads_slowly(data: bytes) -> Any:
+def _loads_slowly(data: bytes | bytearray) -> Any:
     try:
         return json.loads(data.decode("utf-8"), parse_constant=_refuse_constant, parse_float=_finite)
     except RecursionError:

@@ -6,11 +6,12 @@ guessing what it meant would put words into the model's mouth.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import attrs
 
-from . import codec
+from . import codec, longs
 
 
 @attrs.frozen
@@ -36,9 +37,21 @@ class Chunk:
     error: Any = None
 
 
-def read(line: bytes) -> Chunk:
-    """Parse a line. Raises ValueError; the message says what is wrong with its shape."""
-    document = codec.loads(line)
+def read(line: bytes | bytearray) -> Iterator[Chunk]:
+    """Parse a line: one chunk, of a long text several. Raises ValueError that says what is wrong with its shape."""
+    long = longs.parted(line, ("message", "content"))
+    document, texts = long or (codec.loads(line), ())
+    whole = _chunk(document)
+    if not texts or whole.error is not None:
+        yield whole
+        return
+    yield Chunk(thinking=whole.thinking)
+    for text in texts:
+        yield Chunk(content=text)
+    yield attrs.evolve(whole, thinking="")
+
+
+def _chunk(document: Any) -> Chunk:
     if not isinstance(document, dict):
         raise ValueError("a line that is no object")
     if document.get("error") is not None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import attrs
 
-from . import codec
+from . import codec, longs
 from .items import Usage
 
 REASONING_FIELDS = ("reasoning", "reasoning_content", "reasoning_text")
@@ -51,12 +51,35 @@ class Chunk:
     usage: dict[str, Any] | None = None
 
 
-def loads(text: str) -> Any:
-    """One chunk's JSON. Raises ValueError. Control characters and NaN pass: they harm nobody here."""
+def parted(data: bytes | bytearray) -> Iterator[dict[str, Any]] | None:
+    """A document with a long text as the stream that it might have been; None: it is read whole.
+
+    The last one is the document without that text.
+    """
+    for said in ("message", "delta"):
+        long = longs.parted(data, ("choices", 0, said, "content"))
+        if long is not None and isinstance(long[0], dict) and error(long[0]) is None:
+            return _spread(*long, said)
+    return None
+
+
+def _spread(document: dict[str, Any], texts: Iterator[str], said: str) -> Iterator[dict[str, Any]]:
+    message = _choice(document)[said]
+    thought = {key: message.pop(key) for key in (*REASONING_FIELDS, "reasoning_details") if key in message}
+    if thought:
+        yield {"choices": [{"delta": thought}]}
+    for text in texts:
+        yield {"choices": [{"delta": {"content": text}}]}
+    yield document
+
+
+def loads(data: bytes) -> Any:
+    """One chunk's JSON. Raises ValueError. Control characters, NaN and bytes that are no UTF-8 harm nobody here."""
     try:
-        return codec.loads(text.encode("utf-8", "surrogatepass"))
+        return codec.loads(data)
     except ValueError:
         try:
+            text = data.decode("utf-8", "replace")
             return json.loads(text, strict=False, parse_constant=lambda name: None)
         except RecursionError:
             raise ValueError("nested too deeply") from None

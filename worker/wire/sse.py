@@ -26,7 +26,7 @@ class Event:
     """One event as a reader sees it."""
 
     name: str
-    data: str
+    data: bytes
 
 
 class EventTooLong(Exception):
@@ -43,7 +43,7 @@ class Decoder:
         self._after_cr = False
         self._first = True
         self._name = ""
-        self._data: list[str] = []
+        self._data: list[bytes] = []
         self._size = 0
 
     def feed(self, chunk: bytes) -> Iterator[Event]:
@@ -63,7 +63,9 @@ class Decoder:
         self._rest += chunk
         start = 0
         for end in _LINE_END.finditer(self._rest, self._scanned):
-            yield bytes(self._rest[start : end.start()])
+            with memoryview(self._rest) as view:  # a slice would be one copy more
+                line = bytes(view[start : end.start()])
+            yield line
             start = end.end()
             self._after_cr = start == len(self._rest) and self._rest[-1:] == b"\r"
         del self._rest[:start]
@@ -75,17 +77,19 @@ class Decoder:
             self._first = False
         if not line:
             return self._dispatch()
-        name, _, value = line.decode("utf-8", "replace").partition(":")
-        value = value.removeprefix(" ")
-        if name == "event":
-            self._name = value
-        elif name == "data":
+        colon = line.find(b":")
+        name = line if colon < 0 else line[:colon]
+        # Once: the value may be megabytes.
+        value = b"" if colon < 0 else line[colon + (2 if line[colon + 1 : colon + 2] == b" " else 1) :]
+        if name == b"event":
+            self._name = value.decode("utf-8", "replace")
+        elif name == b"data":
             self._data.append(value)
             self._size += len(value)
         return None  # comments, id and retry mean nothing here
 
     def _dispatch(self) -> Event | None:
-        found = Event(self._name or "message", "\n".join(self._data)) if self._data else None
+        found = Event(self._name or "message", b"\n".join(self._data)) if self._data else None
         self._name, self._data, self._size = "", [], 0
         return found
 
