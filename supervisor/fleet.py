@@ -577,12 +577,19 @@ def _on_beaten(turn: _Turn, event: Beaten) -> None:
 
 
 def _on_well(turn: _Turn, event: FeltWell) -> None:
+    worker = turn.proxy.worker(event.generation)
+    if worker is not None and worker.ill_since is not None and worker.phase is Phase.READY:
+        turn.tell("well", f"its provider answers again after {turn.now - worker.ill_since:.0f} s")
     turn.amend(event.generation, ill=None, ill_since=None, note=event.note)
 
 
 def _on_ill(turn: _Turn, event: FellIll) -> None:
     worker = turn.proxy.worker(event.generation)
-    since = turn.now if worker is None or worker.ill_since is None else worker.ill_since
+    if worker is None:
+        return
+    since = turn.now if worker.ill_since is None else worker.ill_since
+    if worker.phase is Phase.READY and worker.ill != event.detail:
+        turn.tell("ill", event.detail)
     turn.amend(event.generation, ill=event.detail, ill_since=since)
 
 

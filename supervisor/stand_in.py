@@ -11,9 +11,11 @@ import math
 import secrets
 import socket
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from modelproxy.worker import httpd
 
+from . import views
 from .facts import Proxy
 
 Answer = tuple[list[tuple[bytes, bytes]], bytes]
@@ -21,36 +23,66 @@ Answer = tuple[list[tuple[bytes, bytes]], bytes]
 _LIMITS = httpd.HttpLimits(max_connections=256, head_timeout_s=10.0, keep_alive_s=1.0)
 
 
-def answer(proxy: Proxy, now: float) -> Answer:
+def answer(proxy: Proxy, now: float, path: str = "/v1/messages") -> Answer:
     """Headers and body: the reason, the command that helps, and whether trying again makes sense."""
-    deaths = len(proxy.deaths)
     if proxy.given_up is not None:
-        text = f"modelproxy: {proxy.name} has failed: {proxy.given_up}. See proxyctl logs {proxy.name}"
-        return _error(text, [(b"x-should-retry", b"false")])
+        return _error(_failed(proxy), [(b"x-should-retry", b"false")], _about(proxy, path))
     pause = max(1, math.ceil((proxy.retry_at or now) - now))
-    text = (
-        f"modelproxy: the worker of {proxy.name} is down ({proxy.trouble}, {deaths} exits), "
-        f"next start in {pause} s. See proxyctl logs {proxy.name}"
-    )
-    return _error(text, [(b"x-should-retry", b"true"), (b"retry-after", str(pause).encode())])
+    headers = [(b"x-should-retry", b"true"), (b"retry-after", str(pause).encode())]
+    return _error(_down(proxy, pause), headers, _about(proxy, path))
 
 
-def _error(message: str, headers: list[tuple[bytes, bytes]]) -> Answer:
+def _failed(proxy: Proxy) -> str:
+    # Some reasons name the command themselves.
+    help_ = "" if "proxyctl" in (proxy.given_up or "") else f"; fix it, then {views.again(proxy)}"
+    return f"modelproxy: {proxy.name} has failed: {proxy.given_up}{help_}. {_more(proxy)}"
+
+
+def _down(proxy: Proxy, pause: int) -> str:
+    lately = f" ({len(proxy.deaths)} exits)" if len(proxy.deaths) > 1 else ""
+    cause = proxy.trouble or "no worker"
+    return f"modelproxy: {proxy.name} is down: {cause}{lately}; it starts again in {pause} s. {_more(proxy)}"
+
+
+def _more(proxy: Proxy) -> str:
+    return f"See proxyctl why {proxy.name} and proxyctl logs {proxy.name}"
+
+
+def _about(proxy: Proxy, path: str) -> dict[str, Any]:
+    """What whoever asks for `/health` looks for, worded as a worker's own answer is."""
+    if path != "/health":
+        return {}
+    spec = proxy.spec
+    return {
+        "healthy": False,
+        "status": str(proxy.state),
+        "provider": spec.provider,
+        "model": spec.model,
+        "model_id": spec.model_id,
+        "pid": None,
+        "port": spec.port,
+    }
+
+
+def _error(message: str, headers: list[tuple[bytes, bytes]], more: dict[str, Any] | None = None) -> Answer:
     request_id = f"req_{secrets.token_hex(12)}"
     body = {"type": "error", "error": {"type": "api_error", "message": message}, "request_id": request_id}
     return (
         [(b"content-type", b"application/json"), (b"request-id", request_id.encode()), *headers],
-        json.dumps(body).encode(),
+        json.dumps({**body, **(more or {})}).encode(),
     )
 
 
 async def serve(
-    listeners: Sequence[socket.socket], words: Callable[[], Answer], log: Callable[[str], None]
+    listeners: Sequence[socket.socket], words: Callable[[str], Answer], log: Callable[[str], None]
 ) -> None:
-    """Answer everything with 503 until cancelled; the listeners given are closed, their copies live on."""
+    """Answer everything with 503 until cancelled, in `words` for the path that was asked.
+
+    The listeners given are closed, their copies live on.
+    """
 
     async def handle(exchange: httpd.Exchange) -> None:
-        headers, body = words()
+        headers, body = words(exchange.request.path)
         await exchange.respond(503, headers, body)
 
     def refuse(status: int, message: str) -> Answer:

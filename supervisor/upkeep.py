@@ -122,7 +122,9 @@ class Upkeep:
             return  # not needed after all; the listeners may be closed by now
         copies = [one.dup() for one in unit.listeners]
         with scope:
-            await stand_in.serve(copies, lambda: stand_in.answer(unit.proxy, self._now()), self._log)
+            await stand_in.serve(
+                copies, lambda path: stand_in.answer(unit.proxy, self._now(), path), self._log
+            )
 
     def _keep_pid_files(self, unit: Unit) -> None:
         proxy = unit.proxy

@@ -2,6 +2,7 @@
 
 `echo/bad-import` crashes at once, `echo/bad-config` exits 78, `echo/bad-mute` never says anything,
 `echo/bad-quitter` exits 0 without goodbye on its first request, `echo/bad-deaf` ignores drain and signals.
+`ollama/bad-nervous` serves well and looks at its provider several times a second.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ def misbehave(how: str) -> None:
             signal.pause()
     if how == "quitter":
         setattr(handler.Handler, "__call__", _quit)  # noqa: B010  # an assignment would be a type error
+    if how == "nervous":
+        serve.NEAR_LOOK_S = 0.3
+        serve._REST_S = 0.1
     if how == "deaf":
         setattr(serve.Worker, "_on_drain", _ignore)  # noqa: B010  # as above
         setattr(serve.Worker, "_heed_signals", _hear_nothing)  # noqa: B010  # as above

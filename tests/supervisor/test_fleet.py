@@ -1389,6 +1389,23 @@ def test_a_trouble_that_changes_its_words_goes_on() -> None:
     story(fleet.FeltWell(1))
 
     assert (story.proxy.workers[0].ill, story.proxy.workers[0].ill_since) == (None, None)
+    assert story.told[-3:] == ["ill", "ill", "well"]
+    assert story.texts[-3:] == ["slow", "refused", "its provider answers again after 1 s"]
+
+
+def test_news_of_a_provider_are_told_once_and_by_who_serves() -> None:
+    """A heartbeat of the same news is none, and who only finishes its requests speaks for nobody."""
+    story = Story().serve()
+    story(fleet.FellIll(1, "refused"))
+    story(fleet.FellIll(1, "refused"))
+    story(fleet.FellIll(9, "nobody's"))
+    story(fleet.FeltWell(9))
+    assert story.told.count("ill") == 1
+    story(fleet.Down(30.0))
+    story(fleet.FeltWell(1))
+    story(fleet.FellIll(1, "refused"))
+
+    assert (story.told.count("ill"), story.told.count("well")) == (1, 0)
 
 
 def test_a_death_is_noted_with_how_far_it_had_come() -> None:

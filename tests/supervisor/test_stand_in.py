@@ -8,9 +8,9 @@ import attrs
 import pytest
 import trio
 import trio.testing
-from fakes.story import Story
+from fakes.story import SPEC, Story
 
-from modelproxy.supervisor import sockets, stand_in
+from modelproxy.supervisor import fleet, sockets, stand_in
 from modelproxy.supervisor.facts import Proxy
 from modelproxy.worker.contract import EXIT_CONFIG
 
@@ -49,7 +49,8 @@ def test_a_failed_proxy_says_why_and_not_to_try_again() -> None:
     headers, message = said(stand_in.answer(failed(), 0.0))
 
     assert message == (
-        "modelproxy: echo/demo has failed: exit 78: the configuration cannot work. See proxyctl logs echo/demo"
+        "modelproxy: echo/demo has failed: exit 78: the configuration cannot work; "
+        "fix it, then proxyctl up echo/demo. See proxyctl why echo/demo and proxyctl logs echo/demo"
     )
     assert headers[b"x-should-retry"] == b"false"
     assert b"retry-after" not in headers
@@ -61,9 +62,40 @@ def test_one_in_backoff_says_when_to_try_again() -> None:
     headers, message = said(stand_in.answer(proxy, now))
 
     assert message == (
-        "modelproxy: the worker of echo/demo is down (SIGKILL, 5 exits), next start in 4 s. See proxyctl logs echo/demo"
+        "modelproxy: echo/demo is down: SIGKILL (5 exits); it starts again in 4 s. "
+        "See proxyctl why echo/demo and proxyctl logs echo/demo"
     )
     assert (headers[b"x-should-retry"], headers[b"retry-after"]) == (b"true", b"4")
+
+
+def test_a_reason_that_names_its_command_is_not_given_another() -> None:
+    story = Story(Proxy(SPEC.name, SPEC, wanted=True, key_lost=True))
+    story(fleet.Begin())
+    _, message = said(stand_in.answer(story.proxy, 0.0))
+
+    assert "repeat proxyctl up echo/demo --api-key …. See" in message
+
+
+def test_what_could_not_even_start_is_no_exit() -> None:
+    story = Story()
+    story.up()
+    for generation in (1, 2):
+        story(fleet.SpawnFailed(generation, "Port 3457 is already in use by node (pid 7)"))
+        story.wait(1.0)
+    _, message = said(stand_in.answer(story.proxy, story.now))
+
+    assert "echo/demo is down: Port 3457 is already in use by node (pid 7); it starts again in" in message
+
+
+@pytest.mark.parametrize(("path", "healthy"), [("/health", False), ("/v1/messages", None), ("/", None)])
+def test_health_is_answered_in_its_own_shape_as_well(path: str, healthy: bool | None) -> None:
+    _, body = stand_in.answer(failed(), 0.0, path)
+    document = json.loads(body)
+
+    assert document["type"] == "error"
+    assert document.get("healthy") is healthy
+    if healthy is not None:
+        assert (document["status"], document["model_id"], document["port"]) == ("failed", "echo/demo", 3457)
 
 
 def test_it_never_asks_to_come_back_at_once() -> None:
@@ -81,7 +113,7 @@ async def test_every_request_gets_it(host: str, nursery: trio.Nursery) -> None:
     log: list[str] = []
     proxy = failed()
     copies = [one.dup() for one in listeners]
-    nursery.start_soon(stand_in.serve, copies, lambda: stand_in.answer(proxy, 0.0), log.append)
+    nursery.start_soon(stand_in.serve, copies, lambda path: stand_in.answer(proxy, 0.0, path), log.append)
     found = []
     for request in (
         b"POST /v1/messages HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}",
