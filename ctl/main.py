@@ -266,7 +266,7 @@ def up(
     _remark(view)
     say(render.up(view, time.monotonic() - began))
     say(render.export(view))
-    if not no_wait:
+    if not no_wait and view.get("state") != "idle":  # whoever asks an idle one starts it
         _warn(view)
     return EXIT_OK
 

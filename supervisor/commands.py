@@ -129,6 +129,7 @@ class Commands:
             ],
             deaths=views.deaths(proxy, epoch),
             queue=sum(queues) if queues else None,
+            rss=kernel.rss(proxy.pid) if proxy.pid is not None else None,
             lazy=proxy.care.lazy,
             idle_stop_s=proxy.care.idle_stop_s,
             max_rss=proxy.care.max_rss,
@@ -452,7 +453,8 @@ class Commands:
             proxy = unit.proxy
             current = proxy.current
             fresh = current is not None and current.order >= order
-            return fresh or proxy.given_up is not None or not proxy.is_up
+            idle = proxy.is_up and proxy.idle_since is not None
+            return fresh or idle or proxy.given_up is not None or not proxy.is_up
 
         in_time = await self._keeper.wait_until(decided, timeout)
         proxy = unit.proxy

@@ -19,6 +19,7 @@ from . import policy
 class State(StrEnum):
     """What `ps` shows; see `Proxy.state` for how each follows from the facts."""
 
+    IDLE = "idle"
     STARTING = "starting"
     READY = "ready"
     DEGRADED = "degraded"
@@ -53,12 +54,28 @@ class Worker:
     silent_by: float | None = None
     kill_by: float | None = None
     heard_at: float | None = None
+    active_at: float | None = None
+    """When a model request was last seen in it."""
+    requests: int = 0
+    in_flight: int = 0
+    accepted: int | None = None
+    """Connections taken so far; None: it does not say."""
+    waiting: int = 0
+    """Connections that nobody has taken, at its last beat."""
+    stuck_since: float | None = None
+    """It beats, but takes none of the connections that wait."""
     hung: str | None = None
     """Why it is taken for hung; None while its heart beats."""
+    traced: bool = False
+    """A debugger held it when it was last looked at."""
     ill: str | None = None
     """What its provider's trouble is, in the worker's words."""
     ill_since: float | None = None
     """Since when its provider has had trouble, whatever that is called by now."""
+    starved: str | None = None
+    """What it lacks to take connections (descriptors, memory), in the system's words."""
+    fat: str | None = None
+    """Why it would be replaced for its memory, were the last such roll not so recent."""
     note: str = ""
     """What its user should know of a provider that is well: a window too small for an agent."""
     leaving: str | None = None
@@ -116,6 +133,10 @@ class Proxy:
     retry_at: float | None = None
     settled_at: float | None = None
     """When the failures will be forgotten."""
+    idle_since: float | None = None
+    """Since then nobody has come: without a worker until somebody does."""
+    recycled_at: float | None = None
+    """When a worker was last replaced for its memory."""
     given_up: str | None = None
     trouble: str | None = None
     """The last thing that went wrong, in words."""
@@ -140,13 +161,15 @@ class Proxy:
                 return State.ROLLING
             if current.hung:
                 return State.HUNG
-            return State.DEGRADED if current.ill else State.READY
+            return State.DEGRADED if current.ill or current.starved else State.READY
         if any(worker.phase is Phase.ABSENT for worker in self.workers):
             return State.ADOPTING
         if self.successor is not None:
             return State.STARTING
         if self.given_up is not None:
             return State.FAILED
+        if self.idle_since is not None:
+            return State.DRAINING if self.workers else State.IDLE
         return State.BACKOFF
 
     @property
@@ -174,6 +197,26 @@ class Proxy:
         meant = [worker for worker in self.workers if not (self.is_up and worker.phase is Phase.DRAINING)]
         worker = self.current or self.successor or (meant[-1] if meant else None)
         return worker.pid if worker else None
+
+    @property
+    def awaits_visitors(self) -> bool:
+        """Whether the next connection is to start a worker; one that only finishes its streams takes none."""
+        return (
+            self.is_up
+            and self.idle_since is not None
+            and self.given_up is None
+            and all(worker.phase is Phase.DRAINING for worker in self.workers)
+        )
+
+    @property
+    def idle_at(self) -> float | None:
+        """When its worker is to go, should nobody come; None while that is not in question."""
+        if not self.is_up or self.care.idle_stop_s is None or len(self.workers) != 1:
+            return None
+        worker = self.workers[0]
+        if worker.phase is not Phase.READY or worker.hung or worker.in_flight or worker.waiting:
+            return None
+        return (worker.since if worker.active_at is None else worker.active_at) + self.care.idle_stop_s
 
     def worker(self, generation: int) -> Worker | None:
         return next((worker for worker in self.workers if worker.generation == generation), None)

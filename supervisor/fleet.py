@@ -13,6 +13,9 @@ of their own: the last wish wins.
 Every deadline is a fact as well (`retry_at`, a worker's `start_by`, `kill_by` …). `next_deadline` tells
 the daemon when to send `Clock`; there are no timers to cancel and nothing wakes without a cause.
 
+A proxy may be up without a worker: *idle*. A lazy one is started by a connection and by nothing else, so
+wherever another would be started it rests, and somebody who waits in its queue has it started at once.
+
 A worker's *order* says which restart request it satisfies: a proxy whose current worker is older than
 `proxy.order` is to be rolled. Generations number processes and never repeat.
 
@@ -100,6 +103,11 @@ class Begin:
 
 
 @attrs.frozen
+class Knocked:
+    """A connection waits in the queue of an idle proxy."""
+
+
+@attrs.frozen
 class Spawned:
     generation: int
     pid: int
@@ -121,9 +129,22 @@ class BecameReady:
 
 @attrs.frozen
 class Beaten:
-    """The worker's heart has beaten."""
+    """The worker's heart has beaten; what it said, and what the kernel says of its queue."""
 
     generation: int
+    requests: int = 0
+    in_flight: int = 0
+    accepted: int | None = None
+    waiting: int = 0
+    starved: str | None = None
+
+
+@attrs.frozen
+class Measured:
+    """How much memory a worker has, in bytes."""
+
+    generation: int
+    rss: int
 
 
 @attrs.frozen
@@ -191,10 +212,12 @@ Event = (
     | Recall
     | Dialled
     | Begin
+    | Knocked
     | Spawned
     | SpawnFailed
     | BecameReady
     | Beaten
+    | Measured
     | FeltWell
     | FellIll
     | SaidBye
@@ -236,6 +259,8 @@ class Examine:
     """Look at the silent worker's process; answered by `Examined`."""
 
     generation: int
+    briefly: bool = False
+    """Whether a debugger holds it is all that matters: its processor time is not."""
 
 
 @attrs.frozen
@@ -323,6 +348,10 @@ class _Turn:
             # What never answered has nothing to finish.
             self.drain(worker, 0.0 if worker.phase is Phase.STARTING else grace_s)
 
+    def rest(self, why: str) -> None:
+        self.set(idle_since=self.now)
+        self.tell("idle", f"{why}: the next connection starts it")
+
     def forgive(self) -> None:
         """A person said to try again: forget what went wrong."""
         self.set(failures=0, never_ready=0, spawn_failures=0, retry_at=None, given_up=None, trouble=None)
@@ -348,8 +377,11 @@ def _settle(turn: _Turn) -> None:
     if successor is not None:
         return
     if current is None:
-        if proxy.given_up is None and proxy.retry_at is None:
-            _start(turn)
+        if proxy.given_up is None and proxy.retry_at is None and proxy.idle_since is None:
+            if proxy.care.lazy and not proxy.key_lost:
+                turn.rest("lazy")
+            else:
+                _start(turn)
     elif current.order < proxy.order:
         _start(turn)
 
@@ -379,13 +411,15 @@ def _on_up(turn: _Turn, event: Up) -> None:
         _on_limited(turn, Limited(event.spec.quota))
     proxy = turn.proxy
     changed = event.spec != proxy.spec
-    turn.set(care=event.care)
+    _take_care(turn, event.care)
     if proxy.is_up and not changed and proxy.given_up is None:
         # A person waits: the pause is over. The count stays, so that a script in a loop forgives nothing.
         turn.set(retry_at=None)
+        _wake_unless_lazy(turn)
         return
     turn.forgive()
     turn.set(wanted=True, spec=event.spec, key_lost=False)
+    _wake_unless_lazy(turn)
     if changed:
         turn.set(order=proxy.order + 1, worked=False)
         turn.tell("changed" if proxy.wanted else "up", f"wanted on port {event.spec.port}")
@@ -407,11 +441,32 @@ def _said(quota: Quota) -> str:
     return ", ".join(found) or "none any more"
 
 
+def _take_care(turn: _Turn, care: Care) -> None:
+    if care.max_rss != turn.proxy.care.max_rss:
+        turn.set(recycled_at=None)
+        for worker in turn.proxy.workers:
+            turn.amend(worker.generation, fat=None)
+    turn.set(care=care)
+
+
+def _wake_unless_lazy(turn: _Turn) -> None:
+    """Whoever says `up` waits for a worker, unless it was also said that it comes with the first connection."""
+    if not turn.proxy.care.lazy:
+        turn.set(idle_since=None)
+
+
+def _on_knocked(turn: _Turn, event: Knocked) -> None:
+    if turn.proxy.awaits_visitors:
+        turn.set(idle_since=None, retry_at=None)
+        turn.tell("woken", "by a connection")
+        _start(turn)
+
+
 def _on_down(turn: _Turn, event: Down) -> None:
     if turn.proxy.wanted:
         turn.tell("down", "not wanted any more")
     turn.forgive()
-    turn.set(wanted=False, settled_at=None)
+    turn.set(wanted=False, settled_at=None, idle_since=None)
     turn.drain_all(event.grace_s)
 
 
@@ -461,6 +516,7 @@ def _on_dialled(turn: _Turn, event: Dialled) -> None:
             turn.now - event.ready_for_s,
             pid=event.pid,
             heard_at=turn.now,
+            active_at=turn.now,
             start_by=None if event.serving else turn.now + policy.START_LIMIT_S,
             silent_by=turn.now + policy.SILENCE_LIMIT_S if event.serving else None,
         )
@@ -471,6 +527,8 @@ def _on_dialled(turn: _Turn, event: Dialled) -> None:
     turn.tell("adopted", f"pid {event.pid}, generation {event.generation}")
     if event.serving:
         turn.set(worked=True, given_up=None, retry_at=None)
+    if not event.draining:
+        turn.set(idle_since=None)
     if event.draining:
         # Its deadline died with the supervisor that set it; without any, one that hangs would stay for ever.
         limit = turn.proxy.roll_grace_s + policy.DRAIN_TO_KILL_S
@@ -497,6 +555,8 @@ def _take_spec(turn: _Turn, event: Dialled) -> None:
 def _on_begin(turn: _Turn, event: Begin) -> None:
     if not turn.proxy.is_up:
         turn.drain_all(turn.proxy.spec.grace_s)
+    elif turn.proxy.key_lost:
+        turn.set(idle_since=None)  # better known now than by the first who comes
 
 
 def _on_spawned(turn: _Turn, event: Spawned) -> None:
@@ -569,11 +629,68 @@ def _on_beaten(turn: _Turn, event: Beaten) -> None:
     worker = turn.proxy.worker(event.generation)
     if worker is None:
         return
+    active = event.in_flight or worker.in_flight or event.requests != worker.requests
+    stuck_since = _stuck_since(turn, worker, event)
+    turn.amend(
+        event.generation,
+        heard_at=turn.now,
+        active_at=turn.now if active else worker.active_at,
+        requests=event.requests,
+        in_flight=event.in_flight,
+        accepted=event.accepted,
+        waiting=event.waiting,
+        starved=event.starved if event.waiting else None,
+        stuck_since=stuck_since,
+        traced=False,
+    )
+    if worker.phase is not Phase.READY:
+        return
+    if stuck_since is not None and turn.now - stuck_since >= policy.SILENCE_LIMIT_S:
+        # Alive, and of no use. While `silent_by` is None a look is under way or has already decided.
+        if worker.silent_by is not None:
+            turn.amend(event.generation, silent_by=None)
+            turn.order(Examine(event.generation))
+        return
     if worker.hung:
         turn.tell("recovered", f"generation {event.generation} beats again")
-    turn.amend(event.generation, heard_at=turn.now, hung=None)
-    if worker.phase is Phase.READY:
-        turn.amend(event.generation, silent_by=turn.now + policy.SILENCE_LIMIT_S, kill_by=None)
+    turn.amend(event.generation, hung=None, silent_by=turn.now + policy.SILENCE_LIMIT_S, kill_by=None)
+
+
+def _stuck_since(turn: _Turn, worker: Worker, event: Beaten) -> float | None:
+    """Since when connections have waited while it took none.
+
+    A loop that runs takes at least one between two beats, however busy it is; and one that lacks
+    descriptors says so, and would only lose its streams by a restart.
+    """
+    if not event.waiting or event.starved or event.accepted is None or event.accepted != worker.accepted:
+        return None
+    return turn.now if worker.stuck_since is None else worker.stuck_since
+
+
+def _on_measured(turn: _Turn, event: Measured) -> None:
+    proxy, limit = turn.proxy, turn.proxy.care.max_rss
+    worker = proxy.current
+    if worker is None or worker.generation != event.generation or not proxy.is_up:
+        return
+    if limit is None or event.rss <= limit:
+        turn.amend(event.generation, fat=None)
+        return
+    if proxy.successor is not None or worker.order < proxy.order:
+        return
+    excess = f"{_mebibytes(event.rss)} > {_mebibytes(limit)}"
+    if proxy.recycled_at is not None and turn.now - proxy.recycled_at < policy.RECYCLE_PAUSE_S:
+        if worker.fat is None:
+            pause = f"{policy.RECYCLE_PAUSE_S / 60:.0f} min"
+            fat = f"{excess} again, replaced at most every {pause}: is --max-rss too small?"
+            turn.amend(event.generation, fat=fat)
+            turn.tell("too-large", f"generation {event.generation}: {fat}")
+        return
+    turn.set(order=proxy.order + 1, recycled_at=turn.now)
+    turn.tell("recycled", excess)
+
+
+def _mebibytes(size: int) -> str:
+    return f"{size / 1024**2:.0f} MiB"
 
 
 def _on_well(turn: _Turn, event: FeltWell) -> None:
@@ -606,7 +723,7 @@ def _on_bye(turn: _Turn, event: SaidBye) -> None:
     turn.phase(worker, Phase.DRAINING, kill_by=None)
     if was_current or turn.proxy.current is None:
         turn.forgive()
-        turn.set(wanted=False, settled_at=None)
+        turn.set(wanted=False, settled_at=None, idle_since=None)
         turn.drain_all(turn.proxy.spec.grace_s)
 
 
@@ -616,7 +733,8 @@ def _on_exited(turn: _Turn, event: Exited) -> None:
         return
     was_current = turn.proxy.current is worker
     turn.remove(worker)
-    if worker.phase is Phase.DRAINING or not turn.proxy.is_up:
+    missed = worker.phase is not Phase.ABSENT or turn.proxy.idle_since is None
+    if worker.phase is Phase.DRAINING or not turn.proxy.is_up or not missed:
         _gone(turn, worker)
         return
     cause = _cause(worker, event)
@@ -682,11 +800,24 @@ def _fail_roll(turn: _Turn, reason: str) -> None:
 
 def _on_examined(turn: _Turn, event: Examined) -> None:
     worker = turn.proxy.worker(event.generation)
-    if worker is None or worker.phase is not Phase.READY or worker.silent_by is not None:
+    if worker is None or worker.hung or not _is_looked_at(worker):
+        return
+    turn.amend(event.generation, traced=event.traced)
+    if worker.phase is Phase.STARTING:
+        _judge_start(turn, worker, event)
+        return
+    if worker.phase is Phase.ABSENT:
+        _judge_absence(turn, worker, event)
         return
     silent_for = turn.now - (worker.heard_at if worker.heard_at is not None else worker.since)
+    stuck_for = 0.0 if worker.stuck_since is None else turn.now - worker.stuck_since
     if event.traced:
-        turn.amend(event.generation, silent_by=turn.now + policy.SILENCE_LIMIT_S)
+        turn.amend(event.generation, silent_by=turn.now + policy.SILENCE_LIMIT_S, stuck_since=None)
+    elif stuck_for >= policy.SILENCE_LIMIT_S:
+        hung = f"took no connection for {stuck_for:.0f} s, {worker.waiting} waiting"
+        turn.amend(event.generation, hung=hung, kill_by=turn.now + policy.ABORT_TO_KILL_S)
+        turn.tell("hung", f"generation {event.generation}: {hung}, {event.detail}")
+        turn.order(Abort(event.generation))
     elif event.busy and silent_for < policy.BUSY_SILENCE_LIMIT_S:
         turn.amend(event.generation, silent_by=turn.now + 2.0)
     else:
@@ -695,24 +826,58 @@ def _on_examined(turn: _Turn, event: Examined) -> None:
         turn.order(Abort(event.generation))
 
 
+def _is_looked_at(worker: Worker) -> bool:
+    """An `Examine` is under way: the deadline that led to it has been taken off."""
+    if worker.phase is Phase.READY:
+        return worker.silent_by is None
+    if worker.phase is Phase.STARTING:
+        return worker.pid is not None and worker.start_by is None and worker.kill_by is None
+    return worker.phase is Phase.ABSENT and worker.kill_by is None
+
+
+def _judge_start(turn: _Turn, worker: Worker, event: Examined) -> None:
+    if event.traced:
+        turn.amend(worker.generation, start_by=turn.now + policy.START_LIMIT_S)
+        return
+    turn.amend(worker.generation, kill_by=turn.now + 1.0)
+    turn.tell("slow-start", f"generation {worker.generation} was not ready in {policy.START_LIMIT_S:.0f} s")
+    turn.order(Kill(worker.generation))
+
+
+def _judge_absence(turn: _Turn, worker: Worker, event: Examined) -> None:
+    """It lives but does not dial: stopped or stuck. First its stacks, then its end."""
+    if event.traced and turn.proxy.is_up:
+        turn.amend(worker.generation, kill_by=turn.now + policy.ADOPT_WINDOW_S)
+        return
+    turn.amend(worker.generation, hung="did not dial", kill_by=turn.now + policy.DRAIN_TO_KILL_S / 10)
+    turn.order(Abort(worker.generation))
+
+
 def _on_clock(turn: _Turn, event: Clock) -> None:
     proxy, now = turn.proxy, turn.now
     if _is_due(proxy.retry_at, now):
         turn.set(retry_at=None)
     if _is_due(proxy.settled_at, now):
         turn.set(settled_at=None, failures=0, trouble=None)
+    if _is_due(proxy.idle_at, now):
+        _stop_idle(turn)
+        return
     for worker in proxy.workers:
         if _is_due(worker.start_by, now):
-            turn.amend(worker.generation, start_by=None, kill_by=now + 1.0)
-            turn.tell(
-                "slow-start", f"generation {worker.generation} was not ready in {policy.START_LIMIT_S:.0f} s"
-            )
-            turn.order(Kill(worker.generation))
+            turn.amend(worker.generation, start_by=None)
+            turn.order(Examine(worker.generation, briefly=True))
         elif _is_due(worker.kill_by, now):
             _kill(turn, worker)
         if _is_due(worker.silent_by, now):
             turn.amend(worker.generation, silent_by=None)
             turn.order(Examine(worker.generation))
+
+
+def _stop_idle(turn: _Turn) -> None:
+    """Who comes from now on waits in the queue. The grace is for somebody who came in this very moment."""
+    (worker,) = turn.proxy.workers
+    turn.rest(f"no request for {turn.proxy.care.idle_stop_s:g} s")
+    turn.drain(worker, turn.proxy.roll_grace_s)
 
 
 def _kill(turn: _Turn, worker: Worker) -> None:
@@ -721,9 +886,8 @@ def _kill(turn: _Turn, worker: Worker) -> None:
         _gone(turn, worker)
         return
     if worker.phase is Phase.ABSENT and worker.hung is None:
-        # It lives but does not dial: stopped or stuck. First its stacks, then its end.
-        turn.amend(worker.generation, hung="did not dial", kill_by=turn.now + policy.DRAIN_TO_KILL_S / 10)
-        turn.order(Abort(worker.generation))
+        turn.amend(worker.generation, kill_by=None)
+        turn.order(Examine(worker.generation, briefly=True))
         return
     turn.amend(worker.generation, kill_by=turn.now + 1.0)  # asked again should the first not reach it
     turn.order(Kill(worker.generation))
@@ -739,6 +903,8 @@ def _on_overslept(turn: _Turn, event: Overslept) -> None:
             silent_by=_later(worker.silent_by, event.by_s + policy.WAKE_GRACE_S),
             kill_by=_later(worker.kill_by, event.by_s + policy.WAKE_GRACE_S),
             heard_at=_later(worker.heard_at, event.by_s),
+            active_at=_later(worker.active_at, event.by_s + policy.WAKE_GRACE_S),
+            stuck_since=None,
         )
 
 
@@ -747,13 +913,17 @@ def _on_broke(turn: _Turn, event: Broke) -> None:
     turn.tell("internal", event.reason)
     turn.set(trouble=f"internal error: {event.reason}")
     for worker in turn.proxy.workers:
-        if worker.phase is Phase.READY and worker.silent_by is None and worker.hung is None:
+        if worker.hung is None and _is_looked_at(worker):
             # Perhaps it was the look at this silent worker that broke: look again.
-            turn.amend(worker.generation, silent_by=turn.now + policy.SILENCE_LIMIT_S)
+            turn.amend(worker.generation, **{_LOOKED_AT_BY[worker.phase]: turn.now + policy.SILENCE_LIMIT_S})
+    turn.set(idle_since=None)  # perhaps nobody watches its door any more
     if not turn.proxy.is_up or turn.proxy.workers:
         return  # a missing readiness has its own deadline
     count = turn.proxy.spawn_failures + 1
     turn.set(spawn_failures=count, retry_at=turn.now + policy.spawn_retry_delay(count, turn.jitter))
+
+
+_LOOKED_AT_BY = {Phase.READY: "silent_by", Phase.STARTING: "start_by", Phase.ABSENT: "kill_by"}
 
 
 def _later(deadline: float | None, by_s: float) -> float | None:
@@ -773,10 +943,12 @@ _HANDLERS: dict[type, Callable[[_Turn, Any], None]] = {
     Recall: _on_recall,
     Dialled: _on_dialled,
     Begin: _on_begin,
+    Knocked: _on_knocked,
     Spawned: _on_spawned,
     SpawnFailed: _on_spawn_failed,
     BecameReady: _on_ready,
     Beaten: _on_beaten,
+    Measured: _on_measured,
     FeltWell: _on_well,
     FellIll: _on_ill,
     SaidBye: _on_bye,
@@ -790,7 +962,7 @@ _HANDLERS: dict[type, Callable[[_Turn, Any], None]] = {
 
 def next_deadline(proxy: Proxy) -> float | None:
     """When `Clock` is due; None when nothing is awaited."""
-    deadlines = [proxy.retry_at, proxy.settled_at]
+    deadlines = [proxy.retry_at, proxy.settled_at, proxy.idle_at]
     for worker in proxy.workers:
         deadlines += [worker.start_by, worker.silent_by, worker.kill_by]
     return min((deadline for deadline in deadlines if deadline is not None), default=None)

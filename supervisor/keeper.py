@@ -21,7 +21,9 @@ import secrets
 import signal
 import socket
 import traceback
-from collections.abc import Awaitable, Callable
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import attrs
@@ -111,8 +113,16 @@ class Keeper:
         self._changed = trio.Event()
         self._acting = False
         self._alarm = trio.Event()
-        self._upkeep = Upkeep(paths, custody, start=self._start, now=now, log=log)
+        self._due_at: float | None = None
+        """What the clock sleeps for."""
+        self._starts: deque[float] = deque(maxlen=policy.STARTS_PER_WINDOW)
+        self._oom_kills: dict[Path, int] = {}
+        """By the kernel's counter: what it said when a worker there was last made or lost."""
+        self._upkeep = Upkeep(paths, custody, start=self._start, post=self.post, now=now, log=log)
+        self._records: dict[str, state.ProxyRecord] = {}
+        """What is to be on disk, …"""
         self._saved: dict[str, state.ProxyRecord] = {}
+        """… and what is. Records that have not changed are the same objects, so comparing costs nothing."""
         # Its own thread: the loop never waits behind slow key commands, which have all the others.
         self._save_limiter = trio.CapacityLimiter(1)
         self._draft: _Draft | None = None
@@ -221,19 +231,22 @@ class Keeper:
         except Exception:  # a bug in one proxy's step must not end the loop that serves all of them
             self._log(f"internal error on {happened}:\n{traceback.format_exc()}")
             return
-        await self._save_or_complain()
+        await self._save_or_complain([unit.proxy.name])
+        self._hurry_the_clock(unit)
         self._perform(unit, actions)
 
     async def _answer(self, question: _Question) -> None:
         self._draft = draft = _Draft()
         try:
             question.reply = question.command()
-            await (self._save_or_refuse() if question.refusable else self._save_or_complain())
+            save = self._save_or_refuse if question.refusable else self._save_or_complain
+            await save(draft.before)
         except Exception as error:  # goes to the one who asked
             self._undo(draft)
             question.error = error
         else:
             for unit, actions in draft.orders:
+                self._hurry_the_clock(unit)
                 self._perform(unit, actions)
         finally:
             self._draft = None
@@ -245,11 +258,13 @@ class Keeper:
                 del self._units[name]
             else:
                 self._units[name].proxy = proxy
+                self._hurry_the_clock(self._units[name])  # it may have looked meanwhile
         for one in draft.opened:
             for unit in self._units.values():
                 if one in unit.listeners:
                     unit.listeners.remove(one)
             one.close()
+        self._note(draft.before)
 
     def _step(self, unit: Unit, event: fleet.Event) -> list[fleet.Action]:
         unit.proxy, actions = fleet.step(unit.proxy, event, self._now(), self._jitter())
@@ -262,13 +277,12 @@ class Keeper:
     def _wake(self) -> None:
         self._changed.set()
         self._changed = trio.Event()
-        self._alarm.set()
 
     # --- saving ----------------------------------------------------------------------------------
 
-    async def _save_or_refuse(self) -> None:
+    async def _save_or_refuse(self, touched: Iterable[str]) -> None:
         try:
-            await self._save()
+            await self._save(touched)
         except OSError as error:
             full = error.errno not in (errno.EMFILE, errno.ENFILE)
             raise Fault(
@@ -277,23 +291,34 @@ class Keeper:
                 f"nothing was changed; {'make room' if full else 'raise the limit (ulimit -n)'} and say it again",
             ) from None
 
-    async def _save_or_complain(self) -> None:
+    async def _save_or_complain(self, touched: Iterable[str]) -> None:
         try:
-            await self._save()
+            await self._save(touched)
         except OSError as error:
             # A fact is a fact; only wishes can be refused. The next save tries again.
             self._log(f"cannot write {self._paths.state_file}: {error.strerror}")
 
-    async def _save(self) -> None:
-        """Write the wanted set when it differs from what is on disk."""
-        records = {name: self._record(unit) for name, unit in self._units.items()}
-        if records == self._saved:
+    async def _save(self, touched: Iterable[str]) -> None:
+        """Write the wanted set when one of these proxies differs from what is on disk: a beat writes nothing."""
+        self._note(touched)
+        if self._records == self._saved:
             return
         saved = state.Saved(
-            state.DaemonRecord(os.getpid(), self._started_at), list(records.values()), kernel.wall_clock()
+            state.DaemonRecord(os.getpid(), self._started_at),
+            list(self._records.values()),
+            kernel.wall_clock(),
         )
         await trio.to_thread.run_sync(state.save, self._paths.state_file, saved, limiter=self._save_limiter)
-        self._saved = records
+        self._saved = dict(self._records)
+
+    def _note(self, touched: Iterable[str]) -> None:
+        for name in touched:
+            unit = self._units.get(name)
+            record = None if unit is None else self._record(unit)
+            if record is None:
+                self._records.pop(name, None)
+            elif record != self._records.get(name):
+                self._records[name] = record
 
     def _record(self, unit: Unit) -> state.ProxyRecord:
         proxy = unit.proxy
@@ -310,6 +335,7 @@ class Keeper:
             pid_file=unit.pid_file,
             last_pid=proxy.last_pid,
             care=proxy.care,
+            idle=proxy.idle_since is not None,
         )
 
     def _worker_record(self, unit: Unit, generation: int, pid: int | None) -> state.WorkerRecord:
@@ -355,6 +381,7 @@ class Keeper:
                 key_lost=record.needs_key,
                 last_pid=record.last_pid,
                 care=record.care,
+                idle_since=self._now() if record.idle and record.wanted else None,
             )
         )
         unit.pid_file = record.pid_file
@@ -379,6 +406,7 @@ class Keeper:
                 self.apply(unit, fleet.Recall(worker.generation, None))
             return
         handle.ready_at = worker.started_at
+        self._count_oom_kills(handle)
         unit.handles[worker.generation] = handle
         self._start(unit, self._watch, unit, handle)
         self.apply(unit, fleet.Recall(worker.generation, worker.pid))
@@ -403,6 +431,7 @@ class Keeper:
         handle = unit.handles.get(hello.generation)
         if handle is None:
             handle = runner.adopt(link)
+            self._count_oom_kills(handle)
             unit.handles[hello.generation] = handle
             self._start(unit, self._watch, unit, handle)
         handle.link = link
@@ -479,10 +508,28 @@ class Keeper:
         handle.oldest_since = None if beat.oldest_s is None else self._now() - beat.oldest_s
         handle.cost_usd, handle.unpriced = beat.cost_usd, beat.unpriced
         handle.fallbacks = beat.fallbacks
-        self.post(unit.proxy.name, fleet.Beaten(handle.generation))
+        beaten = fleet.Beaten(
+            handle.generation,
+            beat.requests,
+            beat.in_flight,
+            beat.accepted,
+            sum(kernel.accept_queue(one) or 0 for one in unit.listeners),
+            beat.starved,
+        )
+        self.post(unit.proxy.name, beaten)
+        self._measure(unit, handle)
         log_file = self._paths.log_file(unit.proxy.name)
         if logs.is_full(log_file):
             self._rotate(unit)
+
+    def _measure(self, unit: Unit, handle: runner.Handle) -> None:
+        """Every now and then, and only where the answer matters."""
+        now = self._now()
+        if unit.proxy.care.max_rss is None or now - handle.measured_at < policy.MEMORY_LOOK_S:
+            return
+        handle.measured_at = now
+        if (rss := kernel.rss(handle.pid)) is not None:
+            self.post(unit.proxy.name, fleet.Measured(handle.generation, rss))
 
     def _rotate(self, unit: Unit) -> None:
         try:
@@ -517,7 +564,7 @@ class Keeper:
             elif isinstance(action, fleet.Adjust):
                 self._start(unit, self._adjust, unit, action)
             elif isinstance(action, fleet.Examine):
-                self._start(unit, self._examine, unit, action.generation)
+                self._start(unit, self._examine, unit, action)
             else:
                 self._strike(unit, action)
 
@@ -539,12 +586,17 @@ class Keeper:
             self.post(unit.proxy.name, fleet.Broke(f"{type(error).__name__}: {error}"))
 
     async def _give_birth(self, unit: Unit, generation: int) -> None:
-        """Start a process when its turn has come, and hold the turn until it is ready or lost."""
+        """Start a process when its turn has come, and hold the turn for a while, or until it is ready or lost."""
         name = unit.proxy.name
         with trio.CancelScope() as scope:
             unit.waiting[generation] = scope
             try:
                 await self._slots.acquire()
+                try:
+                    await self._wait_for_the_window()
+                except BaseException:
+                    self._slots.release()
+                    raise
             finally:
                 del unit.waiting[generation]
         if scope.cancelled_caught:
@@ -565,12 +617,24 @@ class Keeper:
             self.post(name, fleet.SpawnFailed(generation, "internal error"))
             raise
         unit.handles[generation] = handle
+        kernel.offer_to_oom_killer(handle.pid)
+        self._count_oom_kills(handle)
         self.post(name, fleet.Spawned(generation, handle.pid))
         self._start(unit, self._watch, unit, handle)
         try:
-            await handle.settled.wait()
+            with trio.move_on_after(policy.START_TURN_S):
+                await handle.settled.wait()
         finally:
             self._slots.release()
+
+    async def _wait_for_the_window(self) -> None:
+        """A storm of starts keeps a machine from everything else, whoever's fault it is."""
+        while len(self._starts) == policy.STARTS_PER_WINDOW:
+            free_at = self._starts[0] + policy.START_WINDOW_S
+            if free_at <= self._now():
+                break
+            await trio.sleep(free_at - self._now())
+        self._starts.append(self._now())
 
     def _spawn(self, unit: Unit, generation: int) -> runner.Handle:
         if not unit.listeners:
@@ -599,8 +663,24 @@ class Keeper:
             runner.kill(handle)  # an end that nobody can see would leave the proxy without a successor
             self._bury(unit, handle, fleet.Exited(handle.generation, "lost from sight"))
             raise
-        cause = f"{ended}: {handle.last_words}" if handle.last_words else str(ended)
+        cause = f"{ended} (oom?)" if self._was_oom_killed(handle, ended) else str(ended)
+        cause = f"{cause}: {handle.last_words}" if handle.last_words else cause
         self._bury(unit, handle, fleet.Exited(handle.generation, cause, ended.code))
+
+    def _count_oom_kills(self, handle: runner.Handle) -> None:
+        handle.oom_counter = kernel.oom_counter(handle.pid)
+        if handle.oom_counter is not None:
+            self._oom_kills[handle.oom_counter] = kernel.oom_kills(handle.oom_counter) or 0
+
+    def _was_oom_killed(self, handle: runner.Handle, ended: kernel.Exit) -> bool:
+        """A SIGKILL that nobody of us sent, while the kernel has killed for want of memory where it lived."""
+        counter = handle.oom_counter
+        if ended.signal != signal.SIGKILL or handle.killed or counter is None:
+            return False
+        known, count = self._oom_kills.get(counter, 0), kernel.oom_kills(counter) or 0
+        # One at a time: of three that were killed together, each finds its own.
+        self._oom_kills[counter] = min(known + 1, count)
+        return count > known
 
     def _bury(self, unit: Unit, handle: runner.Handle, exited: fleet.Exited) -> None:
         handle.settled.set()
@@ -629,12 +709,13 @@ class Keeper:
             for message in _adjusted(handle.link, order.quota):
                 await handle.link.send(message)
 
-    async def _examine(self, unit: Unit, generation: int) -> None:
+    async def _examine(self, unit: Unit, order: fleet.Examine) -> None:
+        generation = order.generation
         handle = unit.handles.get(generation)
         if handle is None:
             return
         before = kernel.cpu_ticks(handle.pid)
-        await trio.sleep(0.5)
+        await trio.sleep(0.0 if order.briefly else 0.5)
         after = kernel.cpu_ticks(handle.pid)
         letter = kernel.run_state(handle.pid)
         busy = before is not None and after is not None and after > before
@@ -647,14 +728,21 @@ class Keeper:
         ]
         for name in stopped[: max(0, len(stopped) - KEPT_STOPPED)]:
             del self._units[name]
+        self._note(stopped[: max(0, len(stopped) - KEPT_STOPPED)])
 
     # --- time ------------------------------------------------------------------------------------
+
+    def _hurry_the_clock(self, unit: Unit) -> None:
+        """Only when something is due earlier than before: most beats just move a deadline away."""
+        due_at = fleet.next_deadline(unit.proxy)
+        if due_at is not None and (self._due_at is None or due_at < self._due_at):
+            self._alarm.set()
 
     async def _clock(self) -> None:
         while True:
             alarm = self._alarm = trio.Event()
-            deadlines = {name: fleet.next_deadline(unit.proxy) for name, unit in self._units.items()}
-            due_at = min((at for at in deadlines.values() if at is not None), default=None)
+            deadlines = [fleet.next_deadline(unit.proxy) for unit in self._units.values()]
+            self._due_at = due_at = min((at for at in deadlines if at is not None), default=None)
             if due_at is None:
                 await alarm.wait()
                 continue
@@ -666,7 +754,8 @@ class Keeper:
                 for name in self._units:
                     self.post(name, fleet.Overslept(late))
             if scope.cancelled_caught or late >= 0:
-                for name, at in deadlines.items():
+                for name, unit in self._units.items():
+                    at = fleet.next_deadline(unit.proxy)
                     if at is not None and at <= self._now():
                         self.post(name, fleet.Clock())
                 # Behind the events just posted: afterwards their deadlines are served.

@@ -109,6 +109,17 @@ def cpu_ticks(pid: int) -> int | None:
     return int(fields[11]) + int(fields[12]) if fields else None
 
 
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+def rss(pid: int) -> int | None:
+    """Memory in bytes that the process has in RAM, what it shares with others included."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_bytes().split()[1]) * _PAGE
+    except (OSError, IndexError):
+        return None
+
+
 def _stat_fields(pid: int) -> list[str] | None:
     """/proc/PID/stat from its third field on; the second may hold spaces and brackets."""
     try:
@@ -216,6 +227,59 @@ async def _wait_exit_without_pidfd(pid: int) -> None:
 
 def _never_abort(_: object) -> trio.lowlevel.Abort:
     return trio.lowlevel.Abort.SUCCEEDED
+
+
+# --- memory that runs out -------------------------------------------------------------------------
+
+_OOM_STEP = 50
+"""Thousandths of the machine's memory by which a worker looks larger to the OOM killer than it is."""
+
+
+def offer_to_oom_killer(pid: int) -> None:
+    """Rather this process than us: whoever is left can start it again."""
+    try:
+        own = int(Path("/proc/self/oom_score_adj").read_text())
+        Path(f"/proc/{pid}/oom_score_adj").write_text(str(min(1000, own + _OOM_STEP)))
+    except (OSError, ValueError):
+        pass  # not on this system, not permitted, or it has just died
+
+
+def oom_counter(pid: int) -> Path | None:
+    """The file in which the kernel counts what it kills for want of memory where this process lives."""
+    try:
+        found = oom_counter_in(Path(f"/proc/{pid}/cgroup").read_text())
+    except OSError:
+        return None
+    return next((path for path in found if path.exists()), None)
+
+
+def oom_counter_in(cgroups: str, mount: Path = Path("/sys/fs/cgroup")) -> list[Path]:
+    """Where that file may be, from the text of /proc/PID/cgroup: version 1's controller first, if it is used."""
+    first, second = [], []
+    for line in cgroups.splitlines():
+        _, controllers, path = (*line.split(":", 2), "", "")[:3]
+        if "memory" in controllers.split(","):
+            first.append(mount / "memory" / path.lstrip("/") / "memory.oom_control")
+        elif not controllers:
+            second += [mount / part / path.lstrip("/") / "memory.events" for part in ("", "unified")]
+    return first + second
+
+
+def oom_kills(counter: Path) -> int | None:
+    """How many processes have been killed there so far."""
+    try:
+        return oom_kills_in(counter.read_text())
+    except OSError:
+        return None
+
+
+def oom_kills_in(text: str) -> int | None:
+    """The count in a `memory.events` or `memory.oom_control`."""
+    for line in text.splitlines():
+        name, _, number = line.partition(" ")
+        if name == "oom_kill" and number.strip().isdecimal():
+            return int(number)
+    return None
 
 
 # --- sockets --------------------------------------------------------------------------------------

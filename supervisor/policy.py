@@ -17,6 +17,12 @@ CRASH_LOOP_WINDOW_S = 600.0
 KEPT_DEATHS = 20
 
 START_LIMIT_S = 20.0
+START_TURN_S = 5.0
+"""So long a start that is not ready keeps others waiting: one that is mute needs no processor."""
+STARTS_PER_WINDOW = 100
+"""At most, over all proxies, …"""
+START_WINDOW_S = 60.0
+"""… within this time."""
 ADOPT_WINDOW_S = 3.0
 SILENCE_LIMIT_S = 10.0
 """Heartbeats come every 2 s; this long without one and the worker is looked at."""
@@ -29,6 +35,10 @@ DRAIN_TO_KILL_S = 1.5
 """What a worker gets beyond its grace to say its last words before SIGKILL."""
 ROLL_GRACE_S = 900.0
 MAX_DRAINING = 2
+MEMORY_LOOK_S = 10.0
+"""How often a worker's memory is looked at, where there is a limit to it."""
+RECYCLE_PAUSE_S = 600.0
+"""From one roll for the sake of memory to the next: a worker that is too large at once is not rolled for ever."""
 QUEUE_THROUGH_S = 2.0
 """A pause up to this long is sat out in the accept queue; in a longer one the supervisor answers 503."""
 

@@ -206,6 +206,8 @@ class ProxyView:
     """The last unasked exits, newest last: at, cause, generation, pid, was_ready, lived_s."""
     queue: int | None
     """Connections that wait to be accepted, where the kernel tells."""
+    rss: int | None
+    """Bytes of memory that its worker has, where the kernel tells."""
     lazy: bool
     idle_stop_s: float | None
     max_rss: int | None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import signal
 import socket
@@ -69,6 +70,12 @@ class Handle:
     """Seconds since the epoch."""
     last_words: str = ""
     """Why it was about to end with a code that means failure."""
+    measured_at: float = -math.inf
+    """When its memory was last looked at, by the monotonic clock."""
+    oom_counter: Path | None = None
+    """Where the kernel counts what it kills for want of memory among this process's neighbours."""
+    killed: bool = False
+    """By us."""
     closed: bool = False
 
     def signal(self, signum: int) -> None:
@@ -244,5 +251,6 @@ def abort(handle: Handle) -> None:
 
 
 def kill(handle: Handle) -> None:
+    handle.killed = True
     handle.signal(signal.SIGKILL)
     handle.signal(signal.SIGCONT)

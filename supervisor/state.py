@@ -48,6 +48,8 @@ class ProxyRecord:
     pid_file: str | None = None
     last_pid: int | None = None
     care: Care = attrs.Factory(Care)
+    idle: bool = False
+    """Up, and without a worker until somebody comes."""
 
 
 @attrs.frozen

@@ -1,7 +1,8 @@
 """What belongs to a proxy in the world, kept as its facts want it.
 
-Open listeners, their copies in safe keeping, the stand-in that answers 503 and the pid files follow from the
-facts rather than from events: after every step they are compared and put right, whatever happened.
+Open listeners, their copies in safe keeping, the stand-in that answers 503, the watch at an idle proxy's door
+and the pid files follow from the facts rather than from events: after every step they are compared and put
+right, whatever happened.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Protocol
 import attrs
 import trio
 
-from . import runner, stand_in, views
+from . import fleet, runner, sockets, stand_in, views
 from .custody import Custody
 from .facts import Proxy
 from .paths import Paths
@@ -34,6 +35,8 @@ class Unit:
     past: views.Tally = attrs.Factory(views.Tally)
     """What the workers that have ended counted."""
     stand_in: trio.CancelScope | None = None
+    watch: trio.CancelScope | None = None
+    """Over the task that waits for an idle proxy's next connection."""
     pid_file: str | None = None
     """One more place for the pid, by the user's wish."""
     held: tuple[int, list[socket.socket]] | None = None
@@ -74,12 +77,14 @@ class Upkeep:
         custody: Custody,
         *,
         start: Start,
+        post: Callable[[str, fleet.Event], None],
         now: Callable[[], float],
         log: Callable[[str], None],
     ) -> None:
         self._paths = paths
         self._custody = custody
         self._start = start
+        self._post = post
         self._now = now
         self._log = log
 
@@ -94,8 +99,10 @@ class Upkeep:
     def put_right(self, unit: Unit) -> None:
         if not unit.proxy.is_up:
             for one in unit.listeners:
+                trio.lowlevel.notify_closing(one)
                 one.close()
             unit.listeners = []
+        self._watch_or_not(unit)
         self._keep_safe(unit)
         self._stand_in_or_not(unit)
         self._keep_pid_files(unit)
@@ -107,6 +114,43 @@ class Upkeep:
         if due is not None and (unit.held is None or unit.held[1] is not due[1]):
             self._custody.hold(*due)
         unit.held = due
+
+    def _watch_or_not(self, unit: Unit) -> None:
+        """An idle proxy has nobody behind its port: who knocks is heard here, and answered by a worker."""
+        needed = unit.proxy.awaits_visitors
+        if needed and not unit.listeners:
+            try:
+                unit.listeners = sockets.bind_loopback(unit.proxy.spec.port)
+            except (OSError, sockets.PortInUseError):
+                # Lost with an earlier supervisor. A start meets the same trouble, says it, and tries again.
+                self._post(unit.proxy.name, fleet.Knocked())
+                return
+        if needed and unit.watch is None:
+            unit.watch = trio.CancelScope()
+            self._start(unit, self._watch, unit, unit.watch)
+        elif not needed and unit.watch is not None:
+            unit.watch.cancel()
+            unit.watch = None
+
+    async def _watch(self, unit: Unit, scope: trio.CancelScope) -> None:
+        async def at(door: socket.socket) -> None:
+            try:
+                await trio.lowlevel.wait_readable(door)
+            except trio.ClosedResourceError:
+                return
+            scope.cancel()
+            self._post(unit.proxy.name, fleet.Knocked())
+
+        try:
+            if scope.cancel_called:
+                return
+            with scope:
+                async with trio.open_nursery() as nursery:
+                    for one in unit.listeners:
+                        nursery.start_soon(at, one)
+        finally:
+            if unit.watch is scope:
+                unit.watch = None  # whoever looks next finds out whether another one is needed
 
     def _stand_in_or_not(self, unit: Unit) -> None:
         needed = bool(unit.listeners) and unit.proxy.answers_down(self._now())

@@ -96,6 +96,11 @@ def describe(proxy: Proxy, now: float, tallies: dict[int, Tally]) -> str:
     return words
 
 
+def _idle(proxy: Proxy, now: float, _: dict[int, Tally]) -> str:
+    since = proxy.idle_since
+    return f"idle {seconds(now - since) if since is not None else ''}, the next connection starts it"
+
+
 def _starting(proxy: Proxy, now: float, _: dict[int, Tally]) -> str:
     newcomer = proxy.successor
     return f"starting {_progress(newcomer, now)}" + _last(proxy, now) if newcomer else "starting"
@@ -103,17 +108,22 @@ def _starting(proxy: Proxy, now: float, _: dict[int, Tally]) -> str:
 
 def _progress(newcomer: Worker, now: float) -> str:
     age = now - newcomer.since
-    return seconds(age) + (" (waits for its turn)" if newcomer.pid is None and age > _TURN_S else "")
+    waits = " (waits for its turn)" if newcomer.pid is None and age > _TURN_S else ""
+    held = ", traced by a debugger" if newcomer.traced else ""
+    return seconds(age) + waits + held
 
 
 def _ready(proxy: Proxy, now: float, tallies: dict[int, Tally]) -> str:
-    parts = [_silence(proxy, now), proxy.trouble or "", _leavers(proxy, now, tallies)]
+    fat = proxy.current.fat if proxy.current else None
+    parts = [_silence(proxy, now), proxy.trouble or "", fat or "", _leavers(proxy, now, tallies)]
     return "; ".join(part for part in parts if part)
 
 
 def _silence(proxy: Proxy, now: float) -> str:
     current = proxy.current
     silent = _silent_for(current, now) if current else 0.0
+    if current is not None and current.traced:
+        return f"traced by a debugger, silent {seconds(silent)}"
     return f"silent {seconds(silent)}" if silent > _QUIET_S else ""
 
 
@@ -125,9 +135,12 @@ def _degraded(proxy: Proxy, now: float, tallies: dict[int, Tally]) -> str:
     current = proxy.current
     if current is None:
         return "degraded"
-    age = seconds(now - (current.ill_since if current.ill_since is not None else now))
     leavers = _leavers(proxy, now, tallies)
-    return f"degraded {age}: {current.ill}" + (f"; {leavers}" if leavers else "")
+    after = f"; {leavers}" if leavers else ""
+    if current.starved:
+        return f"degraded: it can take no connection: {current.starved}{after}"
+    age = seconds(now - (current.ill_since if current.ill_since is not None else now))
+    return f"degraded {age}: {current.ill}{after}"
 
 
 def _rolling(proxy: Proxy, now: float, tallies: dict[int, Tally]) -> str:
@@ -207,6 +220,7 @@ def _stopped(proxy: Proxy, now: float, _: dict[int, Tally]) -> str:
 
 
 _WORDS: dict[State, Callable[[Proxy, float, dict[int, Tally]], str]] = {
+    State.IDLE: _idle,
     State.STARTING: _starting,
     State.READY: _ready,
     State.DEGRADED: _degraded,
@@ -237,13 +251,21 @@ def forecast(proxy: Proxy, now: float) -> str:
 
 def _next_ready(proxy: Proxy, now: float) -> str:
     current = proxy.current
+    if current is not None and current.traced:
+        return "nothing while a debugger holds it"
     if current is not None and _silent_for(current, now) > _QUIET_S:
         return f"silent for {policy.SILENCE_LIMIT_S:.0f} s, its process is looked at"
     if proxy.draining:
         return "the older worker leaves when its requests are finished"
+    if proxy.idle_at is not None:
+        return f"without a request it goes in {seconds(proxy.idle_at - now)}, until the next connection"
     if proxy.settled_at is not None and proxy.failures:
         return f"its deaths are forgotten in {seconds(proxy.settled_at - now)} if it stays ready"
     return ""
+
+
+def _next_idle(proxy: Proxy, now: float) -> str:
+    return "the next connection starts a worker and waits for it"
 
 
 def _next_starting(proxy: Proxy, now: float) -> str:
@@ -290,6 +312,7 @@ def _next_stopped(proxy: Proxy, now: float) -> str:
 
 
 _NEXT: dict[State, Callable[[Proxy, float], str]] = {
+    State.IDLE: _next_idle,
     State.STARTING: _next_starting,
     State.READY: _next_ready,
     State.DEGRADED: _next_degraded,

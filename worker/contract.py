@@ -233,6 +233,10 @@ class Beat:
     """Answers whose cost nobody knows."""
     fallbacks: int = 0
     """Requests that went elsewhere than they should."""
+    accepted: int | None = None
+    """Connections taken so far; None: a worker that does not say."""
+    starved: str | None = None
+    """What is missing to take the next one (descriptors, memory), in the system's words."""
 
 
 @attrs.frozen

@@ -538,6 +538,10 @@ class Server:
         """Exchanges in the handler now."""
         self.requests = 0
         """Heads handed to the handler so far."""
+        self.accepted = 0
+        """Connections taken so far."""
+        self.starved: str | None = None
+        """Why the last attempt to take one failed, in the system's words; None when it did not."""
         self.hang_ups: HangUps
         self._refuse = refuse
         self._listeners: list[socket.socket] = []
@@ -616,9 +620,12 @@ class Server:
                     if not complained:
                         self.log(f"accept: {error}; trying again every {BUSY_S:g} s")
                     complained = True
+                    self.starved = error.strerror or str(error)
                     await trio.sleep(BUSY_S)
             else:
                 complained = False
+                self.starved = None
+                self.accepted += 1
                 self._take(sock)
 
     def _take(self, sock: socket.socket) -> None:

@@ -87,6 +87,7 @@ class Worker:
         self._active_at = 0.0
         self._by_hand = False
         self._health_told: Health | None = None
+        self._server: httpd.Server | None = None
         self._look = trio.Event()
         self._link = self._make_link(birth) if birth else None
 
@@ -197,6 +198,7 @@ class Worker:
         server = httpd.Server(
             self._pulsing(serving), refuse=handler.refuse, limits=_limits(spec), log=self._journal.line
         )
+        self._server = server
         async with trio.open_nursery() as nursery:
             await nursery.start(self._run_server, server)
             self._ready_at = _wall_clock()
@@ -288,6 +290,8 @@ class Worker:
             cost_usd=self._stats.cost_usd,
             unpriced=self._stats.unpriced,
             fallbacks=self._stats.fallbacks,
+            accepted=self._server.accepted if self._server else None,
+            starved=self._server.starved if self._server else None,
         )
 
     async def _report_health(self, spec: WorkerSpec, provider: Provider) -> None:

@@ -44,6 +44,7 @@ def view(name: str = "echo/demo", **changes: Any) -> dict[str, Any]:
         "draining": [],
         "deaths": [],
         "queue": None,
+        "rss": None,
         "lazy": False,
         "idle_stop_s": None,
         "max_rss": None,

@@ -95,6 +95,8 @@ class FakeWorker:
         self.generation = generation
         self.conduct = conduct
         self.beating = True
+        self.beat = Beat(0.0, requests=1, in_flight=0)
+        """What it says at each beat."""
         self.spec: WorkerSpec | None = None
         self.link: FakeLink | None = None
         self.handle = FakeHandle(
@@ -129,7 +131,7 @@ class FakeWorker:
             with trio.move_on_after(BEAT_S):
                 await link.news.wait()
             if self.beating and self.conduct != "silent":
-                self.say(Beat(0.0, requests=1, in_flight=0))
+                self.say(self.beat)
 
     async def dial(self, listeners: list[socket.socket] | None = None, **changes: Any) -> FakeLink:
         """Say hello; returns when the supervisor has answered."""

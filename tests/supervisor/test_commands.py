@@ -607,6 +607,20 @@ async def test_restart_with_bad_numbers(world: World, request_: RestartRequest) 
     ).code == "bad_request"
 
 
+async def test_restart_of_an_idle_one_has_nothing_to_do(world: World) -> None:
+    """The next worker is a fresh one anyway. And whoever says `up` for a lazy one waits for nobody."""
+    await up(world, lazy=True)
+    [row] = await world.commands.restart("all", RestartRequest())
+    again = await up(world, port=row.port)
+    awake = await up(world, port=row.port, lazy=False)
+
+    assert [(one.state, one.reused) for one in (row, again, awake)] == [
+        ("idle", False),
+        ("idle", True),
+        ("ready", True),
+    ]
+
+
 # --- rows -----------------------------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ import attrs
 import pytest
 from fakes.story import SPEC
 
-from modelproxy.supervisor.facts import Death, Phase, Proxy, State, Worker
+from modelproxy.supervisor.facts import Care, Death, Phase, Proxy, State, Worker
 
 
 def worker(generation: int, phase: Phase, **facts: Any) -> Worker:
@@ -49,6 +49,13 @@ ABSENT, STARTING, READY, DRAINING = (
         (proxy(worker(1, Phase.READY, ill="down")), State.DEGRADED),
         (proxy(worker(1, Phase.READY, ill="down", hung="idle")), State.HUNG),
         (proxy(STARTING, worker(4, Phase.READY, hung="idle")), State.ROLLING),
+        (proxy(worker(1, Phase.READY, starved="Too many open files")), State.DEGRADED),
+        (proxy(idle_since=1.0), State.IDLE),
+        (proxy(idle_since=1.0, wanted=False), State.STOPPED),
+        (proxy(idle_since=1.0, halted=True), State.STOPPED),
+        (proxy(idle_since=1.0, given_up="exit 78"), State.FAILED),
+        (proxy(DRAINING, idle_since=1.0), State.DRAINING),
+        (proxy(ABSENT, idle_since=1.0), State.ADOPTING),
     ],
 )
 def test_the_state_follows_from_the_facts(subject: Proxy, state: State) -> None:
@@ -74,6 +81,41 @@ def test_who_is_found_by_generation() -> None:
     assert (subject.worker(3), subject.worker(9)) == (READY, None)
     assert subject.successor is STARTING
     assert subject.draining == (DRAINING,)
+
+
+@pytest.mark.parametrize(
+    ("subject", "awaits"),
+    [
+        (proxy(idle_since=1.0), True),
+        (proxy(DRAINING, idle_since=1.0), True),
+        (proxy(), False),
+        (proxy(ABSENT, idle_since=1.0), False),
+        (proxy(idle_since=1.0, given_up="exit 78"), False),
+        (proxy(idle_since=1.0, wanted=False), False),
+        (proxy(idle_since=1.0, halted=True), False),
+    ],
+)
+def test_whose_next_connection_starts_a_worker(subject: Proxy, awaits: bool) -> None:
+    assert subject.awaits_visitors is awaits
+
+
+@pytest.mark.parametrize(
+    ("subject", "idle_at"),
+    [
+        (proxy(READY), 60.0),
+        (proxy(worker(1, Phase.READY, active_at=7.0)), 67.0),
+        (proxy(READY, wanted=False), None),
+        (proxy(STARTING), None),
+        (proxy(READY, DRAINING), None),
+        (proxy(worker(1, Phase.READY, in_flight=1)), None),
+        (proxy(worker(1, Phase.READY, waiting=1)), None),
+        (proxy(worker(1, Phase.READY, hung="idle")), None),
+    ],
+)
+def test_when_a_worker_that_nobody_needs_is_to_go(subject: Proxy, idle_at: float | None) -> None:
+    """A minute after it was ready, or after the last request."""
+    assert attrs.evolve(subject, care=Care(idle_stop_s=60.0)).idle_at == idle_at
+    assert subject.idle_at is None
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from modelproxy.supervisor import fleet, policy
-from modelproxy.supervisor.facts import Phase, Proxy, State
+from modelproxy.supervisor.facts import Care, Phase, Proxy, State, Worker
 from modelproxy.worker.contract import EXIT_CONFIG, Quota, Target
 
 # --- starting, serving, stopping ------------------------------------------------------------------
@@ -317,7 +317,8 @@ def test_not_ready_in_time_is_killed_and_counted() -> None:
     story.born(1)
 
     assert story.wait(19.9) == []
-    assert story.wait(0.2) == [fleet.Kill(1)]
+    assert story.wait(0.2) == [fleet.Examine(1, briefly=True)]
+    assert story(examined()) == [fleet.Kill(1)]
     story.die(1)
     assert story.proxy.trouble == "not ready within 20 s; SIGKILL"
     assert story.proxy.never_ready == 1
@@ -407,7 +408,8 @@ def test_a_roll_whose_newcomer_is_lost_keeps_the_old_one(end: str) -> None:
     else:
         story.born(2)
         if end == "never ready":
-            assert story.beat_for(20.5) == [fleet.Kill(2)]
+            assert story.beat_for(20.5) == [fleet.Examine(2, briefly=True)]
+            assert story(attrs.evolve(examined(), generation=2)) == [fleet.Kill(2)]
         story.die(2, "exit 78" if end == "exit 78" else "exit 1", EXIT_CONFIG if end == "exit 78" else 1)
 
     assert story.state() is State.READY
@@ -592,7 +594,8 @@ def test_one_that_lives_but_does_not_dial_is_replaced() -> None:
     story(fleet.Begin())
 
     assert story.wait(2.9) == []
-    assert story.wait(0.2) == [fleet.Abort(3)]
+    assert story.wait(0.2) == [fleet.Examine(3, briefly=True)]
+    assert story(attrs.evolve(examined(), generation=3)) == [fleet.Abort(3)]
     assert story.wait(0.2) == [fleet.Kill(3)]
     assert story.die(3, "SIGKILL") == []
     assert story.wait(0.3) == [fleet.Spawn(4)]
@@ -861,9 +864,376 @@ def test_a_traced_worker_is_left_alone() -> None:
     story = silent()
     for _ in range(10):
         assert story(examined(traced=True)) == []
+        assert (current_of(story).traced, current_of(story).hung) == (True, None)
         assert story.wait(10.0) == [fleet.Examine(1)]
 
     assert story.state() is State.READY
+    story(fleet.Beaten(1))
+    assert not current_of(story).traced
+
+
+def test_a_traced_start_is_left_alone() -> None:
+    """A breakpoint on the way to readiness is no slow start."""
+    story = Story()
+    story.up()
+    story.born(1)
+    for _ in range(3):
+        assert story.wait(20.0) == [fleet.Examine(1, briefly=True)]
+        assert story(examined(traced=True)) == []
+
+    assert story.state() is State.STARTING
+    story.ready(1)
+    assert (story.state(), story.proxy.never_ready) == (State.READY, 0)
+
+
+def test_a_traced_survivor_is_left_alone() -> None:
+    """It cannot dial while a debugger holds it; `down` ends it all the same."""
+    story = recalled()
+    story(fleet.Begin())
+    for _ in range(3):
+        assert story.wait(3.0) == [fleet.Examine(3, briefly=True)]
+        assert story(attrs.evolve(examined(traced=True), generation=3)) == []
+
+    assert story.state() is State.ADOPTING
+    story(fleet.Down(1.0))
+    assert story.wait(2.6) == [fleet.Kill(3)]
+
+
+# --- a loop that beats and takes nobody in --------------------------------------------------------
+
+
+def beats(story: Story, seconds: float, **said: Any) -> list[fleet.Action]:
+    """A beat every two seconds, all of the same content."""
+    found: list[fleet.Action] = []
+    for _ in range(round(seconds / 2)):
+        found += story(fleet.Beaten(1, **said)) + story.wait(2.0)
+    return found
+
+
+def test_one_that_beats_and_takes_no_connection_is_hung() -> None:
+    """After the silence limit it is looked at once, then it goes the way of every hung one."""
+    story = Story().serve()
+
+    assert beats(story, 12.0, accepted=5, waiting=3) == []
+    assert beats(story, 4.0, accepted=5, waiting=3) == [fleet.Examine(1)]
+    assert story(examined(busy=True, detail="state S, busy")) == [fleet.Abort(1)]
+    assert story.state() is State.HUNG
+    assert beats(story, 2.0, accepted=5, waiting=3) == [fleet.Kill(1), fleet.Kill(1)]
+    assert story.die(1) == [fleet.Spawn(2)]
+    assert story.proxy.deaths[-1].cause == "hung (took no connection for 14 s, 3 waiting); SIGKILL"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"accepted": 5},
+        {"accepted": None, "waiting": 3},
+        {"accepted": 5, "waiting": 3, "starved": "Too many open files"},
+    ],
+)
+def test_who_is_not_to_blame_for_a_queue(said: dict[str, Any]) -> None:
+    """Nobody waits; it is too old to say what it takes; it lacks descriptors and would lose its streams."""
+    story = Story().serve()
+
+    assert beats(story, 60.0, **said) == []
+    assert story.state() is (State.DEGRADED if said.get("starved") else State.READY)
+    beats(story, 2.0, accepted=6)
+    assert story.state() is State.READY
+
+
+def test_a_queue_that_moves_is_no_hang() -> None:
+    """However long it is: somebody was taken between two beats."""
+    story = Story().serve()
+
+    for taken in range(60):
+        assert beats(story, 8.0, accepted=taken, waiting=100) == []
+    assert current_of(story).stuck_since is not None
+    story(fleet.Overslept(60.0))
+    assert current_of(story).stuck_since is None
+
+
+def test_one_that_takes_them_during_the_look_is_not_killed() -> None:
+    story = Story().serve()
+    assert beats(story, 14.0, accepted=5, waiting=3) == [fleet.Examine(1)]
+    beats(story, 2.0, accepted=8)
+
+    assert story(examined()) == []
+    assert story.state() is State.READY
+
+
+# --- idle -----------------------------------------------------------------------------------------
+
+LAZY = Care(lazy=True)
+IDLE_STOP = Care(idle_stop_s=60.0)
+
+
+def current_of(story: Story) -> Worker:
+    current = story.proxy.current
+    assert current is not None  # the tests that ask have one
+    return current
+
+
+def lazy() -> Story:
+    story = Story()
+    assert story(fleet.Up(SPEC, LAZY)) == []
+    return story
+
+
+def idle_stopped() -> Story:
+    """Served, and then nobody came for a minute."""
+    story = Story()
+    story(fleet.Up(SPEC, IDLE_STOP))
+    story.born(1)
+    story.ready(1)
+    assert story.beat_for(61.0) == [fleet.Drain(1, policy.ROLL_GRACE_S)]
+    return story
+
+
+def test_a_lazy_one_waits_for_the_first_who_comes() -> None:
+    story = lazy()
+
+    assert str(story) == "<Proxy echo/demo idle pid=- port=3457 wanted deaths=0>"
+    assert (story.proxy.awaits_visitors, fleet.next_deadline(story.proxy)) == (True, None)
+    assert story(fleet.Up(SPEC, LAZY)) == []
+    assert story(fleet.Restart(1.0)) == []
+    assert story.state() is State.IDLE
+    assert story(fleet.Knocked()) == [fleet.Spawn(1)]
+    assert story(fleet.Knocked()) == []
+    assert story.state() is State.STARTING
+    assert story.told == ["up", "idle", "restart", "woken"]
+
+
+def test_an_up_that_is_not_lazy_wakes_an_idle_one() -> None:
+    """Somebody waits for it to be ready."""
+    assert lazy()(fleet.Up(SPEC)) == [fleet.Spawn(1)]
+    story = idle_stopped()
+    story.die(1, "exit 0", 0)
+    assert story(fleet.Up(SPEC, IDLE_STOP)) == [fleet.Spawn(2)]
+
+
+def test_lazy_said_of_one_that_serves_changes_nothing_now() -> None:
+    story = Story().serve()
+
+    assert story(fleet.Up(SPEC, LAZY)) == []
+    assert story.state() is State.READY
+
+
+def test_a_lazy_one_that_dies_rests_until_somebody_comes() -> None:
+    """After its pause, in which nobody is to start it."""
+    story = lazy()
+    story(fleet.Knocked())
+    story.die(1)
+
+    assert story.state() is State.BACKOFF
+    assert story(fleet.Knocked()) == []
+    assert story.wait(0.3) == []
+    assert story.state() is State.IDLE
+    assert story(fleet.Knocked()) == [fleet.Spawn(2)]
+    assert story.proxy.never_ready == 1  # nothing is forgiven by resting
+
+
+def test_down_wins_over_idle() -> None:
+    story = lazy()
+
+    assert story(fleet.Down(1.0)) == []
+    assert story.state() is State.STOPPED
+    assert story(fleet.Knocked()) == []
+    assert story(fleet.Up(SPEC)) == [fleet.Spawn(1)]  # the next wish is another one
+
+
+def test_nobody_comes_and_the_worker_goes() -> None:
+    """That is no death; who comes next gets a new one."""
+    story = idle_stopped()
+
+    assert story.state() is State.DRAINING
+    assert story.die(1, "exit 0", 0) == []
+    assert str(story) == "<Proxy echo/demo idle pid=- port=3457 wanted deaths=0>"
+    assert (story.proxy.restarts, story.proxy.failures) == (0, 0)
+    assert story.wait(3600.0) == []
+    assert story(fleet.Knocked()) == [fleet.Spawn(2)]
+    assert story.told[-4:] == ["ready", "idle", "left", "woken"]
+
+
+def test_who_comes_while_it_goes_gets_a_new_one_beside_it() -> None:
+    story = idle_stopped()
+
+    assert story(fleet.Knocked()) == [fleet.Spawn(2)]
+    story.born(2)
+    story.ready(2)
+    assert story.state() is State.READY
+    story.die(1, "exit 0", 0)
+    assert story.told[-1] == "left"
+
+
+@pytest.mark.parametrize(
+    "said", [{"in_flight": 1}, {"waiting": 1, "accepted": 1}], ids=["in flight", "in the queue"]
+)
+def test_what_keeps_it_awake(said: dict[str, Any]) -> None:
+    """An answer that takes an hour, and somebody who has not been taken yet."""
+    story = Story()
+    story(fleet.Up(SPEC, IDLE_STOP))
+    story.born(1)
+    story.ready(1)
+
+    for number in range(60):
+        more = {"accepted": number} if "accepted" in said else {}
+        assert beats(story, 10.0, **{**said, **more}) == []
+    assert beats(story, 70.0) == [fleet.Drain(1, policy.ROLL_GRACE_S)]
+
+
+def test_each_request_begins_the_time_anew() -> None:
+    story = Story()
+    story(fleet.Up(SPEC, IDLE_STOP))
+    story.born(1)
+    story.ready(1)
+    for number in range(10):
+        assert beats(story, 50.0, requests=number) == []
+
+    story(fleet.Overslept(600.0))  # what was said meanwhile is still to be heard
+    assert beats(story, 50.0, requests=9) == []
+    assert story(fleet.Up(SPEC, Care())) == []  # it may stay after all
+    assert beats(story, 600.0, requests=9) == []
+
+
+def test_an_older_one_that_drains_keeps_the_newer_one() -> None:
+    """Somebody still uses the proxy."""
+    story = Story()
+    story(fleet.Up(SPEC, IDLE_STOP))
+    story.born(1)
+    story.ready(1)
+    story(fleet.Restart(900.0))
+    story.born(2)
+    story.ready(2)
+
+    assert story.beat_for(300.0) == []
+    story.die(1, "exit 0", 0)
+    assert story.beat_for(2.0) == [fleet.Drain(2, 900.0)]
+
+
+def test_halt_keeps_it_idle_for_the_next_supervisor() -> None:
+    story = lazy()
+    story(fleet.Halt(1.0))
+
+    assert story.state() is State.STOPPED
+    assert story.proxy.idle_since is not None
+    assert story(fleet.Knocked()) == []
+
+
+def test_an_idle_one_of_an_earlier_supervisor_stays_idle() -> None:
+    """And so does a lazy one that has lost its worker with it."""
+    for made in (
+        Story(Proxy(SPEC.name, SPEC, wanted=True, idle_since=0.0)),
+        Story(Proxy(SPEC.name, SPEC, wanted=True, care=LAZY)),
+    ):
+        assert made(fleet.Begin()) == []
+        assert made.state() is State.IDLE
+
+
+def test_an_idle_one_whose_worker_was_leaving() -> None:
+    """That one dials still draining, or does not dial and is no loss."""
+    for answer in ("dials", "dies"):
+        story = recalled(idle_since=0.0)
+        assert story(fleet.Begin()) == []
+        assert story.state() is State.ADOPTING
+        assert not story.proxy.awaits_visitors
+        if answer == "dials":
+            assert story(dialled(draining=True)) == []
+            assert story.state() is State.DRAINING
+        assert story.die(3, "exit 0", 0) == []
+        assert (story.state(), story.proxy.deaths) == (State.IDLE, ())
+
+
+def test_one_that_serves_although_it_was_noted_as_idle_is_adopted() -> None:
+    """The supervisor died between the note and the order."""
+    story = recalled(idle_since=0.0)
+    story(fleet.Begin())
+    story(dialled())
+
+    assert (story.state(), story.proxy.idle_since) == (State.READY, None)
+
+
+def test_an_idle_one_whose_key_is_lost_says_so_at_once() -> None:
+    """Not to the first who comes."""
+    story = Story(Proxy(SPEC.name, SPEC, wanted=True, care=LAZY, idle_since=0.0, key_lost=True))
+    story(fleet.Begin())
+
+    assert story.state() is State.FAILED
+
+
+def test_a_watch_that_breaks_is_made_good_by_a_pause() -> None:
+    """Perhaps nobody stands at the door any more; after the pause somebody does, or a worker answers."""
+    story = lazy()
+    story(fleet.Broke("bug"))
+    assert story.state() is State.BACKOFF
+    assert story.wait(2.0) == []
+    assert story.state() is State.IDLE
+
+
+# --- memory ---------------------------------------------------------------------------------------
+
+MIB = 1024**2
+
+
+def limited() -> Story:
+    story = Story()
+    story(fleet.Up(SPEC, Care(max_rss=500 * MIB)))
+    story.born(1)
+    story.ready(1)
+    return story
+
+
+def test_too_much_memory_is_a_roll() -> None:
+    story = limited()
+
+    assert story(fleet.Measured(1, 500 * MIB)) == []
+    assert story(fleet.Measured(1, 512 * MIB)) == [fleet.Spawn(2)]
+    assert story.state() is State.ROLLING
+    assert (story.told[-1], story.texts[-1]) == ("recycled", "512 MiB > 500 MiB")
+    assert story(fleet.Measured(1, 512 * MIB)) == []
+    story.born(2)
+    assert story.ready(2) == [fleet.Drain(1, policy.ROLL_GRACE_S)]
+    assert story(fleet.Measured(1, 512 * MIB)) == []  # it is leaving
+    assert story.proxy.deaths == ()
+
+
+def test_what_a_roll_did_not_mend_is_not_rolled_for_ever() -> None:
+    """It is said once, and tried again after ten minutes."""
+    story = limited()
+    story(fleet.Measured(1, 512 * MIB))
+    story.born(2)
+    story.ready(2)
+    story.die(1, "exit 0", 0)
+    for _ in range(3):
+        assert story(fleet.Measured(2, 510 * MIB)) == []
+
+    assert story.told.count("too-large") == 1
+    assert current_of(story).fat == (
+        "510 MiB > 500 MiB again, replaced at most every 10 min: is --max-rss too small?"
+    )
+    story(fleet.Measured(2, 100 * MIB))
+    assert current_of(story).fat is None
+    story.beat_for(601.0)
+    assert story(fleet.Measured(2, 510 * MIB)) == [fleet.Spawn(3)]
+
+
+def test_another_limit_counts_at_once() -> None:
+    """Also against one that has just been rolled, and for one that is within it now."""
+    story = limited()
+    story(fleet.Measured(1, 512 * MIB))
+    story.born(2)
+    story.ready(2)
+    story(fleet.Measured(2, 510 * MIB))
+
+    assert story(fleet.Up(SPEC, Care(max_rss=600 * MIB))) == []
+    assert current_of(story).fat is None
+    assert story(fleet.Up(SPEC, Care(max_rss=400 * MIB))) == []
+    assert story(fleet.Measured(2, 510 * MIB)) == [fleet.Spawn(3)]
+
+
+def test_without_a_limit_memory_is_no_matter() -> None:
+    story = Story().serve()
+
+    assert story(fleet.Measured(1, 2**40)) == []
 
 
 def test_a_beat_during_the_look_clears_it() -> None:
@@ -976,6 +1346,11 @@ def _stories() -> dict[str, Story]:
     made["bye"](fleet.SaidBye(1, "SIGTERM"))
     made["hung"] = silent()
     made["hung"](examined())
+    made["idle"] = lazy()
+    made["idle stopped"] = idle_stopped()
+    made["stuck"] = Story().serve()
+    beats(made["stuck"], 14.0, accepted=5, waiting=3)
+    made["limited"] = limited()
     for name, pid in (("adopting", 4001), ("adopting unborn", None)):
         made[name] = Story(Proxy(SPEC.name, SPEC, wanted=True, generation=1))
         made[name](fleet.Recall(1, pid))
@@ -995,11 +1370,15 @@ _EVENTS: list[fleet.Event] = [
     fleet.Dialled(1, 4001, serving=False, draining=False),
     fleet.Dialled(1, 4001, serving=True, draining=True, spec=SPEC),
     fleet.Begin(),
+    fleet.Knocked(),
+    fleet.Up(SPEC, Care(lazy=True, idle_stop_s=1.0, max_rss=100)),
     fleet.Spawned(1, 4001),
     fleet.SpawnFailed(1, "no"),
     fleet.SpawnFailed(1, "no", permanent=True),
     fleet.BecameReady(1),
     fleet.Beaten(1),
+    fleet.Beaten(1, requests=3, in_flight=1, accepted=5, waiting=3),
+    fleet.Measured(1, 2**40),
     fleet.FeltWell(1),
     fleet.FellIll(1, "ill"),
     fleet.SaidBye(1, "SIGTERM"),
@@ -1022,7 +1401,11 @@ def check(proxy: Proxy, now: float) -> None:
     if proxy.is_up:
         assert sum(worker.phase is Phase.STARTING for worker in proxy.workers) <= 1, "at most one successor"
         assert sum(worker.phase is Phase.READY for worker in proxy.workers) <= 1, "at most one current"
-        has_plan = proxy.workers or proxy.given_up or proxy.retry_at is not None
+        resting = proxy.idle_since is not None
+        has_plan = proxy.workers or proxy.given_up or proxy.retry_at is not None or resting
+        serving = [w for w in proxy.workers if w.phase in (Phase.READY, Phase.STARTING)]
+        assert not (resting and serving), "who rests has no worker but one that leaves"
+        assert proxy.state is not State.IDLE or not proxy.workers
         assert has_plan, "what is wanted is there, coming, or known to be hopeless"
     else:
         assert proxy.retry_at is None
@@ -1112,6 +1495,8 @@ class World(RuleBasedStateMachine):
         self.told: dict[int, float] = {}
         """Generation -> when it is to leave."""
         self.unlinked: set[int] = set()
+        self.paused: tuple[int, float] | None = None
+        """The count of deaths and the pause after the last one."""
         for generation, kind in enumerate(recalled, start=1):
             if kind != "phantom":
                 self.alive[generation] = kind == "lives"
@@ -1120,7 +1505,9 @@ class World(RuleBasedStateMachine):
         self.send(fleet.Begin())
 
     def send(self, event: fleet.Event) -> None:
+        before = self.proxy
         self.proxy, actions = fleet.step(self.proxy, event, self.now)
+        self.note_the_pause(before, event)
         for action in actions:
             if isinstance(action, fleet.Spawn):
                 assert self.wish, "nothing is started that is not wanted"
@@ -1132,6 +1519,16 @@ class World(RuleBasedStateMachine):
             elif isinstance(action, fleet.Kill) and action.generation in self.alive:
                 self.gone(action.generation)
 
+    def note_the_pause(self, before: Proxy, event: fleet.Event) -> None:
+        """Each death in a row costs at least as long a pause as the one before, up to the longest."""
+        if not isinstance(event, fleet.Exited) or self.proxy.failures <= before.failures:
+            return
+        pause = 0.0 if self.proxy.retry_at is None else self.proxy.retry_at - self.now
+        assert pause <= policy.MAX_DELAY_S, "the pause is capped"
+        if self.proxy.failures > 2 and self.proxy.retry_at is not None and self.paused is not None:
+            assert pause >= self.paused[1] or self.proxy.failures != self.paused[0] + 1, "it never shrinks"
+        self.paused = (self.proxy.failures, pause)
+
     def gone(self, generation: int) -> None:
         del self.alive[generation]
         self.unlinked.discard(generation)
@@ -1139,11 +1536,17 @@ class World(RuleBasedStateMachine):
 
     # wishes
 
-    @rule(other=st.booleans())
-    def up(self, other: bool) -> None:
+    @rule(other=st.booleans(), care=st.sampled_from([Care(), LAZY, IDLE_STOP, Care(True, 5.0, 100)]))
+    def up(self, other: bool, care: Care) -> None:
         if not self.halted:
             self.wish = True
-            self.send(fleet.Up(spec(base_url="http://b") if other else SPEC))
+            self.send(fleet.Up(spec(base_url="http://b") if other else SPEC, care))
+
+    @rule()
+    @precondition(lambda self: self.proxy.awaits_visitors)
+    def knock(self) -> None:
+        self.send(fleet.Knocked())
+        assert self.proxy.successor is not None or self.proxy.given_up is not None, "who knocks is let in"
 
     @rule(grace=st.sampled_from([0.0, 1.0, 60.0]))
     def down(self, grace: float) -> None:
@@ -1212,7 +1615,13 @@ class World(RuleBasedStateMachine):
         generation = data.draw(st.sampled_from(sorted(self.alive)))
         if generation in self.unlinked:
             return
-        events: list[fleet.Event] = [fleet.Beaten(generation), fleet.FellIll(generation, "ill")]
+        events: list[fleet.Event] = [
+            fleet.Beaten(generation),
+            fleet.Beaten(generation, requests=data.draw(st.integers(0, 2)), in_flight=1),
+            fleet.Beaten(generation, accepted=1, waiting=1),
+            fleet.Measured(generation, 200),
+            fleet.FellIll(generation, "ill"),
+        ]
         event = data.draw(st.sampled_from(events))
         self.send(event)
 
@@ -1270,6 +1679,20 @@ class World(RuleBasedStateMachine):
         assert self.proxy.wanted == self.wish
 
     @invariant()
+    def who_is_idle_has_nobody(self) -> None:
+        if self.proxy.state is State.IDLE:
+            assert set(self.alive) <= self.unlinked, "idle, and somebody lives"
+            assert not self.ordered - self.answered, "idle, and somebody is being born"
+
+    @invariant()
+    def at_most_one_serves(self) -> None:
+        """Whoever lives beside the current one and its successor has been told to leave."""
+        if self.proxy.is_up:
+            kept = set(self.alive) - set(self.told) - self.unlinked
+            assert len(kept) <= 2
+            assert len([generation for generation in kept if self.alive[generation]]) <= 1
+
+    @invariant()
     def no_process_is_forgotten(self) -> None:
         known = {worker.generation for worker in self.proxy.workers}
         assert set(self.alive) - self.unlinked <= known
@@ -1280,10 +1703,13 @@ class World(RuleBasedStateMachine):
         if not hasattr(self, "proxy"):
             return
         for _ in range(60):
-            if self.proxy.state in (State.READY, State.DEGRADED, State.STOPPED) and not self.ordered:
+            rested = self.proxy.state in (State.READY, State.DEGRADED, State.IDLE, State.STOPPED)
+            if rested and not self.ordered:
                 break
             self._cooperate()
-        fine = (State.READY, State.DEGRADED) if self.wish and not self.halted else (State.STOPPED,)
+        fine = (
+            (State.READY, State.DEGRADED, State.IDLE) if self.wish and not self.halted else (State.STOPPED,)
+        )
         given_up = self.proxy.given_up is not None and self.wish
         assert self.proxy.state in fine or given_up, f"{self.proxy!r} {self.proxy.workers}"
 

@@ -9,6 +9,7 @@ import signal
 import socket
 from collections.abc import Awaitable, Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -19,7 +20,7 @@ from fakes import clock
 from fakes.spawner import FakeLink, FakeWorker, World
 from fakes.story import SPEC
 
-from modelproxy.supervisor import fleet, kernel, keys, runner, sockets, state
+from modelproxy.supervisor import fleet, kernel, keys, policy, runner, sockets, state
 from modelproxy.supervisor.facts import State
 from modelproxy.supervisor.protocol import (
     DownRequest,
@@ -197,6 +198,137 @@ async def test_one_that_is_to_leave_gives_its_turn_away(world: World) -> None:
         nursery.start_soon(world.commands.down, "echo/0", DownRequest())
         await up(world, "echo/late")
         assert trio.current_time() == began
+
+
+async def test_one_that_is_mute_does_not_keep_the_others_waiting(world: World) -> None:
+    """It needs no processor; after a few seconds its turn is somebody else's."""
+    turns = max(2, os.cpu_count() or 2)
+    world.conduct = lambda birth: "mute" if birth.name.startswith("echo/mute") else "good"
+    for number in range(turns):
+        await up(world, f"echo/mute{number}", wait=False)
+    began = trio.current_time()
+    await up(world, "echo/late")
+
+    assert trio.current_time() - began == pytest.approx(policy.START_TURN_S)
+
+
+async def test_no_storm_of_starts(make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many within a minute, whoever asks; the next one waits for its turn and is not blamed for it."""
+    monkeypatch.setattr(policy, "STARTS_PER_WINDOW", 4)
+    small = await make_world().start()
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        for number in range(6):
+            nursery.start_soon(partial(up, small, f"echo/{number}", wait_s=100.0))
+    assert trio.current_time() - began == pytest.approx(policy.START_WINDOW_S)
+    assert [unit.proxy.deaths for unit in small.keeper.units.values()] == [()] * 6
+    async with trio.open_nursery() as nursery:
+        for number in range(6, 9):
+            nursery.start_soon(partial(up, small, f"echo/{number}", wait=False))
+    assert len(small.births) == 8
+    await small.commands.down("all", DownRequest())  # also those that wait
+
+    assert len(small.births) == 8
+
+
+async def test_what_the_kernel_kills_for_memory_is_named(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One death for each kill that it counts; not when we sent the signal, and not for another signal."""
+    counter = tmp_path / "memory.events"
+    counter.write_text("oom_kill 3\n")
+    monkeypatch.setattr(kernel, "oom_counter", lambda pid: counter)
+    for name in ("echo/a", "echo/b", "echo/c", "echo/d"):
+        await up(world, name)
+    counter.write_text("oom_kill 5\n")
+    world.worker("echo/a").die()
+    world.worker("echo/b").die(kernel.Exit(signal=signal.SIGSEGV))
+    world.worker("echo/c").die()
+    world.worker("echo/d").die()
+    await world.until(lambda: all(world.proxy(f"echo/{letter}").deaths for letter in "abcd"))
+
+    causes = sorted(world.proxy(f"echo/{letter}").deaths[0].cause for letter in "abcd")
+    assert causes == ["SIGKILL", "SIGKILL (oom?)", "SIGKILL (oom?)", "SIGSEGV"]
+
+
+async def test_our_own_kill_is_no_want_of_memory(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    counter = tmp_path / "memory.events"
+    counter.write_text("oom_kill 3\n")
+    monkeypatch.setattr(kernel, "oom_counter", lambda pid: counter)
+    await up(world)
+    worker = world.worker()
+    worker.beating, worker.handle.deaf = False, True
+    counter.write_text("oom_kill 4\n")
+    await world.until(lambda: bool(world.proxy().deaths))
+
+    assert world.proxy().deaths[0].cause == "hung (silent); SIGKILL"
+
+
+async def test_memory_is_looked_at_every_now_and_then_where_it_matters(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And one that has too much of it is rolled."""
+    looks: list[float] = []
+    size = 2**20
+
+    def rss(pid: int) -> int:
+        looks.append(trio.current_time())
+        return size
+
+    monkeypatch.setattr(kernel, "rss", rss)
+    first = await up(world)
+    looks.clear()
+    await trio.sleep(100.0)
+    assert looks == []
+    await up(world, port=first.port, max_rss=2**25)
+    looks.clear()
+    await trio.sleep(100.0)
+    assert 9 <= len(looks) <= 11
+    size = 2**26
+    await world.until(lambda: world.proxy().generation == 2 and world.proxy().state is State.READY)
+
+    assert "recycled" in world.kinds()
+    assert world.commands.rows()[0].rss == 2**26
+
+
+async def test_one_that_takes_no_connection_is_replaced(world: World) -> None:
+    """It beats and says that it has taken nobody, and the kernel says that somebody waits."""
+    row = await up(world)
+    worker = world.worker()
+    worker.beat = Beat(0.0, 1, 0, accepted=7)
+    worker.handle.deaf = True
+    with socket.create_connection(("127.0.0.1", row.port)):
+        await world.until(lambda: world.proxy().generation == 2 and world.proxy().state is State.READY)
+
+    assert worker.handle.signals[0] == signal.SIGABRT
+    assert "took no connection for" in world.proxy().deaths[0].cause
+
+
+async def test_a_beat_costs_neither_a_save_nor_a_look_at_the_others(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hundred proxies beat a thousand times a second under load."""
+    await up(world, "echo/other")
+    await up(world)
+    calls: list[str] = []
+
+    def spy(call: Callable[..., Any], words: Callable[..., str]) -> Callable[..., Any]:
+        def spied(*args: Any) -> Any:
+            calls.append(words(*args))
+            return call(*args)
+
+        return spied
+
+    monkeypatch.setattr(state, "save", spy(state.save, lambda *_: "save"))
+    monkeypatch.setattr(world.keeper, "_record", spy(world.keeper._record, lambda unit: unit.proxy.name))
+    monkeypatch.setattr(fleet, "next_deadline", spy(fleet.next_deadline, lambda proxy: f"due {proxy.name}"))
+    world.worker().say(Beat(0.0, 5, 2))
+    await trio.testing.wait_all_tasks_blocked()
+
+    assert calls == ["echo/demo", "due echo/demo"]
+    assert world.commands.rows()[1].requests == 5
 
 
 # --- saving ---------------------------------------------------------------------------------------

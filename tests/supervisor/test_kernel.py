@@ -284,3 +284,68 @@ def test_the_boot_is_known_also_when_nothing_can_be_opened_any_more(monkeypatch:
     monkeypatch.setattr(Path, "read_text", no_descriptors)
 
     assert kernel.boot_id() == known
+
+
+# --- memory ---------------------------------------------------------------------------------------
+
+
+def test_how_much_memory_a_process_has() -> None:
+    """As the kernel's own summary says."""
+    status = Path("/proc/self/status").read_text()
+    (line,) = [line for line in status.splitlines() if line.startswith("VmRSS:")]
+
+    assert kernel.rss(os.getpid()) == pytest.approx(int(line.split()[1]) * 1024, rel=0.1)
+    assert kernel.rss(5_000_000) is None
+
+
+def test_a_worker_is_offered_before_us() -> None:
+    own = int(Path("/proc/self/oom_score_adj").read_text())
+    child = Child()
+    try:
+        kernel.offer_to_oom_killer(child.pid)
+        assert int(Path(f"/proc/{child.pid}/oom_score_adj").read_text()) == min(1000, own + 50)
+    finally:
+        child.close()
+    kernel.offer_to_oom_killer(5_000_000)  # it has just died: nobody's loss
+
+
+@pytest.mark.parametrize(
+    ("cgroups", "expected"),
+    [
+        ("0::/a/x.scope\n", ["a/x.scope/memory.events", "unified/a/x.scope/memory.events"]),
+        ("0::/\n", ["memory.events", "unified/memory.events"]),
+        ("5:cpu,cpuacct:/a\n4:memory:/a/b\n", ["memory/a/b/memory.oom_control"]),
+        (
+            "4:hugetlb,memory:/a:b\n0::/c\n",
+            ["memory/a:b/memory.oom_control", "c/memory.events", "unified/c/memory.events"],
+        ),
+        ("4:pids:/a", []),
+        ("", []),
+    ],
+    ids=["version 2", "its own namespace", "version 1", "both", "neither", "nothing"],
+)
+def test_where_the_kernel_counts_its_kills(cgroups: str, expected: list[str], tmp_path: Path) -> None:
+    assert kernel.oom_counter_in(cgroups, tmp_path) == [tmp_path / path for path in expected]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("low 0\nhigh 3\nmax 9\noom 2\noom_kill 7\noom_group_kill 1\n", 7),
+        ("oom_kill_disable 0\nunder_oom 0\noom_kill 4\n", 4),
+        ("oom_kill_disable 0\nunder_oom 0\n", None),
+        ("oom_kill many\n", None),
+        ("", None),
+    ],
+)
+def test_how_many_were_killed(text: str, expected: int | None, tmp_path: Path) -> None:
+    """Both versions' files; an old kernel does not count."""
+    counter = tmp_path / "memory.events"
+    assert kernel.oom_kills(counter) is None
+    counter.write_text(text)
+
+    assert kernel.oom_kills(counter) == kernel.oom_kills_in(text) == expected
+
+
+def test_the_counter_of_a_process_that_is_gone() -> None:
+    assert kernel.oom_counter(5_000_000) is None

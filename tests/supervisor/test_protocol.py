@@ -142,7 +142,7 @@ def test_absent_marks_are_left_out() -> None:
         (
             ProxyView,
             "name model provider port pid url state reused health uptime_s requests in_flight restarts fallbacks "
-            "last_error base_url started_at generation wanted detail draining deaths queue lazy "
+            "last_error base_url started_at generation wanted detail draining deaths queue rss lazy "
             "idle_stop_s max_rss fallback limits log notes",
         ),
         (Version, "pid version started_at socket state_dir api warnings"),

@@ -6,7 +6,7 @@ import pytest
 from fakes.story import SPEC, Story, spec
 
 from modelproxy.supervisor import fleet, views
-from modelproxy.supervisor.facts import Proxy, State
+from modelproxy.supervisor.facts import Care, Proxy, State
 from modelproxy.supervisor.views import Tally
 from modelproxy.worker.contract import EXIT_CONFIG
 
@@ -52,6 +52,47 @@ def test_a_note_about_a_well_provider_stands_beside_ok() -> None:
     story(fleet.FeltWell(1))
 
     assert views.health(story.proxy) == "ok"
+
+
+def test_idle_says_since_when_and_what_ends_it() -> None:
+    story = Story()
+    story(fleet.Up(SPEC, Care(lazy=True)))
+    story.wait(250.0)
+
+    assert words(story) == "idle 4m10s, the next connection starts it"
+
+
+def test_a_debugger_is_named() -> None:
+    """While it starts as well as afterwards."""
+    story = Story()
+    story.up()
+    story.born(1)
+    story.wait(20.0)
+    story(fleet.Examined(1, traced=True, busy=False, detail="state t, idle"))
+    assert words(story) == "starting 20s, traced by a debugger"
+    story.ready(1)
+    story.wait(11.0)
+    story(fleet.Examined(1, traced=True, busy=False, detail="state t, idle"))
+
+    assert words(story) == "traced by a debugger, silent 11s"
+
+
+def test_what_a_worker_lacks_and_what_it_has_too_much_of() -> None:
+    story = Story()
+    story(fleet.Up(SPEC, Care(max_rss=2**20)))
+    story.born(1)
+    story.ready(1)
+    story(fleet.Beaten(1, accepted=1, waiting=2, starved="Too many open files"))
+    assert words(story) == "degraded: it can take no connection: Too many open files"
+    story(fleet.Beaten(1, accepted=1, starved="Too many open files"))
+    assert words(story) == ""  # nobody waits
+    story(fleet.Measured(1, 2**21))
+    story.born(2)
+    story.ready(2)
+    story.die(1, "exit 0", 0)
+    story(fleet.Measured(2, 2**21))
+
+    assert words(story) == "2 MiB > 1 MiB again, replaced at most every 10 min: is --max-rss too small?"
 
 
 def test_starting_says_for_how_long_and_what_was_before() -> None:

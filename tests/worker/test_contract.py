@@ -44,7 +44,15 @@ SAID: list[FromWorker] = [
     HELLO,
     attrs.evolve(HELLO, spec=None),
     Ready(),
-    Beat(0.1, 2, 1, 3, 4, "it said no", 5, oldest_s=6.5, cost_usd=0.7, unpriced=8, fallbacks=9),
+    Beat(
+        *(0.1, 2, 1, 3, 4, "it said no", 5),
+        oldest_s=6.5,
+        cost_usd=0.7,
+        unpriced=8,
+        fallbacks=9,
+        accepted=9,
+        starved="Too many open files",
+    ),
     Health(False, "down"),
     Bye("SIGTERM", 0),
 ]

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -652,12 +653,17 @@ class _FailingListener(socket.socket):
 
 
 async def test_accepting_survives_want_of_descriptors() -> None:
-    """And says so once."""
+    """And says so once; the heartbeat can tell of it while it lasts."""
     plain = listen()
     listener = _FailingListener(fileno=plain.detach())
     listener.failures = [errno.EMFILE, errno.ENFILE, errno.ECONNABORTED, errno.EAGAIN]
     async with serving(listener=listener) as service, service.client(GET) as client:
+        server: Any = service.server
+        while server.starved is None:
+            await trio.lowlevel.checkpoint()
+        assert (server.starved, server.accepted) == ("as arranged", 0)
         assert (await client.answer()).status == 200
+        assert (server.starved, server.accepted) == (None, 1)
         assert len(service.logged) == 1
         assert listener.failures == []
 
