@@ -48,7 +48,7 @@ POLICY = {
     "QUEUE_THROUGH_S": 0.2,
     "SILENCE_LIMIT_S": 3.0,
     "BUSY_SILENCE_LIMIT_S": 10.0,
-    "START_LIMIT_S": 60.0,
+    "START_LIMIT_S": 5.0,
 }
 ECHOES = ("echo/a", "echo/b", "echo/c")
 FAR = "ollama/far"
