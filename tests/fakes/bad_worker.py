@@ -1,28 +1,44 @@
 """A worker that misbehaves as its proxy's name says; any other name is served by the real one.
 
 `echo/bad-import` crashes at once, `echo/bad-config` exits 78, `echo/bad-mute` never says anything,
-`echo/bad-quitter` exits 0 without goodbye on its first request, `echo/bad-deaf` ignores drain and signals.
-`ollama/bad-nervous` serves well and looks at its provider several times a second.
+`echo/bad-quitter` exits 0 without goodbye on its first request, `echo/bad-deaf` ignores drain and signals,
+`echo/bad-late` is ready after three seconds. Others serve well at first: `echo/bad-successor` is mute from its
+second generation on, `echo/bad-blocker` blocks its event loop when `GET /block/sleep` or `GET /block/spin` asks
+for it, and `echo/bad-unabortable` does so and does not die of SIGABRT; `ollama/bad-nervous` looks at its
+provider several times a second.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import sys
+import time
 from typing import Any
 
-from modelproxy.worker import __main__, handler, serve
+from modelproxy.worker import __main__, handler, httpd, serve
+
+SPIN_S = 4.0
+"""How long a loop that spins does so."""
+LATE_S = 3.0
 
 
-def misbehave(how: str) -> None:
+def misbehave(how: str, label: str) -> None:
     if how == "import":
         raise RuntimeError("crashed at import, as told")
     if how == "config":
         sys.exit(78)
-    if how == "mute":
+    if how == "mute" or (how == "successor" and label != "g1"):
         while True:
             signal.pause()
+    if how == "unabortable":
+        setattr(faulthandler, "enable", _ignore)  # noqa: B010  # as above
+        signal.signal(signal.SIGABRT, signal.SIG_IGN)
+    if how == "late":
+        time.sleep(LATE_S)
+    if how in ("blocker", "unabortable"):
+        setattr(handler.Handler, "__call__", _serve_or_block)  # noqa: B010  # an assignment would be a type error
     if how == "quitter":
         setattr(handler.Handler, "__call__", _quit)  # noqa: B010  # an assignment would be a type error
     if how == "nervous":
@@ -31,6 +47,28 @@ def misbehave(how: str) -> None:
     if how == "deaf":
         setattr(serve.Worker, "_on_drain", _ignore)  # noqa: B010  # as above
         setattr(serve.Worker, "_heed_signals", _hear_nothing)  # noqa: B010  # as above
+
+
+_serve = handler.Handler.__call__
+
+
+async def _serve_or_block(self: handler.Handler, exchange: httpd.Exchange) -> None:
+    if exchange.request.path == "/block/sleep":
+        the_culprit_sleeps()
+    if exchange.request.path == "/block/spin":
+        the_culprit_spins()
+    await _serve(self, exchange)
+
+
+def the_culprit_sleeps() -> None:
+    time.sleep(600)
+
+
+def the_culprit_spins() -> None:
+    """As a program does that has much to calculate: the loop stands, the processor does not."""
+    end = time.thread_time() + SPIN_S
+    while time.thread_time() < end:
+        pass
 
 
 async def _quit(*_: Any) -> None:
@@ -46,8 +84,13 @@ async def _hear_nothing(*_: Any) -> None:
         signal.signal(signum, signal.SIG_IGN)
 
 
-if __name__ == "__main__":
-    _, _, name = sys.argv[-2].partition("/bad-")
+def main(words: list[str]) -> int:
+    serve.BEAT_S = 0.2
+    _, _, name = words[-2].partition("/bad-")
     if name:
-        misbehave(name)
-    sys.exit(__main__.main())
+        misbehave(name, words[-1])
+    return __main__.main(words)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

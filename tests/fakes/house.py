@@ -121,9 +121,15 @@ class House:
 
     # --- the supervisor --------------------------------------------------------------------------
 
-    def start(self, *, bad_workers: bool = False, wait: bool = True, **popen: Any) -> subprocess.Popen[bytes]:
-        """Start a supervisor in the foreground; with `wait`, until its control socket answers."""
-        command = [sys.executable, "-P", "-m", "fakes.quick_supervisor", json.dumps(self.policy)]
+    def start(
+        self, *, bad_workers: bool = False, wait: bool = True, interpreter: Path | None = None, **popen: Any
+    ) -> subprocess.Popen[bytes]:
+        """Start a supervisor in the foreground; with `wait`, until its control socket answers.
+
+        `interpreter` is the one that it makes workers with.
+        """
+        changes = self.policy | ({} if interpreter is None else {"interpreter": str(interpreter)})
+        command = [sys.executable, "-P", "-m", "fakes.quick_supervisor", json.dumps(changes)]
         if bad_workers:
             command += ["--worker-module", "fakes.bad_worker"]
         log = open(self.home / "daemon.err", "ab")  # noqa: SIM115  # the child's copy outlives this one
@@ -238,6 +244,11 @@ class House:
             return
         finally:
             connection.close()
+
+    def past_events(self) -> list[dict[str, Any]]:
+        """What has happened so far."""
+        lines = self.api("GET", "/v1/events").body.splitlines()
+        return [json.loads(line) for line in lines]
 
     def command(
         self, *words: str, module: str = "modelproxy.ctl", timeout: float = 60

@@ -193,6 +193,8 @@ class World:
         self.on_spawn: Callable[[runner.Birth], None] = lambda birth: None
         self.survivors: dict[int, FakeHandle] = {}
         """pid -> process that an earlier supervisor has left."""
+        self.slept_s = 0.0
+        """How long the machine has slept: the clock has gone on, and nobody in this process has run."""
         self._nursery = nursery
         self._pids = 0
         self._open = trio.Event()
@@ -209,7 +211,7 @@ class World:
             events=self.events,
             log=self.log.append,
             started_at=1000.0,
-            now=trio.current_time,
+            now=lambda: trio.current_time() + self.slept_s,
             jitter=lambda: 1.0,
         )
 

@@ -2,50 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
-
 import pytest
-import trio
 from fakes import clock
-from fakes.spawner import World, files_of
+from fakes.worlds import make_world, paths, world
 
-from modelproxy.supervisor.paths import Paths, prepare
+__all__ = ["make_world", "paths", "world"]
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     clock.prefer(items)
-
-
-@pytest.fixture
-def paths(tmp_path: Path) -> Paths:
-    """The files of a user whose home is empty."""
-    found = files_of(tmp_path)
-    prepare(found)
-    return found
-
-
-@pytest.fixture
-async def make_world(
-    paths: Paths, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Callable[[], World]]:
-    """Worlds that share their files, as one supervisor after another does; not started yet."""
-    made: list[World] = []
-
-    def make() -> World:
-        world = World(paths, nursery)
-        world.patch(monkeypatch)
-        made.append(world)
-        return world
-
-    yield make
-    for unit in (unit for world in made for unit in world.keeper.units.values()):
-        for one in unit.listeners:
-            one.close()
-
-
-@pytest.fixture
-async def world(make_world: Callable[[], World]) -> World:
-    """A keeper that has begun with nothing."""
-    return await make_world().start()

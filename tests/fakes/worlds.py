@@ -1,0 +1,46 @@
+"""Fixtures: a keeper among fake workers. A conftest that imports them offers them to its folder."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+import trio
+
+from modelproxy.supervisor.paths import Paths, prepare
+
+from .spawner import World, files_of
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> Paths:
+    """The files of a user whose home is empty."""
+    found = files_of(tmp_path)
+    prepare(found)
+    return found
+
+
+@pytest.fixture
+async def make_world(
+    paths: Paths, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Callable[[], World]]:
+    """Worlds that share their files, as one supervisor after another does; not started yet."""
+    made: list[World] = []
+
+    def make() -> World:
+        world = World(paths, nursery)
+        world.patch(monkeypatch)
+        made.append(world)
+        return world
+
+    yield make
+    for unit in (unit for world in made for unit in world.keeper.units.values()):
+        for one in unit.listeners:
+            one.close()
+
+
+@pytest.fixture
+async def world(make_world: Callable[[], World]) -> World:
+    """A keeper that has begun with nothing."""
+    return await make_world().start()

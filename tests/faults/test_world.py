@@ -1,0 +1,140 @@
+"""Faults of the world around: no room on the disk, no descriptors, no interpreter, no provider."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shlex
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes.chaos import far_script
+from fakes.house import House, Stream, message, post
+from fakes.upstream import Upstream
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.fault,
+    pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="limits of another process are Linux's"),
+]
+
+
+@contextmanager
+def limited(pid: int, kind: int, soft: int) -> Iterator[None]:
+    """A limit of one running process, taken back at the end."""
+    before = resource.prlimit(pid, kind)
+    resource.prlimit(pid, kind, (soft, before[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, kind, before)
+
+
+def full_disk(pid: int) -> Any:
+    """No file that this process writes can grow: what a full disk is to it, whoever it runs as."""
+    return limited(pid, resource.RLIMIT_FSIZE, 0)
+
+
+def test_fault_29_no_room_for_the_state(house: House) -> None:
+    """29: wishes are refused with 507 and change nothing; what runs is untouched; it heals by itself."""
+    supervisor = house.start()
+    row, other = house.up(), house.up("echo/other")
+    stream = Stream(row["port"], "echo:slow 20ms\n" + "word " * 50)
+    stream.read_until(b"content_block_delta")
+    saved = (house.state / "state.json").read_bytes()
+    with full_disk(supervisor.pid):
+        for refused in (
+            house.api("PUT", "/v1/proxies/echo%2Fnew", {"model": "echo/new", "port": 0}),
+            house.down("echo/demo"),
+            house.restart("echo/demo"),
+        ):
+            assert refused.status == 507
+            assert refused.json["error"]["code"] == "disk_full"
+            assert "nothing was changed" in refused.json["error"]["hint"]
+        assert (house.state / "state.json").read_bytes() == saved
+        assert {one["name"]: (one["state"], one["pid"]) for one in house.ps(stopped=True)} == {
+            "echo/demo": ("ready", row["pid"]),
+            "echo/other": ("ready", other["pid"]),
+        }
+        assert b"message_stop" in stream.rest()
+        assert post(row["port"], message()).status == 200
+        # A death is a fact and no wish: it is made good also now.
+        os.kill(other["pid"], signal.SIGKILL)
+        assert post(other["port"], message()).status == 200
+
+    assert house.up("echo/new")["state"] == "ready"
+    assert house.down("echo/demo").status == 200
+    on_disk = {one["name"]: one for one in json.loads((house.state / "state.json").read_bytes())["proxies"]}
+    assert {name: one["wanted"] for name, one in on_disk.items()} == {
+        "echo/demo": False,
+        "echo/other": True,
+        "echo/new": True,
+    }
+    assert on_disk["echo/other"]["generation"] == 2
+
+
+def test_fault_30_no_room_for_the_log(house: House) -> None:
+    """30: the proxy serves; the lines that were lost are counted, and `ps` says so."""
+    house.start()
+    row = house.up()
+    with full_disk(row["pid"]):
+        assert [post(row["port"], message()).status for _ in range(3)] == [200] * 3
+        after = house.wait_tally(lambda row: row["log_drops"] >= 3)
+
+    assert (after["state"], after["pid"]) == ("ready", row["pid"])
+    shown = house.command("ps", "-v").stdout
+    assert "log lines" in shown
+    log = house.state / "logs" / "echo~demo.log"
+    before = log.stat().st_size
+    assert post(row["port"], message()).status == 200
+    house.wait_tally(lambda row: row["requests"] >= 4)
+    assert log.stat().st_size > before
+
+
+def test_fault_33_the_interpreter_is_gone() -> None:
+    """33: the error shows the path, nothing is tried in vain, and `up` mends it when it is back."""
+    with House() as house:
+        interpreter = Path(house.home / "bin" / "python")
+        interpreter.parent.mkdir()
+        interpreter.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
+        interpreter.chmod(0o755)
+        folder = house.home / "config" / "modelproxy"
+        folder.mkdir(parents=True)
+        (folder / "config.toml").write_text('spawn = "exec"\n')
+        house.start(interpreter=interpreter)
+        row = house.up()
+        interpreter.rename(interpreter.with_name("away"))
+        os.kill(row["pid"], signal.SIGKILL)
+
+        failed = house.wait_row(lambda row: row["state"] == "failed")
+        assert f"cannot start {interpreter}: No such file or directory" in failed["detail"]
+        down = post(row["port"], message())
+        assert down.status == 503
+        assert str(interpreter) in down.json["error"]["message"]
+        assert down.headers["x-should-retry"] == "false"
+        interpreter.with_name("away").rename(interpreter)
+        assert house.up()["state"] == "ready"
+        assert post(row["port"], message()).status == 200
+
+
+def test_fault_43_a_provider_that_goes_and_comes_back(house: House) -> None:
+    """43: `degraded` with the reason, nothing is restarted, and `ready` again when it answers."""
+    with Upstream(far_script) as far:
+        house.start()
+        row = house.up("ollama/far", base_url=far.url)
+        assert post(row["port"], message()).status == 200
+        far.stop()
+        assert post(row["port"], message()).status == 503
+        ill = house.wait_tally(lambda row: row["state"] == "degraded", "ollama/far")
+        assert "not reachable" in ill["detail"]
+        far.start()
+        assert post(row["port"], message()).status == 200
+
+        well = house.wait_tally(lambda row: row["state"] == "ready", "ollama/far")
+        assert (well["pid"], well["restarts"], well["deaths"]) == (row["pid"], 0, [])
