@@ -55,6 +55,7 @@ def test_s62_s63_a_signal_by_hand_stops_the_proxy(house: House, number: str, sig
     assert row["deaths"] == []
     assert row["restarts"] == 0
     assert house.tell("ps", "--json") == []
+    assert re.search(r"^echo/demo .* stopped ", house.command("ps", "-a").stdout, re.MULTILINE)
     assert is_refused(view["port"])
     told = [json.loads(line)["kind"] for line in house.command("events", "--json").stdout.splitlines()]
     assert told[-2:] == ["bye", "stopped"]
@@ -114,6 +115,8 @@ def test_s65_sigterm_to_the_worker_finishes_the_stream(house: House) -> None:
     assert b"event: message_stop" in stream.rest()
     assert wait_gone(row["pid"])
     assert house.wait_row(lambda row: row["state"] == "stopped")["deaths"] == []
+    [kept] = house.tell("usage", "--json")
+    assert (kept["status"], kept["stop_reason"]) == (200, "end_turn")
 
 
 def test_s62_a_worker_without_a_supervisor_obeys_as_well(house: House) -> None:
@@ -155,6 +158,8 @@ def test_s65_down_refuses_at_once_and_finishes_the_stream(house: House) -> None:
     assert not is_alive(row["pid"])
     # The books hold the request that was finished while draining.
     assert "status=200" in house.command("logs", "echo/demo").stdout
+    [kept] = house.tell("usage", "--json")
+    assert (kept["status"], kept["stop_reason"], kept["stream"]) == (200, "end_turn", True)
 
 
 @pytest.mark.parametrize("how", ["down", "SIGTERM"])
@@ -180,6 +185,8 @@ def test_s65_a_stream_longer_than_the_grace_is_told_so_in_time(house: House, how
     assert error["error"]["type"] == "overloaded_error"
     assert "proxy is shutting down" in error["error"]["message"]
     assert "message_stop" not in seen
+    [kept] = house.tell("usage", "--json")
+    assert kept["error_type"] == "overloaded_error"
 
 
 def test_s65_down_with_a_grace_of_its_own(house: House) -> None:
