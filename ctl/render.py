@@ -323,6 +323,9 @@ def facts(view: dict[str, Any], now: float) -> Iterator[tuple[str, str]]:
         yield "port", f"{cell(view.get('port'))} is held by {cell(view['port_holder'])}"
     for worker in view.get("workers") or ():
         yield "worker", _worker(worker, now)
+    if view.get("rss"):
+        limit = f" of at most {_bytes(view['max_rss'])}" if view.get("max_rss") else ""
+        yield "memory", f"{_bytes(view['rss'])}{limit}"
     yield from _numbers(view)
     if view.get("last_error"):
         yield "last error", cell(view["last_error"])
@@ -341,6 +344,10 @@ def _numbers(view: dict[str, Any]) -> Iterator[tuple[str, str]]:
     lost = [_count(view[key], one, many) for key, one, many in _LOST if view.get(key)]
     if lost:
         yield "lost", ", ".join(lost)
+
+
+def _bytes(number: float) -> str:
+    return f"{number / 2**20:.0f} MiB"
 
 
 _COUNTED = (("failures", "failed"), ("fallbacks", "by a fallback"), ("in_flight", "in flight"))

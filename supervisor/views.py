@@ -80,8 +80,10 @@ def since(proxy: Proxy) -> float | None:
     current = proxy.current
     if current is not None and proxy.state is State.READY:
         return current.since
-    if current is not None and proxy.state is State.DEGRADED:
+    if current is not None and proxy.state is State.DEGRADED and current.ill_since is not None:
         return current.ill_since
+    if proxy.idle_since is not None and proxy.state is State.IDLE:
+        return proxy.idle_since
     return proxy.state_since or None
 
 
@@ -97,8 +99,8 @@ def describe(proxy: Proxy, now: float, tallies: dict[int, Tally]) -> str:
 
 
 def _idle(proxy: Proxy, now: float, _: dict[int, Tally]) -> str:
-    since = proxy.idle_since
-    return f"idle {seconds(now - since) if since is not None else ''}, the next connection starts it"
+    why = "lazy" if proxy.care.idle_stop_s is None else f"{seconds(proxy.care.idle_stop_s)} without a request"
+    return f"idle since {seconds(now - (proxy.idle_since or now))} ({why})"
 
 
 def _starting(proxy: Proxy, now: float, _: dict[int, Tally]) -> str:
@@ -115,7 +117,8 @@ def _progress(newcomer: Worker, now: float) -> str:
 
 def _ready(proxy: Proxy, now: float, tallies: dict[int, Tally]) -> str:
     fat = proxy.current.fat if proxy.current else None
-    parts = [_silence(proxy, now), proxy.trouble or "", fat or "", _leavers(proxy, now, tallies)]
+    queue = _queue(proxy.current, now) if proxy.current else ""
+    parts = [_silence(proxy, now), queue, proxy.trouble or "", fat or "", _leavers(proxy, now, tallies)]
     return "; ".join(part for part in parts if part)
 
 
@@ -125,6 +128,13 @@ def _silence(proxy: Proxy, now: float) -> str:
     if current is not None and current.traced:
         return f"traced by a debugger, silent {seconds(silent)}"
     return f"silent {seconds(silent)}" if silent > _QUIET_S else ""
+
+
+def _queue(worker: Worker, now: float) -> str:
+    """A loop that beats may yet take nobody in."""
+    if worker.stuck_since is None or now - worker.stuck_since <= _QUIET_S:
+        return ""
+    return f"{worker.waiting} waiting, none taken for {seconds(now - worker.stuck_since)}"
 
 
 def _silent_for(worker: Worker, now: float) -> float:
@@ -137,10 +147,8 @@ def _degraded(proxy: Proxy, now: float, tallies: dict[int, Tally]) -> str:
         return "degraded"
     leavers = _leavers(proxy, now, tallies)
     after = f"; {leavers}" if leavers else ""
-    if current.starved:
-        return f"degraded: it can take no connection: {current.starved}{after}"
-    age = seconds(now - (current.ill_since if current.ill_since is not None else now))
-    return f"degraded {age}: {current.ill}{after}"
+    reason = f"it can take no connection: {current.starved}" if current.starved else current.ill
+    return f"degraded {seconds(now - (since(proxy) or now))}: {reason}{after}"
 
 
 def _rolling(proxy: Proxy, now: float, tallies: dict[int, Tally]) -> str:
@@ -185,7 +193,9 @@ def _hung(proxy: Proxy, now: float, _: dict[int, Tally]) -> str:
     current = proxy.current
     if current is None:
         return "hung"
-    return f"hung {seconds(_silent_for(current, now))} ({current.hung}){_limit(current, now)}"
+    stuck_for = 0.0 if current.stuck_since is None else now - current.stuck_since
+    age = seconds(max(_silent_for(current, now), stuck_for))
+    return f"hung {age} ({current.hung}){_limit(current, now)}"
 
 
 def _backoff(proxy: Proxy, now: float, _: dict[int, Tally]) -> str:
@@ -255,6 +265,8 @@ def _next_ready(proxy: Proxy, now: float) -> str:
         return "nothing while a debugger holds it"
     if current is not None and _silent_for(current, now) > _QUIET_S:
         return f"silent for {policy.SILENCE_LIMIT_S:.0f} s, its process is looked at"
+    if current is not None and _queue(current, now):
+        return f"if it takes none for {policy.SILENCE_LIMIT_S:.0f} s it is taken for hung"
     if proxy.draining:
         return "the older worker leaves when its requests are finished"
     if proxy.idle_at is not None:
@@ -282,6 +294,10 @@ def _next_rolling(proxy: Proxy, now: float) -> str:
 
 
 def _next_degraded(proxy: Proxy, now: float) -> str:
+    if proxy.current is not None and proxy.current.starved:
+        return (
+            "connections wait until it has room again; a raised limit (ulimit -n) holds for new workers only"
+        )
     return "the worker goes on looking at its provider; it is not restarted, for that would not help"
 
 

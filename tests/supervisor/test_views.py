@@ -59,7 +59,22 @@ def test_idle_says_since_when_and_what_ends_it() -> None:
     story(fleet.Up(SPEC, Care(lazy=True)))
     story.wait(250.0)
 
-    assert words(story) == "idle 4m10s, the next connection starts it"
+    assert words(story) == "idle since 4m10s (lazy)"
+    assert views.forecast(story.proxy, story.now) == "the next connection starts a worker and waits for it"
+    assert views.since(story.proxy) == 100.0
+    stops = Story()
+    stops(fleet.Up(SPEC, Care(idle_stop_s=900.0)))
+    stops.born(1)
+    stops.ready(1)
+    stops.beat_for(60.0)
+    assert (
+        views.forecast(stops.proxy, stops.now)
+        == "without a request it goes in 14m00s, until the next connection"
+    )
+    stops.beat_for(840.0)
+    stops.die(1, "exit 0", 0)
+    stops.wait(5.0)
+    assert words(stops) == "idle since 5.0s (15m00s without a request)"
 
 
 def test_a_debugger_is_named() -> None:
@@ -83,7 +98,9 @@ def test_what_a_worker_lacks_and_what_it_has_too_much_of() -> None:
     story.born(1)
     story.ready(1)
     story(fleet.Beaten(1, accepted=1, waiting=2, starved="Too many open files"))
-    assert words(story) == "degraded: it can take no connection: Too many open files"
+    story.wait(3.0)
+    assert words(story) == "degraded 3.0s: it can take no connection: Too many open files"
+    assert views.forecast(story.proxy, story.now).startswith("connections wait until it has room again")
     story(fleet.Beaten(1, accepted=1, starved="Too many open files"))
     assert words(story) == ""  # nobody waits
     story(fleet.Measured(1, 2**21))
@@ -93,6 +110,22 @@ def test_what_a_worker_lacks_and_what_it_has_too_much_of() -> None:
     story(fleet.Measured(2, 2**21))
 
     assert words(story) == "2 MiB > 1 MiB again, replaced at most every 10 min: is --max-rss too small?"
+
+
+def test_a_loop_that_beats_and_takes_nobody_in_is_said_before_it_is_judged() -> None:
+    story = Story().serve()
+    for _ in range(7):
+        story(fleet.Beaten(1, accepted=1, waiting=3))
+        story.wait(1.0)
+
+    assert words(story) == "3 waiting, none taken for 6.0s"
+    assert views.forecast(story.proxy, story.now) == "if it takes none for 10 s it is taken for hung"
+    for _ in range(5):
+        story(fleet.Beaten(1, accepted=1, waiting=3))
+        story.wait(1.0)
+    story(fleet.Examined(1, traced=False, busy=True, detail="state S, busy"))
+
+    assert words(story) == "hung 11s (took no connection for 11 s, 3 waiting), kill in 1.0s"
 
 
 def test_starting_says_for_how_long_and_what_was_before() -> None:
