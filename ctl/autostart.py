@@ -1,7 +1,8 @@
 """Starting the supervisor in the background.
 
 Nothing here decides whether one runs already: the lock decides that in the supervisor, and the loser of
-ten started at once leaves quietly. Here is only waited until somebody answers.
+ten started at once leaves quietly. Here is only waited until somebody answers. Where `proxyctl daemon
+install` has made it a service of systemd, systemd starts it.
 """
 
 from __future__ import annotations
@@ -14,14 +15,17 @@ from typing import Any
 
 from modelproxy.supervisor.paths import Paths, UnsafeDirectoryError, prepare
 
+from . import units
 from .client import Client
 from .faults import Fault
 from .follow import tail
+from .systemd import JOURNAL, Manager
 
 START_S = 10.0
 POLL_S = 0.01
-COMMAND = (sys.executable, "-P", "-m", "modelproxy.supervisor")
+PYTHON = (sys.executable, "-P", "-m")
 """`-P`: nothing in the user's present folder may shadow our modules."""
+COMMAND = (*PYTHON, "modelproxy.supervisor")
 
 
 def ensure(paths: Paths) -> tuple[dict[str, Any], bool]:
@@ -37,6 +41,8 @@ def ensure(paths: Paths) -> tuple[dict[str, Any], bool]:
 def start(paths: Paths) -> dict[str, Any]:
     """Start a supervisor that outlives this command, and wait until it (or another one) answers."""
     _prepare(paths)
+    if units.is_installed(paths):
+        return _start_service(paths)
     try:
         child = _spawn(paths)
     except OSError as error:
@@ -59,6 +65,15 @@ def start(paths: Paths) -> dict[str, Any]:
         time.sleep(POLL_S)
 
 
+def _start_service(paths: Paths) -> dict[str, Any]:
+    """Where the supervisor is installed as a service, a second one beside it would only be in its way."""
+    Manager(paths).start(units.SOCKET, units.SERVICE)
+    answer = _version(paths)
+    if answer is None:
+        raise Fault("daemon_start_failed", "the service was started and does not answer", JOURNAL)
+    return answer
+
+
 def _prepare(paths: Paths) -> None:
     try:
         prepare(paths)
@@ -77,11 +92,22 @@ def _spawn(paths: Paths) -> subprocess.Popen[bytes]:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
+            env=_environment(),
             cwd="/",  # a daemon in the user's folder would keep it from being unmounted
             start_new_session=True,
         )
     finally:
         os.close(log)
+
+
+def _environment() -> dict[str, str]:
+    """Ours, without what a service manager has said to the service that this shell belongs to."""
+    theirs = ("NOTIFY_SOCKET", "FDSTORE", "JOURNAL_STREAM", "MANAGERPID")
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name not in theirs and not name.startswith(("LISTEN_", "WATCHDOG_"))
+    }
 
 
 def _version(paths: Paths) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from modelproxy.supervisor.paths import Paths
 
-from . import autostart
+from . import autostart, systemd, units
 from .client import Client, not_running
 from .faults import Fault, talk
 from .processes import daemon_pid, is_alive, start_time
@@ -20,9 +20,19 @@ PATIENCE_S = 1.0
 RESTARTED_S = 10.0
 
 
-def run() -> None:
+def run(unit: str | None) -> None:
     """Become the supervisor: it carries neither typer nor a parent of ours."""
-    os.execv(autostart.COMMAND[0], autostart.COMMAND)
+    _become("modelproxy.supervisor", unit)
+
+
+def reap(unit: str) -> None:
+    """Become the program that ends the workers of a supervisor that could not do it itself."""
+    _become("modelproxy.supervisor.reap", unit)
+
+
+def _become(module: str, unit: str | None) -> None:
+    command = [*autostart.PYTHON, module, *(["--unit", unit] if unit else [])]
+    os.execv(command[0], command)
 
 
 def stop(paths: Paths, grace_s: float | None) -> dict[str, Any]:
@@ -37,11 +47,15 @@ def stop(paths: Paths, grace_s: float | None) -> dict[str, Any]:
         # It may leave before its answer is whole; that is what was asked for. And it may be stopping already.
         if fault.code not in ("daemon_not_running", "daemon_gone", "stopping"):
             raise
-    _wait_until_gone(pid, started)
+    wait_until_gone(pid, started)
+    if version.get("unit") == units.SERVICE:
+        # systemd has it in hand already; here is waited until it is through, the control socket included.
+        systemd.Manager(paths).tell("stop", units.SOCKET, units.SERVICE)
     return version
 
 
-def _wait_until_gone(pid: int, started: int | None) -> None:
+def wait_until_gone(pid: int, started: int | None) -> None:
+    """Until that very process has ended; a person at a terminal is told why it takes so long."""
     began, said = time.monotonic(), False
     while is_alive(pid) and start_time(pid) == started:
         time.sleep(POLL_S)

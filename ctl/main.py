@@ -542,8 +542,13 @@ def daemon() -> None:
     """
 
 
+Unit = Annotated[
+    str | None, typer.Option("--unit", metavar="NAME", help="The systemd unit that runs it (there: %n).")
+]
+
+
 @daemon_app.command("run")
-def daemon_run() -> int:
+def daemon_run(unit: Unit = None) -> int:
     """Run the supervisor in the foreground
 
     For systemd and other process managers; its log goes to stderr.
@@ -554,8 +559,81 @@ def daemon_run() -> int:
     """
     from .daemon import run
 
-    run()
+    run(unit)
     return EXIT_FAILED  # not reached: exec does not return
+
+
+@daemon_app.command("reap", hidden=True)
+def daemon_reap(unit: Annotated[str, typer.Option("--unit")]) -> int:
+    """End the workers of a supervisor that was killed at its stop; for ExecStopPost= of the systemd unit"""
+    from .daemon import reap
+
+    reap(unit)
+    return EXIT_FAILED  # not reached: exec does not return
+
+
+@daemon_app.command("install")
+def daemon_install(
+    now: Annotated[
+        bool, typer.Option("--now/--no-start", help="Start it as well; a running supervisor hands over.")
+    ] = True,
+    json: Json = False,
+) -> int:
+    """Make the supervisor a service of systemd for this user
+
+    It starts at login, is watched by systemd, and is started again whatever ends it. Running proxies are
+    taken over and serve on meanwhile. Keys of this shell are not in a service: proxyctl keys set, or the
+    file modelproxy/env in the configuration folder.
+
+    \b
+    Examples:
+      proxyctl daemon install
+      proxyctl daemon install --no-start
+    """
+    from modelproxy.supervisor.paths import find
+
+    from .install import install
+
+    done = install(find(), start=now)
+    if json:
+        say_json(done)
+        return EXIT_OK
+    for unit in done["units"]:
+        say(f"wrote  {unit}")
+    if done["state"] == "started":
+        say(f"started  pid {done['pid']}, {done['adopted']} proxies taken over")
+    else:
+        say("enabled  it starts at the next login, or by systemctl --user start modelproxy")
+    if not done["linger"]:
+        talk(
+            "your services end with your last login and start with the first: "
+            f"loginctl enable-linger {done['user']} has them run from boot on"
+        )
+    return EXIT_OK
+
+
+@daemon_app.command("uninstall")
+def daemon_uninstall(json: Json = False) -> int:
+    """Stop the service that `install` has made, and remove its units
+
+    Every proxy drains as with daemon stop. Configuration, logs and the wishes for the next start stay.
+
+    \b
+    Examples:
+      proxyctl daemon uninstall
+    """
+    from modelproxy.supervisor.paths import find
+
+    from .install import uninstall
+
+    done = uninstall(find())
+    if json:
+        say_json(done)
+        return EXIT_OK
+    for unit in done["units"]:
+        say(f"removed  {unit}")
+    say(done["state"])
+    return EXIT_OK
 
 
 @daemon_app.command("start")

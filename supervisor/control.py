@@ -63,6 +63,7 @@ class Control:
         warnings: Callable[[], list[str]],
         leave: Callable[[str, float | None], None],
         log: Callable[[str], None],
+        unit: str = "",
     ) -> None:
         self._commands = commands
         self._events = events
@@ -70,6 +71,7 @@ class Control:
         self._started_at = started_at
         self._warnings = warnings
         self._leave = leave
+        self._unit = unit
         self._log = log
         self._followers = 0
 
@@ -207,12 +209,13 @@ class Control:
             started_at=self._started_at,
             socket=str(self._paths.control_socket),
             state_dir=str(self._paths.state),
+            unit=self._unit or None,
             warnings=self._warnings(),
         )
 
     async def _daemon(self, exchange: httpd.Exchange, target: str, query: dict[str, str]) -> None:
-        if target not in ("stop", "restart"):
-            raise Fault("unknown_route", f"the daemon cannot {target}", "it can stop and restart")
+        if target not in ("stop", "restart", "leave"):
+            raise Fault("unknown_route", f"the daemon cannot {target}", "it can stop, restart and leave")
         request = parse(await exchange.read_body(), DaemonRequest)
         check_grace(request.grace_s)
         await _answer(exchange, 200, to_json(self._about()))

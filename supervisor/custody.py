@@ -1,4 +1,7 @@
-"""The supervisor's side of the holder: which listening sockets are in safe keeping.
+"""Which listening sockets are in safe keeping, and the supervisor's side of the holder that keeps them.
+
+`Custody` is the seam: a holder process of our own keeps the sockets here, systemd's descriptor store does it
+where systemd runs us (`store`). What follows is the holder's.
 
 The keeper says what it wants held; a task of its own makes that true, starts a holder when there is none,
 and starts over when it is lost. Losing it costs nothing but the safety for the double fault, so no failure
@@ -14,7 +17,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 import trio
@@ -25,6 +28,28 @@ from .paths import SocketAddress
 _ANSWER_LIMIT_S = 2.0
 _RETRY_S = 1.0
 _SETTLE_LIMIT_S = 1.0
+
+
+class Custody(Protocol):
+    """Who keeps a second copy of every listening socket. No trouble of it may disturb anything else."""
+
+    def hold(self, port: int, listeners: list[socket.socket]) -> None:
+        """From now on these are to be held; an empty list lets go of the port."""
+
+    async def take(self) -> dict[int, list[socket.socket]]:
+        """What an earlier supervisor has left, by port. Asked once, before anything is held."""
+
+    async def run(self) -> None:
+        """Keep what is held as it is wished, until cancelled."""
+
+    async def settled(self) -> None:
+        """Until everything wished is so, or a moment has passed in vain."""
+
+    async def confirm(self, limit_s: float) -> None:
+        """Until the keeper has said just now that it has everything."""
+
+    async def quit(self) -> None:
+        """The supervisor stops for good: nothing is to be held any more."""
 
 
 @attrs.define(eq=False)
@@ -40,7 +65,9 @@ class _Wish:
         self.copies = []
 
 
-class Custody:
+class HolderCustody:
+    """By means of a process of our own."""
+
     def __init__(self, path: Path, log: Callable[[str], None], environment: dict[str, str]) -> None:
         self._path = path
         self._log = log
@@ -87,6 +114,8 @@ class Custody:
             await self._connect()
             ports = (await self._ask({"op": "list"}))[0]["ports"]
             found = {port: (await self._ask({"op": "get", "port": port}))[1] for port in ports}
+        except (FileNotFoundError, ConnectionRefusedError):
+            return {}  # there is none
         except Exception as error:  # the start of the supervisor does not hang on it
             self._log(f"what the socket holder has could not be taken over ({_in_words(error)})")
             self._hang_up()
@@ -94,6 +123,21 @@ class Custody:
         for port in found:
             # On record, so that what nobody claims is dropped again.
             self._wishes[port] = _Wish([], done=True)
+        return found
+
+    async def retire(self) -> dict[int, list[socket.socket]]:
+        """What a holder that is not needed any more has: it gives it away and ends."""
+        if sockets.inode_of(self._path) is None:
+            return {}
+        found = await self.take()
+        self._wishes = {}
+        try:
+            if self._connection is not None:
+                await self._ask({"op": "quit"})
+                self._path.unlink(missing_ok=True)
+        except Exception as error:  # it ends by itself when it has been alone for long enough
+            self._log(f"the socket holder could not be told to end ({_in_words(error)})")
+        self._hang_up()
         return found
 
     async def run(self) -> None:

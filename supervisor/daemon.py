@@ -2,18 +2,21 @@
 
 *Stop* (SIGTERM, SIGINT, `proxyctl daemon stop`) drains and stops every worker and keeps the wishes for the
 next start. *Restart* leaves the workers alone and executes the program anew under the same pid: the same
-path as after a crash, so that it is exercised at every upgrade.
+path as after a crash, so that it is exercised at every upgrade. *Leave* is a restart without the second half:
+somebody else (systemd, `proxyctl daemon install`) starts the next one.
 """
 
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import fcntl
 import gc
 import os
 import random
 import resource
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -23,20 +26,25 @@ from pathlib import Path
 import attrs
 import trio
 
-from . import fleet, kernel, logs, paths, sockets
+from . import fleet, kernel, logs, notify, paths, service, sockets
 from .commands import Commands
 from .control import Control
-from .custody import Custody
+from .custody import Custody, HolderCustody
 from .events import Events
 from .facts import State
 from .keeper import Keeper
 from .runner import Runner, worker_environment
+from .service import Service
+from .store import StoreCustody
 
 EXIT_OK = 0
 EXIT_FAILED = 1
+STOP, RESTART, LEAVE = service.STOP, service.RESTART, "leave"
 _LOG_CHECK_EVERY = 256
 _HAND_OVER_LIMIT_S = 5.0
 """How long a restart waits for a holder that has just been lost."""
+_DRAIN_SPARE_S = 15.0
+"""What a stop may take beyond the longest grace, until the service manager loses patience."""
 
 
 @attrs.define
@@ -44,23 +52,25 @@ class _Ending:
     """How this process is to end; set once, except that stop may become urgent."""
 
     asked: trio.Event = attrs.Factory(trio.Event)
-    restart: bool = False
+    how: str = STOP
     grace_s: float | None = None
     urgent: trio.Event = attrs.Factory(trio.Event)
 
-    def ask(self, how: str, grace_s: float | None) -> None:
+    def ask(self, how: str, grace_s: float | None = None) -> None:
         if self.asked.is_set():
-            if how == "stop":
+            if how == STOP:
                 self.urgent.set()  # the second SIGTERM: at once
             return
-        self.restart = how == "restart"
-        self.grace_s = grace_s
+        self.how = how
+        self.grace_s = self.grace_s if grace_s is None else grace_s
         self.asked.set()
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the supervisor until it is told to end; the return value is the exit code."""
     arguments = _parse(argv)
+    if sys.stderr is not None:
+        faulthandler.enable()  # SIGABRT from a watchdog leaves every stack in the log
     where = paths.find()
     try:
         paths.prepare(where)
@@ -78,10 +88,10 @@ def main(argv: list[str] | None = None) -> int:
     ending = _Ending()
     log = _Log(where.daemon_log)
     try:
-        trio.run(_serve, where, arguments.worker_module, ending, log.write)
+        trio.run(_serve, where, arguments, ending, log.write)
     except (sockets.NotASocketError, OSError) as error:
         return _refuse(f"cannot start: {error}")
-    if ending.restart:
+    if ending.how == RESTART:
         log.write("executing anew; the workers go on")
         words = sys.argv[1:] if argv is None else argv
         os.execv(sys.executable, [sys.executable, "-P", "-m", "modelproxy.supervisor", *words])
@@ -96,6 +106,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         default="modelproxy.worker",
         help="the program that is started as a worker (tests put a misbehaving one here)",
     )
+    parser.add_argument("--unit", help="the systemd unit that runs this; written there as --unit %%n")
     return parser.parse_args(argv)
 
 
@@ -133,16 +144,18 @@ class _Lock:
 
 
 class _Log:
-    """Lines on stderr; when that is our own log file, it is rotated here."""
+    """Lines on stderr; when that is our own log file, it is rotated here; the journal has its own clock."""
 
     def __init__(self, own_file: Path) -> None:
         self._file = own_file
         self._written = 0
+        self._stamped = not _is_journal()
 
     def write(self, text: str) -> None:
         stamp = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        line = f"{stamp} {text}\n" if self._stamped else f"{text}\n"
         try:
-            os.write(2, f"{stamp} {text}\n".encode(errors="replace"))
+            os.write(2, line.encode(errors="replace"))
         except OSError:
             return  # disk full or nobody there: the daemon's work is not its log
         self._written += 1
@@ -168,6 +181,15 @@ class _Log:
             return False
 
 
+def _is_journal() -> bool:
+    """Whether stderr leads to systemd's journal: its variable names the socket."""
+    try:
+        found = os.fstat(2)
+    except OSError:
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
+
+
 def _raise_file_limit() -> None:
     """Each proxy costs a few descriptors; the soft limit of a login is often 1024."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -177,16 +199,20 @@ def _raise_file_limit() -> None:
         pass
 
 
-async def _serve(where: paths.Paths, worker_module: str, ending: _Ending, log: Callable[[str], None]) -> None:
+async def _serve(
+    where: paths.Paths, arguments: argparse.Namespace, ending: _Ending, log: Callable[[str], None]
+) -> None:
     started_at = kernel.wall_clock()
+    inherited = notify.inherit(os.environ)
+    unit = service.of_environment(arguments.unit, os.environ, activated=bool(inherited.control))
     workers_socket = sockets.bind_unix(where.workers_socket)
-    control_socket = sockets.bind_unix(where.control_socket)
-    inodes = {path: sockets.inode_of(path) for path in (where.workers_socket, where.control_socket)}
+    own, control_sockets = _control_sockets(where, inherited, log)
+    inodes = {path: sockets.inode_of(path) for path in (where.workers_socket, *own)}
     events = Events()
-    custody = Custody(where.holder_socket, log, worker_environment(os.environ))
+    custody = _custody(where, unit, inherited, log)
     keeper = Keeper(
         where,
-        spawner=Runner(worker_module),
+        spawner=Runner(arguments.worker_module),
         custody=custody,
         events=events,
         log=log,
@@ -195,48 +221,106 @@ async def _serve(where: paths.Paths, worker_module: str, ending: _Ending, log: C
         jitter=lambda: random.uniform(0.75, 1.25),
     )
     commands = Commands(keeper, where, log)
-    control = Control(
-        commands,
-        events,
-        where,
-        started_at=started_at,
-        warnings=lambda: [*keeper.warnings, *commands.warnings],
-        leave=ending.ask,
-        log=log,
-    )
     gc.collect()
     gc.freeze()  # what is imported stays; the collector need not look at it again
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_heed_signals, ending)
+
+        def leave(how: str, grace_s: float | None) -> None:
+            nursery.start_soon(_end, unit, ending, how, grace_s, log)
+
+        control = Control(
+            commands,
+            events,
+            where,
+            started_at=started_at,
+            warnings=lambda: [*keeper.warnings, *commands.warnings],
+            leave=leave,
+            log=log,
+            unit=unit.unit,
+        )
+        nursery.start_soon(_heed_signals, unit, ending)
         await nursery.start(keeper.run, workers_socket)
-        await nursery.start(control.server().run, [control_socket])
-        log(f"supervisor ready, pid {os.getpid()}, {where.control_socket}")
+        await nursery.start(control.server().run, control_sockets)
+        nursery.start_soon(unit.keep_posted, keeper)
+        nursery.start_soon(unit.feed_watchdog, keeper, where.control_socket, log)
+        await _report_ready(unit, where, log)
         nursery.start_soon(commands.autostart)
         await ending.asked.wait()
-        if not ending.restart:
+        unit.notifier.tell("STOPPING=1")
+        if ending.how == STOP:
             commands.closing = True
-            await _halt(keeper, ending, log)
+            await _halt(keeper, unit, ending, log)
             await custody.quit()
         else:
             # The sockets outlive the change in other hands. A worker that stands still could not bring its own.
             await custody.confirm(_HAND_OVER_LIMIT_S)
         nursery.cancel_scope.cancel()
     workers_socket.close()
-    control_socket.close()
-    if not ending.restart:
+    for one in control_sockets:
+        one.close()
+    if ending.how != RESTART:
         _take_away(inodes)
 
 
-async def _heed_signals(ending: _Ending) -> None:
+def _control_sockets(
+    where: paths.Paths, inherited: notify.Inheritance, log: Callable[[str], None]
+) -> tuple[list[Path], list[socket.socket]]:
+    """The control sockets, and the files that are ours to remove: systemd's socket unit looks after its own."""
+    given = [one for one in inherited.control if one.getsockname() == str(where.control_socket)]
+    for one in inherited.control:
+        if one not in given:
+            log(f"the socket unit listens on {one.getsockname()}; clients look for {where.control_socket}")
+    if given:
+        return [], inherited.control
+    return [where.control_socket], [sockets.bind_unix(where.control_socket), *inherited.control]
+
+
+def _custody(
+    where: paths.Paths, unit: Service, inherited: notify.Inheritance, log: Callable[[str], None]
+) -> Custody:
+    """Who keeps the listeners besides us: the service manager where it can, else a process of our own."""
+    holder = HolderCustody(where.holder_socket, log, worker_environment(os.environ))
+    size = notify.store_size(os.environ)
+    if not size or not unit.notifier.is_heard:
+        return holder
+    return StoreCustody(unit.notifier, inherited, size, holder, log)
+
+
+async def _report_ready(unit: Service, where: paths.Paths, log: Callable[[str], None]) -> None:
+    """Only now, and only when the control socket really answers."""
+    if unit.notifier.is_heard:
+        await service.answers(where.control_socket)
+        unit.notifier.tell("READY=1")
+    log(f"supervisor ready, pid {os.getpid()}, {where.control_socket}")
+
+
+async def _heed_signals(unit: Service, ending: _Ending) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async for signum in signals:
             if signum != signal.SIGHUP:  # a closed terminal is no reason to end
-                ending.ask("stop", None)
+                ending.ask(STOP if await unit.is_to_stop() else LEAVE)
 
 
-async def _halt(keeper: Keeper, ending: _Ending, log: Callable[[str], None]) -> None:
+async def _end(
+    unit: Service, ending: _Ending, how: str, grace_s: float | None, log: Callable[[str], None]
+) -> None:
+    """What was asked for over the control socket. A service has its manager do it, and obeys that."""
+    if not unit.is_one or how == LEAVE or ending.asked.is_set():
+        ending.ask(how, grace_s)
+        return
+    ending.grace_s = grace_s
+    try:
+        await unit.pass_on(how)
+    except OSError as error:
+        log(f"the service manager was asked to {how} {unit.unit} and did not: {error}")
+        # Not by executing anew: what the manager keeps for us, it hands to a process that it has started.
+        ending.ask(LEAVE if how == RESTART else STOP, grace_s)
+
+
+async def _halt(keeper: Keeper, unit: Service, ending: _Ending, log: Callable[[str], None]) -> None:
     """Drain every worker at the same time; the second request to stop cuts it short."""
     log("stopping: every worker drains")
+    unit.notifier.tell(f"EXTEND_TIMEOUT_USEC={int((_longest(keeper, ending) + _DRAIN_SPARE_S) * 1e6)}")
     await keeper.ask(lambda: _halt_all(keeper, ending.grace_s), refusable=False)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_hurry, keeper, ending)
@@ -245,6 +329,11 @@ async def _halt(keeper: Keeper, ending: _Ending, log: Callable[[str], None]) -> 
         )
         nursery.cancel_scope.cancel()
     log("stopped")
+
+
+def _longest(keeper: Keeper, ending: _Ending) -> float:
+    graces = (unit.proxy.spec.grace_s for unit in keeper.units.values() if unit.proxy.workers)
+    return ending.grace_s if ending.grace_s is not None else max(graces, default=0.0)
 
 
 def _halt_all(keeper: Keeper, grace_s: float | None) -> None:

@@ -168,6 +168,17 @@ class Keeper:
             return True
         return condition()
 
+    async def pulse(self, patience_s: float) -> list[str]:
+        """After one turn of the loop: the proxies whose deadline passed that long ago and was not served."""
+
+        def overdue() -> list[str]:
+            deadlines = {name: fleet.next_deadline(unit.proxy) for name, unit in self._units.items()}
+            return [
+                name for name, at in deadlines.items() if at is not None and at + patience_s < self._now()
+            ]
+
+        return await self.ask(overdue, refusable=False)
+
     # --- what commands may do, inside the loop only ------------------------------------------------
 
     def apply(self, unit: Unit, event: fleet.Event) -> None:

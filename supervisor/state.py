@@ -105,6 +105,14 @@ def load(path: Path) -> tuple[list[ProxyRecord], str | None]:
         return [], f"{path.name} was not usable ({error}); {fate}, live workers are kept as they dial"
 
 
+def peek(path: Path) -> list[ProxyRecord]:
+    """What is saved, for one who only looks; nothing where it cannot be used, and nothing is moved."""
+    try:
+        return _parse(path.read_bytes()).proxies
+    except (OSError, ValueError):
+        return []
+
+
 def _parse(data: bytes) -> Saved:
     try:
         document: Any = json.loads(data)

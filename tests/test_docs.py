@@ -193,7 +193,7 @@ def test_every_link_to_a_file_leads_to_one(document: Path) -> None:
 def test_every_script_and_test_that_is_named_exists(document: Path) -> None:
     """`scripts/demo`, `tests/test_docs.py`, `worker/httpd.py` …"""
     named = re.findall(
-        r"`((?:scripts|tests|docs|supervisor|worker|ctl|requirements)/[\w./-]*\w)`",
+        r"`((?:scripts|tests|docs|supervisor|worker|ctl|requirements|systemd)/[\w./-]*\w)`",
         document.read_text(encoding="utf-8"),
     )
 

@@ -19,6 +19,7 @@ from modelproxy.worker import __version__
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("supervisor", "worker", "ctl")
+UNITS = ("systemd/modelproxy.service", "systemd/modelproxy.socket")
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 LOCKS = {level: ROOT / "requirements" / f"{level}.lock" for level in ("runtime", "dev")}
 
@@ -39,7 +40,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    for name in (*PACKAGES, "tests"):
+    for name in (*PACKAGES, "systemd", "tests"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     built = run(
         sys.executable,
@@ -66,13 +67,13 @@ def content(wheel: Path) -> set[str]:
 
 @pytest.mark.slow
 def test_the_wheel_holds_our_packages_and_nothing_else(content: set[str]) -> None:
-    """Every module, under the umbrella; no tests, no scripts, no bare `supervisor`."""
+    """Every module and the units, under the umbrella; no tests, no scripts, no bare `supervisor`."""
     expected = {
         f"modelproxy/{path.relative_to(ROOT)}"
         for package in PACKAGES
         for path in (ROOT / package).rglob("*")
         if path.suffix == ".py" or path.name == "py.typed"
-    }
+    } | {f"modelproxy/{name}" for name in UNITS}
     about = f"modelproxy-{__version__}.dist-info/"
 
     assert {name for name in content if not name.startswith(about)} == expected

@@ -122,21 +122,28 @@ class House:
     # --- the supervisor --------------------------------------------------------------------------
 
     def start(
-        self, *, bad_workers: bool = False, wait: bool = True, interpreter: Path | None = None, **popen: Any
+        self,
+        *,
+        bad_workers: bool = False,
+        wait: bool = True,
+        interpreter: Path | None = None,
+        prefix: Sequence[str] = (),
+        arguments: Sequence[str] = (),
+        **popen: Any,
     ) -> subprocess.Popen[bytes]:
         """Start a supervisor in the foreground; with `wait`, until its control socket answers.
 
-        `interpreter` is the one that it makes workers with.
+        `interpreter` is the one that it makes workers with; `prefix` a program that starts it.
         """
         changes = self.policy | ({} if interpreter is None else {"interpreter": str(interpreter)})
-        command = [sys.executable, "-P", "-m", "fakes.quick_supervisor", json.dumps(changes)]
+        supervisor = [sys.executable, "-P", "-m", "fakes.quick_supervisor", json.dumps(changes)]
+        command = [*prefix, *supervisor, *arguments]
         if bad_workers:
             command += ["--worker-module", "fakes.bad_worker"]
         log = open(self.home / "daemon.err", "ab")  # noqa: SIM115  # the child's copy outlives this one
         with log:
-            process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.env, cwd="/", **popen
-            )
+            popen = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log, "cwd": "/", **popen}
+            process = subprocess.Popen(command, env=self.env, **popen)
         self.supervisors.append(process)
         if wait:
             self.wait_ready(process)
@@ -158,6 +165,10 @@ class House:
         supervisor = self.supervisors[-1]
         supervisor.kill()
         supervisor.wait()
+
+    def kill_worker(self, pid: int) -> None:
+        os.kill(pid, signal.SIGKILL)
+        wait_gone(pid)
 
     def kill_holder(self) -> None:
         """The third pair of hands that keeps the listening sockets."""

@@ -16,7 +16,7 @@ import trio
 import trio.testing
 
 from modelproxy.supervisor import custody, sockets
-from modelproxy.supervisor.custody import Custody
+from modelproxy.supervisor.custody import HolderCustody
 from modelproxy.supervisor.paths import Paths
 
 LIMIT_S = 30.0
@@ -29,15 +29,15 @@ class Keeping:
     def __init__(self, paths: Paths) -> None:
         self.path = paths.holder_socket
         self.log: list[str] = []
-        self.made: list[Custody] = []
+        self.made: list[HolderCustody] = []
 
-    def another(self) -> Custody:
-        made = Custody(self.path, self.log.append, dict(os.environ))
+    def another(self) -> HolderCustody:
+        made = HolderCustody(self.path, self.log.append, dict(os.environ))
         self.made.append(made)
         return made
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[Custody]:
+    async def running(self) -> AsyncIterator[HolderCustody]:
         """What a supervisor does from its start until it is killed."""
         made = self.another()
         async with trio.open_nursery() as nursery:
