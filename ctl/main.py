@@ -20,12 +20,22 @@ app = typer.Typer(
     help="""Run local proxies that let Anthropic-format agents use any model
 
 \b
-Examples:
-  proxyctl up ollama/codellama --port 3457
-  proxyctl ps
-  proxyctl why ollama/codellama
-  proxyctl logs ollama/codellama -f
-  proxyctl down all
+Common workflows:
+  A local model for an agent
+    proxyctl up ollama/codellama --port 3457
+    export ANTHROPIC_BASE_URL=http://127.0.0.1:3457 ANTHROPIC_AUTH_TOKEN=unused
+    claude --model ollama/codellama
+  A provider that wants a key
+    proxyctl keys set openrouter
+    proxyctl up openrouter/anthropic/claude-3-haiku --port 3458
+  What runs, why it is as it is, what it costs
+    proxyctl ps
+    proxyctl why ollama/codellama
+    proxyctl logs ollama/codellama -n 20
+    proxyctl usage --since 2h
+  The end of the day
+    proxyctl down all
+    proxyctl daemon stop
 
 \b
 Exit codes:
@@ -332,13 +342,14 @@ def ps(
     everything: Annotated[bool, typer.Option("--all", "-a", help="Stopped proxies too.")] = False,
     verbose: Annotated[
         bool,
-        typer.Option("--verbose", "-v", help="Causes, last deaths, draining workers and last log lines."),
+        typer.Option("--verbose", "-v", help="Causes, every process, last deaths, last log lines."),
     ] = False,
     json: Json = False,
 ) -> int:
     """List the proxies
 
-    Without a supervisor the list is read from its files: the exit code is then 3.
+    In a terminal that is too narrow the causes stand below the rows. Without a supervisor the list is read
+    from its files: the exit code is then 3.
 
     \b
     Examples:
@@ -390,7 +401,7 @@ def set_limits(
 
 @app.command()
 def why(target: Target, json: Json = False) -> int:
-    """Tell why a proxy is in its state, what happened to it, and what comes next
+    """Tell why a proxy is in its state, and what comes next
 
     One page: the state with its cause and since when, the provider's health, the workers, the last deaths,
     the last events, the end of the log, and the command that helps. Without a supervisor it is read from
@@ -492,10 +503,10 @@ def usage(
     ] = 100,
     json: Json = False,
 ) -> int:
-    """Print the model requests of the past: one row each, the newest last
+    """Print the last model requests, their tokens and costs
 
-    Read from the supervisor, or without one from the ledger itself. A cost that nobody knows is a dash
-    (null with --json), never 0.
+    One row each, the newest last. Read from the supervisor, or without one from the ledger itself. A cost
+    that nobody knows is a dash (null with --json), never 0.
 
     \b
     Examples:
@@ -518,6 +529,9 @@ def events(
     json: Json = False,
 ) -> int:
     """Print what happened to the proxies
+
+    The supervisor remembers the last few thousand events. With --follow it goes on, over restarts of the
+    supervisor too; each has a number, and --since asks for those after it.
 
     \b
     Examples:
@@ -658,7 +672,7 @@ def daemon_start(json: Json = False) -> int:
 
 @daemon_app.command("stop")
 def daemon_stop(grace: Grace = None, json: Json = False) -> int:
-    """Stop the supervisor and every proxy, when their requests are finished
+    """Stop the supervisor and its proxies once their requests end
 
     \b
     Examples:
@@ -742,7 +756,7 @@ def keys() -> None:
 
 @keys_app.command("set")
 def keys_set(provider: Provider, json: Json = False) -> int:
-    """Remember a provider's key, read from a prompt or from standard input
+    """Remember a provider's key, from a prompt or a pipe
 
     A variable, a flag or the configuration goes before it. Proxies that run keep the key that they have
     until `proxyctl up MODEL --replace`.

@@ -257,7 +257,10 @@ def test_help_is_a_verb_phrase_examples_and_options(run: Run, command: list[str]
     assert ran.code == 0
     assert usage.startswith(" ".join(["Usage: proxyctl", *command]))
     assert not first.endswith(".")
-    assert ran.out.index("Examples:") < ran.out.index("Options:")
+    examples = "Examples:" if command else "Common workflows:"
+    assert ran.out.index(examples) < ran.out.index("Options:")
+    # Nothing in a list of commands is cut off.
+    assert "..." not in ran.out.partition("\nCommands:")[2]
 
 
 def test_help_of_up_names_what_newcomers_need(run: Run) -> None:
