@@ -61,6 +61,7 @@ class Control:
         *,
         started_at: float,
         warnings: Callable[[], list[str]],
+        spawn: Callable[[], str],
         leave: Callable[[str, float | None], None],
         log: Callable[[str], None],
         unit: str = "",
@@ -70,6 +71,7 @@ class Control:
         self._paths = paths
         self._started_at = started_at
         self._warnings = warnings
+        self._spawn = spawn
         self._leave = leave
         self._unit = unit
         self._log = log
@@ -209,6 +211,7 @@ class Control:
             started_at=self._started_at,
             socket=str(self._paths.control_socket),
             state_dir=str(self._paths.state),
+            spawn=self._spawn(),
             unit=self._unit or None,
             warnings=self._warnings(),
         )

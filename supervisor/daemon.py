@@ -26,12 +26,13 @@ from pathlib import Path
 import attrs
 import trio
 
-from . import fleet, kernel, logs, notify, paths, service, sockets
+from . import config, fleet, kernel, logs, notify, paths, service, sockets
 from .commands import Commands
 from .control import Control
 from .custody import Custody, HolderCustody
 from .events import Events
 from .facts import State
+from .forks import CAN_FORK, ForkServer
 from .keeper import Keeper
 from .runner import Runner, worker_environment
 from .service import Service
@@ -210,9 +211,11 @@ async def _serve(
     inodes = {path: sockets.inode_of(path) for path in (where.workers_socket, *own)}
     events = Events()
     custody = _custody(where, unit, inherited, log)
+    fork_server = _fork_server(where, arguments.worker_module, log)
+    spawner = Runner(arguments.worker_module, fork_server)
     keeper = Keeper(
         where,
-        spawner=Runner(arguments.worker_module),
+        spawner=spawner,
         custody=custody,
         events=events,
         log=log,
@@ -234,11 +237,14 @@ async def _serve(
             where,
             started_at=started_at,
             warnings=lambda: [*keeper.warnings, *commands.warnings],
+            spawn=lambda: spawner.way,
             leave=leave,
             log=log,
             unit=unit.unit,
         )
         nursery.start_soon(_heed_signals, unit, ending)
+        if fork_server is not None:
+            nursery.start_soon(fork_server.run)
         await nursery.start(keeper.run, workers_socket)
         await nursery.start(control.server().run, control_sockets)
         nursery.start_soon(unit.keep_posted, keeper)
@@ -292,6 +298,19 @@ async def _report_ready(unit: Service, where: paths.Paths, log: Callable[[str], 
         await service.answers(where.control_socket)
         unit.notifier.tell("READY=1")
     log(f"supervisor ready, pid {os.getpid()}, {where.control_socket}")
+
+
+def _fork_server(where: paths.Paths, module: str, log: Callable[[str], None]) -> ForkServer | None:
+    """What workers are to come of: on Linux, unless the configuration says otherwise."""
+    try:
+        wish = config.parse(where.config_file.read_text(encoding="utf-8")).spawn
+    except (config.ConfigError, ValueError, OSError):
+        wish = None  # absent, or wrong as whoever says `up` is told: no reason not to run
+    if wish == "fork" and not CAN_FORK:
+        log('spawn = "fork" is for Linux; workers are started by exec')
+    if wish == "exec" or not CAN_FORK:
+        return None
+    return ForkServer(module, log, worker_environment(os.environ))
 
 
 async def _heed_signals(unit: Service, ending: _Ending) -> None:

@@ -23,6 +23,7 @@ import socket
 import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -599,44 +600,41 @@ class Keeper:
     async def _give_birth(self, unit: Unit, generation: int) -> None:
         """Start a process when its turn has come, and hold the turn for a while, or until it is ready or lost."""
         name = unit.proxy.name
-        with trio.CancelScope() as scope:
-            unit.waiting[generation] = scope
-            try:
-                await self._slots.acquire()
+        handle = None
+        async with AsyncExitStack() as turn:
+            with trio.CancelScope() as scope:
+                unit.waiting[generation] = scope
                 try:
+                    await turn.enter_async_context(self._slots)
                     await self._wait_for_the_window()
-                except BaseException:
-                    self._slots.release()
-                    raise
-            finally:
-                del unit.waiting[generation]
-        if scope.cancelled_caught:
-            self.post(name, fleet.Exited(generation, "taken back before it started"))
-            return
+                    handle = await self._spawn_or_tell(unit, generation)
+                finally:
+                    del unit.waiting[generation]
+            if scope.cancelled_caught:
+                self.post(name, fleet.Exited(generation, "taken back before it started"))
+            elif handle is not None:
+                unit.handles[generation] = handle
+                kernel.offer_to_oom_killer(handle.pid)
+                self._count_oom_kills(handle)
+                self.post(name, fleet.Spawned(generation, handle.pid))
+                self._start(unit, self._watch, unit, handle)
+                with trio.move_on_after(policy.START_TURN_S):
+                    await handle.settled.wait()
+
+    async def _spawn_or_tell(self, unit: Unit, generation: int) -> runner.Handle | None:
+        name = unit.proxy.name
         try:
-            handle = self._spawn(unit, generation)
+            return await self._spawn(unit, generation)
         except (runner.SpawnError, sockets.PortInUseError) as error:
-            self._slots.release()
             permanent = isinstance(error, runner.SpawnError) and error.permanent
             reason = (
                 await port_trouble(error.port) if isinstance(error, sockets.PortInUseError) else str(error)
             )
             self.post(name, fleet.SpawnFailed(generation, reason, permanent))
-            return
-        except BaseException:
-            self._slots.release()
+        except Exception:
             self.post(name, fleet.SpawnFailed(generation, "internal error"))
             raise
-        unit.handles[generation] = handle
-        kernel.offer_to_oom_killer(handle.pid)
-        self._count_oom_kills(handle)
-        self.post(name, fleet.Spawned(generation, handle.pid))
-        self._start(unit, self._watch, unit, handle)
-        try:
-            with trio.move_on_after(policy.START_TURN_S):
-                await handle.settled.wait()
-        finally:
-            self._slots.release()
+        return None
 
     async def _wait_for_the_window(self) -> None:
         """A storm of starts keeps a machine from everything else, whoever's fault it is."""
@@ -647,7 +645,7 @@ class Keeper:
             await trio.sleep(free_at - self._now())
         self._starts.append(self._now())
 
-    def _spawn(self, unit: Unit, generation: int) -> runner.Handle:
+    async def _spawn(self, unit: Unit, generation: int) -> runner.Handle:
         if not unit.listeners:
             try:
                 unit.listeners = sockets.bind_loopback(unit.proxy.spec.port)
@@ -655,7 +653,7 @@ class Keeper:
                 raise runner.SpawnError(
                     f"cannot listen on port {unit.proxy.spec.port}: {error.strerror}", permanent=False
                 ) from None
-        return self._spawner.spawn(
+        return await self._spawner.spawn(
             runner.Birth(
                 name=unit.proxy.name,
                 generation=generation,

@@ -17,6 +17,7 @@ import struct
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import attrs
 import trio
@@ -24,6 +25,7 @@ import trio
 _LINUX = sys.platform == "linux"
 _PIDFD_GET_INFO = 0xC040FF0B
 _PIDFD_INFO_EXIT = 1 << 3
+_PR_SET_CHILD_SUBREAPER = 36
 _TCP_INFO_SIZE = 104
 _EXIT_CODE = 49  # of /proc/PID/stat, counted from the third field
 
@@ -161,6 +163,23 @@ def send_signal(pid: int, pidfd: int | None, signum: int) -> None:
             os.kill(pid, signum)
     except ProcessLookupError:
         pass
+
+
+def be_subreaper(on: bool) -> None:
+    """Whether orphans among our descendants become our own children, instead of init's."""
+    import ctypes  # only where there is a fork server
+
+    arguments = [ctypes.c_ulong(number) for number in (int(on), 0, 0, 0)]
+    if _libc().prctl(_PR_SET_CHILD_SUBREAPER, *arguments) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+@functools.cache
+def _libc() -> Any:
+    import ctypes  # as above
+
+    return ctypes.CDLL(None, use_errno=True)
 
 
 async def wait_exit(pid: int, pidfd: int | None) -> Exit:

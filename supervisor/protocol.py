@@ -169,6 +169,9 @@ class Version:
     started_at: float
     socket: str
     state_dir: str
+    spawn: str
+    """How a worker that is wanted now is made: `fork` or `exec`."""
+
     api: int = 1
     unit: str | None = None
     """The systemd unit that runs it."""

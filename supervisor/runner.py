@@ -1,5 +1,8 @@
 """Worker processes: made, recognised, signalled, waited for.
 
+They are made by the fork server where there is one, else by exec, which is right everywhere. What a worker
+is born with is the same on both ways, and so is its entry.
+
 Spawned and adopted workers are the same `Handle`; neither is tied to the life of this process.
 Never PR_SET_PDEATHSIG: it follows the *thread* that forked, and trio's threads end after ten seconds.
 """
@@ -21,7 +24,7 @@ from pathlib import Path
 import attrs
 import trio
 
-from . import kernel
+from . import forks, kernel
 from .channel import Link
 
 # What a worker may know of our environment. An allow-list, because the shell that started the daemon may
@@ -103,13 +106,52 @@ class Birth:
 
 
 class Runner:
-    """Makes worker processes by exec."""
+    """Makes worker processes."""
 
-    def __init__(self, module: str = "modelproxy.worker") -> None:
+    def __init__(
+        self, module: str = "modelproxy.worker", fork_server: forks.ForkServer | None = None
+    ) -> None:
         self._module = module
+        self._fork_server = fork_server
 
-    def spawn(self, birth: Birth) -> Handle:
-        """Start a worker; SpawnError says why not."""
+    @property
+    def way(self) -> str:
+        """How a worker that is wanted now is made: `fork` or `exec`."""
+        return "fork" if self._fork_server is not None and self._fork_server.available else "exec"
+
+    async def spawn(self, birth: Birth) -> Handle:
+        """Start a worker; SpawnError says why not. Cancelled, it has started none."""
+        if self._fork_server is not None:
+            try:
+                return await self._fork(birth, self._fork_server)
+            except forks.UnavailableError:
+                pass  # said there, and mended there
+            except OSError:
+                pass  # the log, or a lack of descriptors: exec meets the same and words it
+        await trio.lowlevel.checkpoint_if_cancelled()
+        return self._execute(birth)
+
+    async def _fork(self, birth: Birth, server: forks.ForkServer) -> Handle:
+        read_end, write_end = os.pipe2(os.O_CLOEXEC)
+        try:
+            with _log_descriptor(birth.log_file) as log:
+                inherited = [read_end, log, *(listener.fileno() for listener in birth.listeners)]
+                pid = await server.fork(birth.name, birth.generation, inherited)
+            handle = _handle_of_newborn(birth, pid)
+            try:
+                await trio.lowlevel.checkpoint_if_cancelled()
+                numbers = range(forks.FIRST_LISTENER, forks.FIRST_LISTENER + len(birth.listeners))
+                os.write(write_end, _certificate(birth, list(numbers)))
+            except BaseException:
+                handle.close()
+                _take_back(pid)
+                raise
+            return handle
+        finally:
+            os.close(read_end)
+            os.close(write_end)
+
+    def _execute(self, birth: Birth) -> Handle:
         try:
             child = self._popen(birth)
         except OSError as error:
@@ -155,6 +197,21 @@ class Runner:
         # -P: an agent's project may hold a file called trio.py. Name and generation are for `ps aux`.
         name, generation = birth.name, f"g{birth.generation}"
         return [sys.executable, "-P", "-m", self._module, "--birth-fd", str(read_end), name, generation]
+
+
+def _handle_of_newborn(birth: Birth, pid: int) -> Handle:
+    try:
+        pidfd = kernel.open_pidfd(pid)
+    except OSError:
+        _take_back(pid)
+        raise
+    return Handle(birth.generation, pid, pidfd, kernel.start_time(pid), birth.token)
+
+
+def _take_back(pid: int) -> None:
+    """A child of ours that is nobody yet."""
+    os.kill(pid, signal.SIGKILL)  # not reaped: the number is still its own
+    os.waitpid(pid, 0)
 
 
 def _certificate(birth: Birth, fds: list[int]) -> bytes:

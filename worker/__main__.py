@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import socket
@@ -10,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import serve
+from . import contract, serve
 from .contract import EXIT_USAGE, WorkerSpec, problems, strict_converter
 
 
@@ -28,7 +29,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     return serve.run(listeners, spec=spec, ledger=arguments.ledger)
 
 
+def warm() -> None:
+    """Build what the first birth would build, so that those who are forked afterwards find it."""
+    _parse(["--birth-fd", "0"])
+    contract.warm()
+
+
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    return _parser().parse_args(argv)
+
+
+@functools.cache
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m modelproxy.worker",
         description="Serve one proxy. Without a supervisor: --spec names a JSON file with the fields of WorkerSpec.",
@@ -38,7 +50,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     source.add_argument("--birth-fd", type=int, metavar="FD", help="used by the supervisor")
     parser.add_argument("--ledger", metavar="FILE", help="with --spec: write a row per model request here")
     parser.add_argument("label", nargs="*", help="shown by ps, otherwise unused")
-    return parser.parse_args(argv)
+    return parser
 
 
 def _read_birth(fd: int) -> tuple[serve.Birth, list[socket.socket]]:

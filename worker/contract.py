@@ -388,6 +388,16 @@ def _decode(line: bytes, family: Any) -> Any:
         raise ContractError("; ".join(problems(error))) from None
 
 
+def warm() -> None:
+    """Have cattrs write now what it writes when a class is first met: it takes longer than all else at a birth."""
+    spec = WorkerSpec(name="-", model_id="-", provider="-", kind="echo", model="-", port=0)
+    words = (Ready(), Beat(0.0, 0, 0), Health(ok=True), Bye("-"))
+    for spoken in (Hello("-", 1, 1, "-"), Hello("-", 1, 1, "-", spec), *words):
+        decode_worker(encode(spoken, FromWorker))
+    for told in (Welcome(spec), Welcome(), Drain(0.0), Reopen()):
+        decode_supervisor(encode(told, FromSupervisor))
+
+
 def problems(error: BaseException) -> list[str]:
     """Every problem in a cattrs error, with its path and without the offending value."""
     return [str(text) for text in cattrs.transform_error(error)]
@@ -441,4 +451,5 @@ __all__ = [
     "encode",
     "problems",
     "strict_converter",
+    "warm",
 ]

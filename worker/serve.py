@@ -83,6 +83,7 @@ class Worker:
         self._turn = trio.Event()
         self._gone = trio.Event()
         self._stirred = trio.Event()
+        self._announced = trio.Event()
         self._ready_at = 0.0
         self._active_at = 0.0
         self._by_hand = False
@@ -204,7 +205,7 @@ class Worker:
             self._ready_at = _wall_clock()
             self._journal("info", "ready", name=spec.name, port=spec.port, pid=os.getpid())
             if self._books is not None:
-                nursery.start_soon(self._books.run)
+                nursery.start_soon(self._keep, self._books)
             nursery.start_soon(self._beat)
             nursery.start_soon(self._report_health, spec, serving.provider)
             nursery.start_soon(self._watch_for_orphanhood)
@@ -215,6 +216,11 @@ class Worker:
             nursery.cancel_scope.cancel()
         drops = {"drops": self._journal.drops, "ledger_drops": self._books.drops if self._books else 0}
         self._journal("info", "leaving", reason=self._reason, **drops)
+
+    async def _keep(self, books: Books) -> None:
+        """Its thread opens a database: `ready` does not wait for that."""
+        await self._announced.wait()
+        await books.run()
 
     async def _run_server(
         self, server: httpd.Server, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -263,8 +269,10 @@ class Worker:
     async def _beat(self) -> None:
         """From the event loop itself, so that it proves the loop is alive."""
         if self._link is None:
+            self._announced.set()
             return
         await self._link.say(Ready())
+        self._announced.set()
         credit, last = float(STIR_BURST), trio.current_time()
         while True:
             planned = trio.current_time()

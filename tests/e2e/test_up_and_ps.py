@@ -10,7 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes.house import House, Stream, free_port, get, is_alive, is_refused, listens, message, post, wait_gone
+from fakes.house import (
+    House,
+    Stream,
+    free_port,
+    get,
+    is_alive,
+    is_refused,
+    listens,
+    message,
+    post,
+    wait_gone,
+    workers_of,
+)
 
 from .conftest import Served
 
@@ -45,7 +57,7 @@ def test_s02_ten_at_once_share_one_worker_and_one_supervisor(house: House) -> No
     assert sorted(view["reused"] for view in views) == [False] + [True] * 9
     rows = house.tell("ps", "--json")
     assert [(row["pid"], row["port"]) for row in rows] == [(views[0]["pid"], int(port))]
-    assert len(_workers(house)) == 1
+    assert len(workers_of(house)) == 1
 
 
 def test_s60_twenty_models_at_once_are_twenty_workers_on_their_ports(house: House) -> None:
@@ -146,7 +158,7 @@ def test_s56_s19_an_unsupported_provider_is_refused_with_the_nearest_one(house: 
     assert re.search(r"supported: .*\becho\b", done.stderr)
     assert 'Unsupported provider "gemini"' in json.loads(script.stderr)["error"]
     assert house.tell("ps", "-a", "--json") == []
-    assert _workers(house) == []
+    assert workers_of(house) == []
 
 
 def test_s116_up_says_one_line_of_facts_and_one_to_copy(house: House) -> None:
@@ -545,12 +557,3 @@ def test_s48_up_without_a_model_is_usage(house: House) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert "Usage: proxyctl up [OPTIONS] {MODEL}" in done.stderr
     assert house.tell("up", "--json", code=2)["error"]["code"] == "usage"
-
-
-def _workers(house: House) -> list[int]:
-    found = []
-    for pid in house.processes():
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            if b"modelproxy.worker" in file.read():
-                found.append(pid)
-    return found

@@ -447,7 +447,12 @@ def processes_of(house: House, word: bytes) -> list[int]:
 
 
 def workers_of(house: House) -> list[int]:
-    return processes_of(house, b"modelproxy.worker")
+    makers = fork_servers_of(house)
+    return [pid for pid in processes_of(house, b"modelproxy.worker") if pid not in makers]
+
+
+def fork_servers_of(house: House) -> list[int]:
+    return processes_of(house, b"modelproxy.worker.forkserver")
 
 
 def free_port() -> int:

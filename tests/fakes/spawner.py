@@ -236,7 +236,8 @@ class World:
 
     # what the keeper calls
 
-    def spawn(self, birth: runner.Birth) -> FakeHandle:
+    async def spawn(self, birth: runner.Birth) -> FakeHandle:
+        await trio.lowlevel.checkpoint()
         self.births.append(birth)
         self.on_spawn(birth)
         if birth.name in self.trouble:

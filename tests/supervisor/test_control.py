@@ -49,6 +49,7 @@ class Playbook:
             world.events,
             world.paths,
             started_at=1000.0,
+            spawn=lambda: "exec",
             warnings=lambda: ["beware"],
             leave=lambda how, grace_s: self.left.append((how, grace_s)),
             log=world.log.append,

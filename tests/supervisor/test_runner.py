@@ -11,36 +11,29 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
 import trio
+from fakes.house import TESTS
 
 from modelproxy.supervisor import kernel, runner
 from modelproxy.supervisor.channel import Link
+from modelproxy.supervisor.forks import CAN_FORK, ForkServer, UnavailableError
 from modelproxy.supervisor.runner import Birth, Handle, Runner, SpawnError, worker_environment
 from modelproxy.worker.contract import Hello
 
-# A worker that says what it was told and what it finds, and then stops (SIGSTOP) to be killed.
-TELLTALE = """
-import json, os, signal, socket, sys
-fd = int(sys.argv[sys.argv.index("--birth-fd") + 1])
-birth = json.load(os.fdopen(fd))
-names = [socket.socket(fileno=number).getsockname() for number in birth["listeners"]]
-print(json.dumps({"birth": birth, "names": names, "argv": sys.argv[3:], "env": sorted(os.environ), "cwd": os.getcwd(),
-                  "session": os.getsid(0) == os.getpid(), "fds": len(os.listdir("/proc/self/fd"))}), flush=True)
-os.kill(os.getpid(), signal.SIGSTOP)
-"""
+forking = pytest.mark.skipif(not CAN_FORK, reason="only Linux has a fork server")
 
 
 @pytest.fixture
-def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The telltale as a module that `python -P -m` finds."""
-    (tmp_path / "telltale.py").write_text(TELLTALE)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    return "telltale"
+def module(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A worker that says what it finds, and then stops (SIGSTOP) to be killed."""
+    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    return "fakes.telltale"
 
 
 @pytest.fixture
@@ -64,21 +57,33 @@ def handles() -> Iterator[list[Handle]]:
         if handle.child is not None and handle.child.returncode is None:
             handle.signal(signal.SIGKILL)
             handle.child.wait()
+        elif handle.child is None and not handle.closed:
+            runner.kill(handle)
+            with suppress(ChildProcessError):
+                os.waitpid(handle.pid, 0)
         handle.close()
 
 
 def written(handle: Handle, birth: Birth) -> Any:
     """The telltale's line, once it has said it and waits to be stopped."""
     os.waitid(os.P_PID, handle.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
-    return json.loads(birth.log_file.read_text())
+    return json.loads(birth.log_file.read_text().splitlines()[-1])
 
 
-def test_what_a_worker_is_born_with(
+@pytest.fixture
+async def fork_server(module: str, nursery: trio.Nursery) -> ForkServer:
+    """One of the telltale's, loading."""
+    server = ForkServer(module, pytest.fail, worker_environment(os.environ))
+    nursery.start_soon(server.run)
+    return server
+
+
+async def test_what_a_worker_is_born_with(
     module: str, birth: Birth, handles: list[Handle], listener: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its certificate through a pipe, its sockets, its log, its own session; no key of anybody else."""
     monkeypatch.setenv("OPENROUTER_API_KEY", "sk-secret")
-    handle = Runner(module).spawn(birth)
+    handle = await Runner(module).spawn(birth)
     handles.append(handle)
     found = written(handle, birth)
 
@@ -88,7 +93,7 @@ def test_what_a_worker_is_born_with(
     assert found["argv"] == ["echo/demo", "g3"]  # for `ps aux`
     assert (found["cwd"], found["session"]) == ("/", True)
     assert "OPENROUTER_API_KEY" not in found["env"]
-    assert "secret token" not in Path(f"/proc/{handle.pid}/cmdline").read_text()
+    assert "secret token" not in " ".join(found["title"])
     assert stat.S_IMODE(birth.log_file.stat().st_mode) == 0o600
     assert "secret token" not in repr(handle) + repr(birth)
     assert handle.start_time == kernel.start_time(handle.pid) is not None
@@ -96,7 +101,7 @@ def test_what_a_worker_is_born_with(
 
 async def test_how_it_ends_is_seen(module: str, birth: Birth, handles: list[Handle]) -> None:
     """Without a zombie, and without the standard library's own reaping."""
-    handle = Runner(module).spawn(birth)
+    handle = await Runner(module).spawn(birth)
     handles.append(handle)
     runner.kill(handle)
 
@@ -104,6 +109,110 @@ async def test_how_it_ends_is_seen(module: str, birth: Birth, handles: list[Hand
     assert handle.child is not None  # it is ours
     assert handle.child.returncode == -9
     assert kernel.run_state(handle.pid) is None
+
+
+@forking
+async def test_both_ways_make_the_same_worker(
+    module: str, birth: Birth, handles: list[Handle], fork_server: ForkServer
+) -> None:
+    """Descriptors, environment, signals, limits, folder, session, words: nothing more and nothing less."""
+    reports = []
+    for server in (None, fork_server):
+        handle = await Runner(module, server).spawn(birth)
+        handles.append(handle)
+        report = await trio.to_thread.run_sync(written, handle, birth)
+        reports.append(report)
+    executed, forked = reports
+
+    assert handles[0].child is not None
+    assert handles[1].child is None
+    same = (
+        "names",
+        "words",
+        "argv",
+        "env",
+        "kernel_env",
+        "signals",
+        "cwd",
+        "session",
+        "parent",
+        "limits",
+        "umask",
+    )
+    assert [forked[key] for key in same] == [executed[key] for key in same]
+    assert forked["title"][:4] + forked["title"][6:] == executed["title"][:4] + executed["title"][6:]
+    assert sorted(map(kind_of, forked["fds"].values())) == sorted(map(kind_of, executed["fds"].values()))
+    assert [forked["fds"][number] for number in "012"] == ["/dev/null", *[str(birth.log_file)] * 2]
+    assert {**forked["birth"], "listeners": []} == {**executed["birth"], "listeners": []}
+    assert len(forked["fds"]) == 3 + len(birth.listeners) + 1
+    runner.kill(handles[1])
+    assert await runner.wait_exit(handles[1]) == kernel.Exit(signal=9)
+
+
+def kind_of(link: str) -> str:
+    """A pipe has another number each time; a socket is to be the same."""
+    return "pipe" if link.startswith("pipe:") else link
+
+
+@forking
+async def test_a_fork_that_is_taken_back_is_nobody(
+    module: str, birth: Birth, fork_server: ForkServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cancelled while the answer comes: no handle, no process, no descriptor."""
+    made: list[int] = []
+    fork = fork_server.fork
+
+    async def fork_and_cancel(*order: Any) -> int:
+        made.append(await fork(*order))
+        scope.cancel()
+        return made[0]
+
+    monkeypatch.setattr(fork_server, "fork", fork_and_cancel)
+    with trio.fail_after(30):
+        await fork_server._settled.wait()
+    before = len(os.listdir("/proc/self/fd"))
+    with trio.CancelScope() as scope:
+        await Runner(module, fork_server).spawn(birth)
+
+    assert scope.cancelled_caught
+    assert kernel.run_state(made[0]) is None
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@forking
+async def test_without_a_fork_server_it_is_made_by_exec(
+    module: str, birth: Birth, handles: list[Handle], fork_server: ForkServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody who wants a proxy has to know."""
+
+    async def fail(*_: object) -> int:
+        raise UnavailableError("as told")
+
+    monkeypatch.setattr(fork_server, "fork", fail)
+    handles.append(await Runner(module, fork_server).spawn(birth))
+
+    assert handles[0].child is not None
+    assert (await trio.to_thread.run_sync(written, handles[0], birth))["words"] == ["echo/demo", "g3"]
+
+
+@forking
+async def test_a_newborn_that_cannot_be_watched_is_taken_back(
+    module: str, birth: Birth, fork_server: ForkServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And exec says what is wrong, as it would have alone."""
+    made: list[int] = []
+
+    def fail(pid: int) -> None:
+        made.append(pid)
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with trio.fail_after(30):
+        await fork_server._settled.wait()
+    monkeypatch.setattr(kernel, "open_pidfd", fail)
+    with pytest.raises(SpawnError, match="cannot watch a worker: Too many open files"):
+        await Runner(module, fork_server).spawn(birth)
+
+    assert [kernel.run_state(pid) for pid in made] == [None, None]
 
 
 def test_no_signal_goes_to_a_closed_handle(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,19 +229,21 @@ def test_no_signal_goes_to_a_closed_handle(monkeypatch: pytest.MonkeyPatch) -> N
     assert sent == [signal.SIGTERM]
 
 
-def test_an_interpreter_that_is_gone_is_permanent(birth: Birth, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_interpreter_that_is_gone_is_permanent(
+    birth: Birth, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The path is named."""
     monkeypatch.setattr(sys, "executable", "/gone/python")
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(SpawnError, match="cannot start /gone/python: No such file") as caught:
-        Runner().spawn(birth)
+        await Runner().spawn(birth)
 
     assert caught.value.permanent
     assert len(os.listdir("/proc/self/fd")) == before
 
 
 @pytest.mark.parametrize("number", [errno.EAGAIN, errno.ENOMEM, errno.EMFILE])
-def test_want_of_resources_passes(birth: Birth, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+async def test_want_of_resources_passes(birth: Birth, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """Another try may work; nothing is left open."""
 
     def fail(*_: object, **__: object) -> None:
@@ -141,7 +252,7 @@ def test_want_of_resources_passes(birth: Birth, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(subprocess, "Popen", fail)
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(SpawnError, match=os.strerror(number)) as caught:
-        Runner().spawn(birth)
+        await Runner().spawn(birth)
 
     assert not caught.value.permanent
     assert len(os.listdir("/proc/self/fd")) == before
@@ -159,7 +270,7 @@ async def test_without_a_pidfd_nobody_is_left_unwatched(
 
     monkeypatch.setattr(kernel, "open_pidfd", fail)
     with pytest.raises(SpawnError, match="cannot watch"):
-        Runner(module).spawn(birth)
+        await Runner(module).spawn(birth)
 
     assert kernel.run_state(made[0]) is None
 
@@ -176,14 +287,14 @@ async def test_a_full_disk_does_not_keep_it_from_serving(
         return real(path, *args, **options)
 
     monkeypatch.setattr(os, "open", full)
-    handles.append(Runner(module).spawn(birth))
+    handles.append(await Runner(module).spawn(birth))
 
     assert os.readlink(f"/proc/{handles[0].pid}/fd/2") == "/dev/null"
 
 
-def test_a_log_that_cannot_ever_be_written_is_permanent(birth: Birth, tmp_path: Path) -> None:
+async def test_a_log_that_cannot_ever_be_written_is_permanent(birth: Birth, tmp_path: Path) -> None:
     with pytest.raises(SpawnError, match="Is a directory") as caught:
-        Runner().spawn(attrs.evolve(birth, log_file=tmp_path))
+        await Runner().spawn(attrs.evolve(birth, log_file=tmp_path))
 
     assert caught.value.permanent
 

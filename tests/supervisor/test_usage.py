@@ -57,7 +57,14 @@ def peer() -> Iterator[socket.socket]:
 async def ask(paths: Paths, peer: socket.socket, query: str = "") -> tuple[int | None, Any]:
     nothing: Any = None  # no other part of the supervisor is asked
     control = Control(
-        nothing, nothing, paths, started_at=0.0, warnings=list, leave=nothing, log=lambda text: None
+        nothing,
+        nothing,
+        paths,
+        started_at=0.0,
+        spawn=lambda: "exec",
+        warnings=list,
+        leave=nothing,
+        log=lambda text: None,
     )
     exchange: Any = Asked(request=request("GET", f"/v1/usage{query}", ()), socket=peer)
     await control.handle(exchange)
