@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Protocol
 
 import attrs
@@ -54,11 +55,24 @@ class Account:
     subscription: bool = False
     """The caller pays by the month."""
 
-    def row(self, spec: WorkerSpec, *, duration_s: float, failure: Failure | None, gone: bool) -> Row:
-        """How it stands now. `gone`: the client left before the answer was whole."""
+    def row(
+        self,
+        spec: WorkerSpec,
+        *,
+        duration_s: float,
+        failure: Failure | None,
+        gone: bool,
+        far: WorkerSpec | None = None,
+        fallbacks: Sequence[str] = (),
+    ) -> Row:
+        """How it stands now. `gone`: the client left before the answer was whole.
+
+        `far`: who answered, or was to. `fallbacks`: who should have, and why that came to nothing.
+        """
+        far = far or spec
         status, error_type = _end(failure, self.refusal, gone=gone)
         said = self.told.said if self.told else Usage()
-        cost, source = self._cost(spec.kind, said)
+        cost, source = self._cost(far.kind, said)
         usage, estimated = self._tokens(said, failed=bool(failure or self.refusal))
         return Row(
             ts=self.ts,
@@ -67,9 +81,9 @@ class Account:
             agent_id=self.agent_id,
             proxy=spec.name,
             port=spec.port,
-            provider=spec.provider,
+            provider=far.provider,
             requested_model=self.model,
-            model=spec.model,
+            model=far.model or self.model or "",
             route=spec.model_id,
             stream=self.stream,
             status=status,
@@ -85,6 +99,8 @@ class Account:
             duration_ms=_ms(duration_s),
             ttft_ms=None if self.ttft_s is None else _ms(self.ttft_s),
             retry_count=self.retries,
+            fallback=bool(fallbacks),
+            fallback_reason="; ".join(fallbacks) or None,
         )
 
     def _cost(self, kind: str, said: Usage) -> tuple[float | None, str]:

@@ -150,6 +150,18 @@ def _says_json(head: Head) -> bool:
     return said.partition(b";")[0].strip().lower() == b"application/json"
 
 
+# --- what an answer says of itself ----------------------------------------------------------------
+
+
+def truth(model_id: str) -> tuple[bytes, bytes]:
+    """The header that names what really answers."""
+    return b"x-proxy-model", header_safe(model_id)
+
+
+def header_safe(text: str) -> bytes:
+    return "".join(char if " " <= char <= "~" else "?" for char in text).encode("ascii")
+
+
 # --- small answers --------------------------------------------------------------------------------
 
 
@@ -168,6 +180,10 @@ class Vital:
     warning: str = ""
     """What its user should know although all is well."""
     generation: int | None = None
+    targets: list[dict[str, Any]] | None = None
+    """Where requests may go; None when there is but one place."""
+    queue: dict[str, Any] | None = None
+    """Who is with the provider and who waits; None when nobody ever has to."""
 
 
 def health(spec: WorkerSpec, vital: Vital) -> dict[str, Any]:
@@ -195,6 +211,10 @@ def health(spec: WorkerSpec, vital: Vital) -> dict[str, Any]:
         body["warnings"] = [vital.warning]
     if vital.generation is not None:
         body["generation"] = vital.generation
+    if vital.targets is not None:
+        body["targets"] = vital.targets
+    if vital.queue is not None:
+        body["queue"] = vital.queue
     return body
 
 

@@ -53,6 +53,8 @@ class Failure:
     """The methods that a path does take."""
     details: dict[str, Any] | None = None
     """Goes out as `error.details`; some SDKs read a code from it."""
+    limit: str | None = None
+    """Which limit of our own said no: `rpm` or `concurrency`."""
 
 
 class Refused(Exception):
@@ -144,6 +146,8 @@ def headers(failure: Failure) -> Headers:
     if wait is not None:
         found.append((b"retry-after", b"%d" % math.ceil(wait)))
         found.append((b"retry-after-ms", b"%d" % math.ceil(wait * 1000)))
+    if failure.limit is not None:
+        found.append((b"x-limit-type", failure.limit.encode("ascii")))
     if failure.allow is not None:
         found.append((b"allow", failure.allow.encode("ascii")))
     return found

@@ -2,7 +2,7 @@
 
 Theory of operation
 -------------------
-`Handler` is called once per request, in the task of its connection. Each call has a `_Call`: the only
+`Handler` is called once per request, in the task of its connection. Each call has a `Call`: the only
 thing that writes to the client, and the memory of what has been said, because every way of ending needs
 to know: a failure before the status line is a real status, after it an `error` event.
 
@@ -18,35 +18,33 @@ client gets its request's id, the log the traceback.
 from __future__ import annotations
 
 import os
-import secrets
 import traceback
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import attrs
 import trio
 
-from . import app, failures
-from .accounts import Account, Told, name_in, wall_clock
+from . import app, attempts, failures
+from .accounts import Account, name_in, wall_clock
 from .app import Endpoint, Route
-from .books import Books, Entry
-from .contract import WorkerSpec
-from .dialects.anthropic import passes_through
+from .attempts import MOST_RETRIES, FallBack, GiveUp, Plan, Retry, Rota, Told
+from .books import Books
+from .call import Call, Exchange, new_id
+from .contract import Quota, WorkerSpec
+from .dialects.anthropic import peek
 from .failures import Failure, Headers, Kind, Refused
-from .gauge import Gauge
+from .gate import Gate
 from .httpd import ClientGone
 from .httpd_parse import BodyIncomplete, BodyTooLarge
-from .httpd_parse import Headers as AnyHeaders
 from .ledger import Row
-from .provider import Provider, Source, provider
+from .provider import Provider, Source
 from .stats import Stats
+from .targets import Far, fars
 from .wire import asks, codec, sse
 from .wire.anthropic import Head, Stream, Whole
 from .wire.asks import Ask
 from .wire.items import Finish
-
-if TYPE_CHECKING:
-    from .relay import Relay
 
 LAST_WORDS_S = 1.0
 """How long a client may take for the error that ends its request at the drain's deadline."""
@@ -59,37 +57,8 @@ _SSE: Headers = [
 ]
 
 
-class Request(app.Head, Protocol):
-    """The head of a request, as `httpd` read it."""
-
-    @property
-    def query(self) -> str: ...
-    @property
-    def headers(self) -> Sequence[tuple[bytes, bytes]]: ...
-
-
-class Exchange(Protocol):
-    """One request and its answer: `httpd.Exchange`, as far as it is used here."""
-
-    started: bool
-    finished: bool
-
-    @property
-    def request(self) -> Request: ...
-    async def read_body(self) -> bytes: ...
-    async def respond(self, status: int, headers: AnyHeaders, body: bytes = b"") -> None: ...
-    async def start(self, status: int, headers: AnyHeaders) -> None: ...
-    async def send(self, data: bytes) -> None: ...
-    async def finish(self) -> None: ...
-
-
 Log = Callable[..., None]
 """`log(level, event, **fields)`."""
-
-
-def new_id(prefix: str) -> str:
-    """A fresh id. Clients merge turns and drop calls whose ids repeat, so it is long and random."""
-    return prefix + secrets.token_urlsafe(18)
 
 
 def refuse(status: int, message: str) -> tuple[Headers, bytes]:
@@ -110,6 +79,20 @@ _REFUSALS = {
     503: Kind.OVERLOADED,
     529: Kind.OVERLOADED,
 }
+
+
+@attrs.frozen
+class _Asked:
+    """A model request, as far as it was read."""
+
+    model: str
+    stream: bool
+    body: bytes = attrs.field(repr=False)
+    """Empty where nobody passes it on."""
+    ask: Ask | None = None
+    """None: it is read when somebody must translate it."""
+    wants_nothing: bool = False
+    """No output at all: no provider is troubled."""
 
 
 class Handler:
@@ -137,17 +120,22 @@ class Handler:
         self._started_at = started_at
         self._generation = generation
         self._books = books
-        self._truth = (b"x-proxy-model", _header_safe(spec.model_id))
-        self._relay = _relay(spec, self._truth)
-        self._provider: Provider = self._relay or provider(spec, new_id, log)
-        self._calls: set[_Call] = set()
-        self._gauge = Gauge()
+        self._fars = fars(spec, new_id, log)
+        self._first = self._fars[0]
+        self._rota = Rota([far.name for far in self._fars])
+        self._keeps_bytes = any(far.relay is not None for far in self._fars)
+        self._gate = Gate(spec.quota, now)
+        self._calls: set[Call] = set()
         self._closing: str | None = None
 
     @property
     def provider(self) -> Provider:
-        """Where the answers come from."""
-        return self._provider
+        """Where the answers come from, unless it fails."""
+        return self._first.provider
+
+    def adjust(self, quota: Quota) -> None:
+        """Other limits from now on."""
+        self._gate.adjust(quota)
 
     def cut(self, message: str = "proxy is shutting down") -> None:
         """End every request in progress now and tell its client; later ones are refused likewise."""
@@ -157,7 +145,7 @@ class Handler:
 
     async def __call__(self, exchange: Exchange) -> None:
         """Serve one request. Only what the server understands leaves: cancellation and a client that is gone."""
-        call = _Call(exchange, self._now)
+        call = Call(exchange, self._now)
         self._calls.add(call)
         try:
             await self._to_its_end(call)
@@ -168,17 +156,21 @@ class Handler:
             self._calls.discard(call)
             self._account(call)
 
-    async def _to_its_end(self, call: _Call) -> None:
+    async def _to_its_end(self, call: Call) -> None:
         with call.scope:
             await self._caught(call)
         if call.scope.cancelled_caught:
             with trio.move_on_after(LAST_WORDS_S):
-                await call.fail(self._closing_failure())
+                await call.fail(self._closing_failure() if call.was_cut else self._overdue())
+
+    def _overdue(self) -> Failure:
+        limit_s = self._gate.quota.request_timeout_s
+        return Failure(Kind.TIMEOUT, f"the request took longer than {limit_s:g}s (request_timeout)")
 
     def _closing_failure(self) -> Failure:
         return Failure(Kind.OVERLOADED, self._closing or "proxy is shutting down")
 
-    async def _caught(self, call: _Call) -> None:
+    async def _caught(self, call: Call) -> None:
         try:
             await self._serve(call)
         except Refused as refused:
@@ -189,10 +181,9 @@ class Handler:
             self._log("error", "crash", id=call.id, traceback="".join(traceback.format_exception(error)))
             await call.fail(Failure(Kind.BUG, f"internal error; the proxy's log has more under {call.id}"))
 
-    async def _serve(self, call: _Call) -> None:
-        found = app.route(
-            call.exchange.request, forwards=self._relay is not None and self._relay.forwards_all
-        )
+    async def _serve(self, call: Call) -> None:
+        relay = self._first.relay
+        found = app.route(call.exchange.request, forwards=relay is not None and relay.forwards_all)
         if not isinstance(found, Failure):
             self._begin(call, found.endpoint)
         if self._closing is not None:
@@ -203,13 +194,13 @@ class Handler:
 
     # --- small endpoints ---
 
-    async def _small(self, call: _Call, body: dict[str, Any] | Failure) -> None:
+    async def _small(self, call: Call, body: dict[str, Any] | Failure) -> None:
         if isinstance(body, Failure):
             raise Refused(body)
         await call.respond(200, [_JSON], codec.dumps(body))
 
-    async def _health(self, call: _Call, _: Route) -> None:
-        seen = await self._provider.condition()
+    async def _health(self, call: Call, _: Route) -> None:
+        seen = await self._first.provider.condition()
         vital = app.Vital(
             pid=os.getpid(),
             uptime_s=self._now() - self._started_at,
@@ -221,66 +212,209 @@ class Handler:
             detail=seen.detail,
             warning=seen.warning or "",
             generation=self._generation,
+            targets=self._targets_shown(),
+            queue=self._gate.shown(),
         )
         # The status is for watchers that look at nothing else; the worker itself is well either way.
         await call.respond(200 if seen.ok else 503, [_JSON], codec.dumps(app.health(self._spec, vital)))
 
-    async def _alive(self, call: _Call, _: Route) -> None:
+    def _targets_shown(self) -> list[dict[str, Any]] | None:
+        now = self._now()
+        return [one.shown(now) for one in self._rota.targets] if len(self._fars) > 1 else None
+
+    async def _alive(self, call: Call, _: Route) -> None:
         await self._small(call, {"status": "alive"})
 
-    async def _root(self, call: _Call, _: Route) -> None:
+    async def _root(self, call: Call, _: Route) -> None:
         await self._small(call, app.root(self._spec))
 
-    async def _models(self, call: _Call, _: Route) -> None:
+    async def _models(self, call: Call, _: Route) -> None:
         request = call.exchange.request
-        await self._small(call, app.models(self._spec, request, request.query, self._provider.sizes()))
+        await self._small(call, app.models(self._spec, request, request.query, self._first.provider.sizes()))
 
-    async def _model(self, call: _Call, route: Route) -> None:
-        sizes = self._provider.sizes()
+    async def _model(self, call: Call, route: Route) -> None:
+        sizes = self._first.provider.sizes()
         await self._small(call, app.model(self._spec, call.exchange.request, route.model, sizes))
 
     # --- model requests ---
 
-    async def _forward(self, call: _Call, _: Route) -> None:
-        assert self._relay is not None  # without one nothing is routed here
-        await self._relay.forward(call, call.exchange.request, await _body(call))
+    async def _forward(self, call: Call, _: Route) -> None:
+        assert self._first.relay is not None  # without one nothing is routed here
+        await self._first.relay.forward(call, call.exchange.request, await _body(call))
 
-    async def _count_tokens(self, call: _Call, _: Route) -> None:
-        if self._relay is not None and self._relay.forwards_all:
-            await self._relay.messages(call, call.exchange.request, await _body(call))
+    async def _count_tokens(self, call: Call, _: Route) -> None:
+        relay = self._first.relay
+        if relay is not None and relay.forwards_all:
+            await relay.messages(call, call.exchange.request, await _body(call))
             return
         call.model, estimate = asks.count(await _body(call))
-        call.input_tokens = self._gauge.tuned(estimate)
-        await call.respond(200, [_JSON, self._truth], codec.dumps({"input_tokens": call.input_tokens}))
+        call.input_tokens = self._first.gauge.tuned(estimate)
+        await call.respond(200, [_JSON, self._first.truth], codec.dumps({"input_tokens": call.input_tokens}))
 
-    async def _messages(self, call: _Call, _: Route) -> None:
-        if self._relay is not None:
-            await self._relay.messages(call, call.exchange.request, await _body(call))
+    async def _messages(self, call: Call, _: Route) -> None:
+        body = await _body(call)
+        call.asked_at = trio.current_time()
+        asked = self._read(body)
+        del body  # of a picture book it is large, and what translates has read it
+        call.know(model=asked.model, stream=asked.stream, subscription=False)
+        if asked.wants_nothing:
+            await self._say_or_fail(call, await self._attempt(call, asked, self._first))
             return
-        ask = asks.ask(await _body(call))
+        self._gate.count()
+        try:
+            failure = None if self._gate.enter_now() else await self._wait_in_line(call, asked)
+            if failure is not None:
+                await call.fail(failure)
+                return
+            call.inside = True
+            await self._answer(call, asked)
+        finally:
+            if call.inside:
+                self._gate.leave()
+
+    def _read(self, body: bytes) -> _Asked:
+        """What must be known of a request before anybody is asked. Raises Refused."""
+        kept = body if self._keeps_bytes else b""
+        most = self._gate.quota.max_context
+        if self._first.relay is None:
+            ask = asks.ask(body)
+            asked = _Asked(ask.model, ask.stream, kept, ask, ask.max_tokens == 0)
+            estimate = self._first.gauge.tuned(ask.input_tokens) if most is not None else 0
+        else:
+            peeked = peek(body)
+            asked = _Asked(peeked.model, peeked.stream, kept)
+            estimate = asks.count(body)[1] if most is not None else 0
+        if most is not None and estimate > most:
+            raise Refused(failures.overflow(estimate, most))
+        return asked
+
+    # --- waiting for a place ---
+
+    async def _wait_in_line(self, call: Call, asked: _Asked) -> Failure | None:
+        """None: it has a place. A stream is begun and kept alive meanwhile."""
+        session = name_in(call.exchange.request.header(b"x-claude-code-session-id"))
+        if not asked.stream:
+            failure = await self._gate.enter(call.id, session)
+            call.inside = failure is None
+            return failure
+        self._open(call, asked)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._keep_alive, call)
+            failure = await self._gate.enter(call.id, session)
+            call.inside = failure is None
+            nursery.cancel_scope.cancel()
+        return failure
+
+    def _open(self, call: Call, asked: _Asked) -> None:
+        """A stream that may have to begin before its answer does."""
+        headers = [*_SSE, self._first.truth]
+        if asked.ask is None:
+            call.last_words = lambda failure: sse.event(b"error", failures.envelope(failure, call.id))
+            call.open_stream(None, headers)
+        else:
+            call.open_stream(Stream(self._head(call, asked.ask, self._first)), headers)
+
+    # --- one target after the other ---
+
+    async def _answer(self, call: Call, asked: _Asked) -> None:
+        # What has begun has said who answers; it stays there.
+        if len(self._fars) == 1 or call.begun:
+            call.turn_to(self._first, [])
+            await self._say_or_fail(call, await self._attempt(call, asked, self._first))
+            return
+        chosen = self._rota.choose(self._now())
+        if isinstance(chosen, Told):
+            raise Refused(chosen.failure)
+        tried: list[int] = []
+        reasons = [f"{reason}, cooling" for reason in self._rota.skipped(chosen)]
+        while True:
+            tried.append(chosen)
+            failure = await self._one_of_many(call, asked, chosen, tried, reasons)
+            if failure is None:
+                return
+            step, following = self._step(failure, tried, sent=call.begun)
+            if not isinstance(step, FallBack) or following is None:
+                await call.fail(failure)
+                return
+            far = self._fars[chosen]
+            reasons.append(f"{far.name}: {step.cause.value}")
+            there = self._fars[following].name
+            said = {"cause": step.cause.value, "detail": failure.message[:300]}
+            self._log("warning", "fallback", id=call.id, failed=far.name, to=there, **said)
+            chosen = following
+
+    def _step(
+        self, failure: Failure, tried: list[int], *, sent: bool
+    ) -> tuple[Retry | FallBack | GiveUp, int | None]:
+        following = self._rota.next(self._now(), tried)
+        # What could be tried again has been, by whoever asks the provider.
+        plan = Plan(tried=MOST_RETRIES, others=following is not None)
+        return attempts.after(plan, failure, sent), following
+
+    async def _one_of_many(
+        self, call: Call, asked: _Asked, chosen: int, tried: list[int], reasons: list[str]
+    ) -> Failure | None:
+        """Ask one target, and remember what that shows of it."""
+        rota, since = self._rota, self._now()
+        if reasons and not call.fallbacks:
+            self._stats.fallbacks += 1
+        call.turn_to(self._fars[chosen], list(reasons))
+        call.on_first = lambda: rota.worked(chosen, since)
+        call.may_fall_back = lambda failure: isinstance(
+            self._step(failure, tried, sent=call.begun)[0], FallBack
+        )
+        rota.take(chosen)
+        try:
+            failure = await self._attempt(call, asked, self._fars[chosen])
+        except BaseException:
+            rota.let_go(chosen)
+            raise
+        if (verdict := failure or call.verdict) is not None:
+            rota.failed(chosen, verdict, self._now())
+        else:
+            rota.worked(chosen, since)
+        return failure
+
+    async def _say_or_fail(self, call: Call, failure: Failure | None) -> None:
+        if failure is not None:
+            await call.fail(failure)
+
+    async def _attempt(self, call: Call, asked: _Asked, far: Far) -> Failure | None:
+        """Ask one target; what is left to say when it fails."""
+        try:
+            if far.relay is not None:
+                await far.relay.messages(call, call.exchange.request, asked.body)
+                return None
+            return await self._translated(call, asked.ask or asks.ask(asked.body), far)
+        except Refused as refused:
+            return refused.failure
+
+    async def _translated(self, call: Call, ask: Ask, far: Far) -> Failure | None:
         estimate = ask.input_tokens
-        ask = attrs.evolve(ask, input_tokens=self._gauge.tuned(estimate))
-        call.model, call.stream = ask.model, ask.stream
-        if call.account is not None:
-            call.account.model, call.account.stream = ask.model, ask.stream
-        head = Head.of(ask, message_id=new_id("msg_"), request_id=call.id)
-        source = call.source = self._source(ask)
+        ask = attrs.evolve(ask, input_tokens=far.gauge.tuned(estimate))
+        source = call.source = _Nothing() if ask.max_tokens == 0 else far.provider.answer(ask)
         try:
             if ask.stream:
-                await self._streamed(call, head, source)
+                failure = await self._streamed(call, self._head(call, ask, far), source, far)
             else:
-                await self._plain(call, head, source)
+                failure = await self._plain(call, self._head(call, ask, far), source, far)
         finally:
             await source.aclose()
         if call.told is not None:
-            self._gauge.learn(estimate, call.told.said)
+            far.gauge.learn(estimate, call.told.said)
+        return failure
 
-    def _begin(self, call: _Call, endpoint: Endpoint) -> None:
+    def _head(self, call: Call, ask: Ask, far: Far) -> Head:
+        return Head.of(ask, message_id=new_id("msg_"), request_id=call.id)
+
+    def _begin(self, call: Call, endpoint: Endpoint) -> None:
         if endpoint in (Endpoint.MESSAGES, Endpoint.COUNT_TOKENS):
-            call.counted = True
             self._stats.requests += 1
             self._stats.in_flight += 1
+            call.counted = call.id
             self._stats.begun[call.id] = call.began
+        if endpoint is Endpoint.MESSAGES and (limit_s := self._gate.quota.request_timeout_s) is not None:
+            call.scope.deadline = trio.current_time() + limit_s
         if endpoint is Endpoint.MESSAGES and self._books is not None:
             header = call.exchange.request.header
             call.account = Account(
@@ -291,10 +425,7 @@ class Handler:
             )
             call.before_last = self._record
 
-    def _source(self, ask: Ask) -> Source:
-        return _Nothing() if ask.max_tokens == 0 else self._provider.answer(ask)
-
-    async def _plain(self, call: _Call, head: Head, source: Source) -> None:
+    async def _plain(self, call: Call, head: Head, source: Source, far: Far) -> Failure | None:
         whole = Whole(head)
         call.tell(whole.turn)
         while whole.failure is None and (items := await source.receive()) is not None:
@@ -303,25 +434,26 @@ class Handler:
                 call.mark_first()
         body = whole.end()
         if body is None:
-            await call.fail(whole.failure or Failure(Kind.BUG, "no answer"))
-        else:
-            await call.respond(200, [_JSON, self._truth], body)
+            return whole.failure or Failure(Kind.BUG, "no answer")
+        await call.respond(200, [_JSON, far.truth], body)
+        return None
 
-    async def _streamed(self, call: _Call, head: Head, source: Source) -> None:
-        stream = Stream(head)
+    async def _streamed(self, call: Call, head: Head, source: Source, far: Far) -> Failure | None:
+        stream = call.events
+        if stream is None:
+            stream = Stream(head)
+            call.open_stream(stream, [*_SSE, far.truth])
         call.tell(stream.turn)
-        call.open_stream(stream, [*_SSE, self._truth])
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep_alive, call)
             failure = await _pump(call, stream, source)
             nursery.cancel_scope.cancel()
-        if failure is not None:
-            await call.fail(failure)
+        return failure
 
-    async def _keep_alive(self, call: _Call) -> None:
+    async def _keep_alive(self, call: Call) -> None:
         """Open the stream at the end of the hold; from then on break every long silence."""
         hold_s, ping_s = self._spec.options.hold_s, self._spec.options.ping_s
-        await trio.sleep(hold_s)
+        await trio.sleep_until(call.asked_at + hold_s)
         while True:
             silence = trio.current_time() - call.last_said
             if call.talking or silence < ping_s:
@@ -331,13 +463,13 @@ class Handler:
 
     # --- the books ---
 
-    async def _record(self, call: _Call) -> None:
+    async def _record(self, call: Call) -> None:
         """The row is in the ledger before the client can know that its answer is complete."""
         if self._books is not None and call.account is not None and call.entry is None:
             call.entry = self._books.note(self._row(call, call.account))
             await self._books.settle(call.entry)
 
-    def _record_end(self, call: _Call) -> None:
+    def _record_end(self, call: Call) -> None:
         """What ended without last words gets its row here, what ended otherwise than recorded another one."""
         if self._books is None or call.account is None:
             return
@@ -348,17 +480,23 @@ class Handler:
         elif row.status != call.entry.row.status:
             self._books.amend(call.entry, row)
 
-    def _row(self, call: _Call, account: Account) -> Row:
+    def _row(self, call: Call, account: Account) -> Row:
         if call.source is not None:
-            account.retries = call.source.retries
-        gone = call.gone and not call.exchange.finished
-        return account.row(self._spec, duration_s=self._now() - call.began, failure=call.failure, gone=gone)
+            account = attrs.evolve(account, retries=account.retries + call.source.retries)
+        return account.row(
+            self._spec,
+            duration_s=self._now() - call.began,
+            failure=call.failure,
+            gone=call.gone and not call.exchange.finished,
+            far=None if call.far is None else call.far.spec,
+            fallbacks=call.fallbacks,
+        )
 
-    def _account(self, call: _Call) -> None:
+    def _account(self, call: Call) -> None:
         self._record_end(call)
-        if call.counted:
+        if call.counted is not None:
             self._stats.in_flight -= 1
-            del self._stats.begun[call.id]
+            del self._stats.begun[call.counted]
             if (message := call.complaint) is not None:
                 self._stats.failures += 1
                 self._stats.last_error = message
@@ -370,21 +508,23 @@ class Handler:
             "status": call.status,
             "ms": round((self._now() - call.began) * 1000, 1),
         }
-        if call.counted:
+        if call.counted is not None:
             usage = call.usage()
             fields["model"] = call.model[:200]
             fields["stream"] = call.stream
             fields["input_tokens"] = usage.get("input_tokens", call.input_tokens)
             fields["output_tokens"] = usage.get("output_tokens", 0)
+        if call.fallbacks and call.far is not None:
+            fields["fallback"] = call.far.name
         if call.complaint is not None:
             fields["error"] = call.complaint
         elif call.gone:
             fields["error"] = "client left"
         # Probes come every second from some watchers; they are not worth a line at the usual level.
-        level = "warning" if call.complaint is not None else "info" if call.counted else "debug"
+        level = "warning" if call.complaint is not None else "info" if call.counted is not None else "debug"
         self._log(level, "request", **fields)
 
-    _ENDPOINTS: dict[Endpoint, Callable[[Handler, _Call, Route], Awaitable[None]]] = {  # noqa: RUF012  # never changed
+    _ENDPOINTS: dict[Endpoint, Callable[[Handler, Call, Route], Awaitable[None]]] = {  # noqa: RUF012  # never changed
         Endpoint.MESSAGES: _messages,
         Endpoint.COUNT_TOKENS: _count_tokens,
         Endpoint.MODELS: _models,
@@ -397,186 +537,7 @@ class Handler:
     }
 
 
-class _Call:
-    """One request in progress: all that is said to its client is said here."""
-
-    def __init__(self, exchange: Exchange, now: Callable[[], float]) -> None:
-        self.exchange = exchange
-        self.id = new_id("req_")
-        self.began = now()
-        self._now = now
-        self.scope = trio.CancelScope()
-        self.counted = False
-        self.model = ""
-        self.stream = False
-        self.input_tokens = 0
-        self.told: Told | None = None
-        self.usage: Callable[[], dict[str, int]] = dict
-        self.source: Source | None = None
-        self.account: Account | None = None
-        self.entry: Entry | None = None
-        self.before_last: Callable[[_Call], Awaitable[None]] | None = None
-        """Called when all is known and the client does not know it yet."""
-        self.last_words: Callable[[Failure], bytes | None] | None = None
-        """See `relay.Client`."""
-        self._said_no: str | None = None
-        self.status: int | None = None
-        self.failure: Failure | None = None
-        self.gone = False
-        self.last_said = -float("inf")
-        self._answering = False
-        self._events: Stream | None = None
-        self._headers: Headers = []
-        self._said_start = False
-        self._lock = trio.Lock()
-
-    def cut(self) -> None:
-        """End it now, unless a whole answer is on its way: then there is nothing better to say."""
-        if not self._answering:
-            self.scope.cancel()
-
-    def tell(self, told: Told) -> None:
-        """From now on this knows what the answer says of itself."""
-        self.usage = told.usage
-        self.told = told
-        if self.account is not None:
-            self.account.told = told
-
-    def mark_first(self) -> None:
-        """Something of the answer itself has come."""
-        if self.account is not None and self.account.ttft_s is None:
-            self.account.ttft_s = self._now() - self.began
-
-    @property
-    def complaint(self) -> str | None:
-        """Why it failed, for people; None: it did not."""
-        return self._said_no if self.failure is None else self.failure.message[:300]
-
-    @property
-    def talking(self) -> bool:
-        """Somebody writes at this very moment."""
-        return self._lock.locked()
-
-    async def respond(self, status: int, headers: Headers, body: bytes) -> None:
-        """A whole answer."""
-        # Where `respond` would notice a cancellation, it would count as begun without a byte sent.
-        await trio.lowlevel.checkpoint_if_cancelled()
-        self._answering = True
-        self.status = status
-        if self.before_last is not None:
-            await self.before_last(self)
-        await self.exchange.respond(status, [*headers, (b"request-id", self.id.encode())], body)
-
-    def open_stream(self, events: Stream, headers: Headers) -> None:
-        """From now on `say` may begin a streamed answer; nothing is sent yet."""
-        self._events = events
-        self._headers = [*headers, (b"request-id", self.id.encode())]
-
-    async def say(self, data: bytes) -> None:
-        """Some bytes of a streamed answer; the first ones bring the status line with them."""
-        await self._take_lock()
-        try:
-            await self._say(data)
-        finally:
-            self._lock.release()
-
-    async def end(self, data: bytes) -> None:
-        """The last bytes of a streamed answer."""
-        await self._take_lock()
-        try:
-            await trio.lowlevel.checkpoint_if_cancelled()
-            self._answering = True
-            if self.before_last is not None:
-                await self.before_last(self)
-            await self._say(data)
-            await self.exchange.finish()
-        finally:
-            self._lock.release()
-
-    async def fail(self, failure: Failure) -> None:
-        """End with a failure, in the way that is still possible."""
-        self.failure = failure
-        if not self.exchange.started:
-            rule = failures.RULES[failure.kind]
-            body = failures.envelope(failure, self.id)
-            await self.respond(rule.status, failures.headers(failure), body)
-        elif self._events is not None and not self.exchange.finished:
-            await self.end(self._events.fail(failure))
-        elif self.last_words is not None and not self.exchange.finished:
-            await self._cut_short(self.last_words(failure))
-        # Else a whole answer broke off: its length tells the client.
-
-    # --- answers that are passed through: `relay.Client` ---
-
-    def know(self, *, model: str, stream: bool, subscription: bool) -> None:
-        self.model, self.stream = model, stream
-        if self.account is not None:
-            self.account.model, self.account.stream = model, stream
-            self.account.subscription = subscription
-
-    def asked_again(self) -> None:
-        """The provider, for the same answer."""
-        if self.account is not None:
-            self.account.retries += 1
-
-    def rename(self, request_id: str) -> None:
-        """The provider's id for it is the one that its support can find."""
-        self.id = request_id
-        if self.account is not None:
-            self.account.request_id = request_id
-
-    def refused(self, status: int, error_type: str, message: str) -> None:
-        """The provider says no, in its own words, which the client gets."""
-        self._said_no = f"{status} {error_type}: {message}"[:300]
-        if self.account is not None:
-            self.account.refusal = status, error_type
-
-    async def begin(self, status: int, headers: Headers) -> None:
-        await trio.lowlevel.checkpoint_if_cancelled()  # as in `respond`
-        self.status = status
-        await self.exchange.start(status, [*headers, (b"request-id", self.id.encode())])
-
-    async def pass_on(self, data: bytes, *, last: bool = False) -> None:
-        await trio.lowlevel.checkpoint_if_cancelled()
-        if last:
-            self._answering = True
-            if self.before_last is not None:
-                await self.before_last(self)
-        await self.exchange.send(data)
-
-    async def finish(self) -> None:
-        self._answering = True
-        if self.before_last is not None:
-            await self.before_last(self)
-        await self.exchange.finish()
-
-    async def _cut_short(self, words: bytes | None) -> None:
-        if words is None:
-            raise ClientGone  # no last chunk: it looks as cut as it is
-        await self.pass_on(words, last=True)
-        await self.exchange.finish()
-
-    async def _take_lock(self) -> None:
-        try:
-            self._lock.acquire_nowait()  # a third of the price of `async with`, and nearly always enough
-        except trio.WouldBlock:
-            await self._lock.acquire()
-
-    async def _say(self, data: bytes) -> None:
-        assert self._events is not None
-        if not self.exchange.started:
-            await trio.lowlevel.checkpoint_if_cancelled()  # as in `respond`
-            self.status = 200
-            await self.exchange.start(200, self._headers)
-        await trio.lowlevel.checkpoint_if_cancelled()
-        if not self._said_start:
-            self._said_start = True
-            data = self._events.start() + data
-        await self.exchange.send(data)
-        self.last_said = trio.current_time()
-
-
-async def _pump(call: _Call, stream: Stream, source: Source) -> Failure | None:
+async def _pump(call: Call, stream: Stream, source: Source) -> Failure | None:
     """From the provider to the client, until either has had enough. Returns what is left to say."""
     while (items := await source.receive()) is not None:
         shown = stream.feed(items)
@@ -607,16 +568,7 @@ class _Nothing:
         pass
 
 
-def _relay(spec: WorkerSpec, truth: tuple[bytes, bytes]) -> Relay | None:
-    """For a provider whose bytes are passed through. Raises ValueError, as `provider` does."""
-    if not passes_through(spec):
-        return None
-    from .relay import Relay  # only here: most workers translate
-
-    return Relay(spec, truth)
-
-
-async def _body(call: _Call) -> bytes:
+async def _body(call: Call) -> bytes:
     try:
         return await call.exchange.read_body()
     except BodyTooLarge as error:
@@ -632,7 +584,3 @@ def _is_departure(error: BaseException) -> bool:
     if isinstance(error, BaseExceptionGroup):
         return all(_is_departure(inner) for inner in error.exceptions)
     return isinstance(error, ClientGone)
-
-
-def _header_safe(text: str) -> bytes:
-    return "".join(char if " " <= char <= "~" else "?" for char in text).encode("ascii")

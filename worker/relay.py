@@ -23,11 +23,11 @@ from typing import NoReturn, Protocol
 import attrs
 import trio
 
-from . import failures, pool, tokens, upstream
+from . import app, failures, pool, tokens, upstream
 from .accounts import Told
 from .contract import WorkerSpec
 from .dial import Unreachable
-from .dialects import anthropic, waits
+from .dialects import anthropic, errors, waits
 from .dialects.anthropic import Sniffer
 from .dialects.seam import Condition, Headers, Sizes
 from .discovery import AnthropicSurvey, Discovery
@@ -61,12 +61,21 @@ class Client(Protocol):
     id: str
     last_words: Callable[[Failure], bytes | None] | None
     """How to end an answer that has begun; None as its result: by cutting it off."""
+    asked_at: float
+    """The hold counts from here."""
+
+    @property
+    def begun(self) -> bool:
+        """It has the head of a stream already, and pings perhaps."""
 
     def know(self, *, model: str, stream: bool, subscription: bool) -> None: ...
     def rename(self, request_id: str) -> None: ...
     def tell(self, told: Told) -> None: ...
     def mark_first(self) -> None: ...
     def asked_again(self) -> None: ...
+    def elsewhere(self, failure: Failure) -> bool:
+        """Told of every error that a model request meets; True: somebody else is to be asked instead."""
+
     def refused(self, status: int, error_type: str, message: str) -> None: ...
     async def respond(self, status: int, headers: Headers, body: bytes) -> None: ...
     async def begin(self, status: int, headers: Headers) -> None: ...
@@ -93,7 +102,7 @@ class Relay:
         self._discovery = Discovery(
             self.place, AnthropicSurvey(self.place, "/v1/key" if router else "/v1/models?limit=1"), self._pool
         )
-        self.patience = upstream.Patience(spec.options.retries)
+        self.patience = upstream.Patience(spec)
 
     def __repr__(self) -> str:
         return f"<Relay {self.place.base.url}>"
@@ -123,6 +132,8 @@ class Relay:
         client.tell(sniffer)
         course = _Course(self, client, sniffer, is_messages=request.path == "/v1/messages")
         course.waits = asked.stream and course.is_messages
+        if not self.spec.model:
+            course.truth = app.truth(f"{self.spec.provider}/{asked.model}")
         await self._pass(course, request, anthropic.prepared(body, self.spec.model))
 
     async def forward(self, client: Client, request: Request, body: bytes) -> None:
@@ -201,6 +212,7 @@ class _Course:
     ) -> None:
         """`is_messages`: False for a count, None for what is neither and is passed on whatever it is."""
         self._relay = relay
+        self.truth = relay.truth
         self._client = client
         self._sniffer = sniffer
         self.is_messages = is_messages is True
@@ -210,7 +222,7 @@ class _Course:
         self._due = relay.due()
         self._answer: Answer | None = None
         self._lock = trio.Lock()
-        self._begun = False
+        self._begun = client.begun
         self._may_ping = True
         self._said_at = trio.current_time()
 
@@ -242,7 +254,7 @@ class _Course:
         if request_id and not self._begun:
             self._client.rename(request_id.decode("latin-1"))
         if self.is_messages:
-            headers.append(self._relay.truth)
+            headers.append(self.truth)
         if _is_stream(answer):
             await self._stream(answer, headers, must_end=self.is_messages and not _is_coded(answer))
         else:
@@ -268,8 +280,20 @@ class _Course:
         if reply.answer is None:
             raise Refused(reply.failure or self._cut())
         if reply.status >= 400 and self._is_known:
+            self._look_elsewhere(reply)
             self._refuse(reply.answer, reply.body, tokens.of_bytes(len(outgoing.body)))
         return reply.answer, reply.body
+
+    def _look_elsewhere(self, reply: _Reply) -> None:
+        """Raises Refused when the client need not hear of this error, because somebody else will be asked."""
+        spec, failure = self._relay.spec, reply.failure
+        callers_own = spec.api_key is None and spec.kind == anthropic.KIND
+        if not self.is_messages or failure is None or (callers_own and failure.kind is Kind.KEY_REJECTED):
+            return  # the caller's credential is the caller's affair
+        said = errors.read(reply.body).message or f"status {reply.status}"
+        failure = attrs.evolve(failure, message=f"{self._relay.place.title}: {said}")
+        if self._client.elsewhere(failure):
+            raise Refused(failure)
 
     def _stripped(self, reply: _Reply, outgoing: Outgoing) -> bytes | None:
         """The body to try instead; only of messages is it known to be one that can be read."""
@@ -320,7 +344,7 @@ class _Course:
     async def _keep_alive(self) -> None:
         """Begin the stream at the end of the hold; from then on break every long silence between two events."""
         options = self._relay.spec.options
-        await trio.sleep(options.hold_s)
+        await trio.sleep_until(self._client.asked_at + options.hold_s)
         while True:
             silence = trio.current_time() - self._said_at if self._begun else options.ping_s
             if silence < options.ping_s:
@@ -336,7 +360,7 @@ class _Course:
     async def _ping(self) -> None:
         async with self._lock:
             self._client.last_words = self._last_words
-            await self._begin(200, [*_SSE, self._relay.truth])
+            await self._begin(200, [*_SSE, self.truth])
             await self._client.pass_on(sse.PING)
             self._said_at = trio.current_time()
 

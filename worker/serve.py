@@ -90,6 +90,7 @@ class Worker:
         self._health_told: Health | None = None
         self._server: httpd.Server | None = None
         self._look = trio.Event()
+        self._adjusted: Callable[[Quota], None] = lambda _: None
         self._link = self._make_link(birth) if birth else None
 
     def _make_link(self, birth: Birth) -> Link:
@@ -131,6 +132,7 @@ class Worker:
         if self._spec is None or quota == self._spec.quota:
             return
         self._spec = attrs.evolve(self._spec, quota=quota)  # the next supervisor learns it from our hello
+        self._adjusted(quota)
         self._journal("info", "limits", **attrs.asdict(quota))
 
     def _on_found(self) -> None:
@@ -200,6 +202,12 @@ class Worker:
             self._pulsing(serving), refuse=handler.refuse, limits=_limits(spec), log=self._journal.line
         )
         self._server = server
+
+        def adjusted(quota: Quota) -> None:
+            serving.adjust(quota)
+            server.limits = _limits(attrs.evolve(spec, quota=quota))
+
+        self._adjusted = adjusted
         async with trio.open_nursery() as nursery:
             await nursery.start(self._run_server, server)
             self._ready_at = _wall_clock()
@@ -358,7 +366,7 @@ def _is_near(base_url: str | None) -> bool:
 def _limits(spec: WorkerSpec) -> httpd.HttpLimits:
     limits = spec.limits
     return httpd.HttpLimits(
-        max_body=limits.max_body,
+        max_body=spec.quota.max_body or limits.max_body,
         max_connections=limits.max_connections,
         head_timeout_s=limits.head_timeout_s,
         body_idle_timeout_s=limits.body_idle_timeout_s,

@@ -30,7 +30,7 @@ from typing import Any
 import attrs
 import trio
 
-from . import __version__, discovery, pool
+from . import __version__, attempts, discovery, pool
 from .contract import WorkerSpec
 from .dial import Base, Dialer, Proxies, Unreachable, basic, parse_base
 from .dialects.seam import Call, Condition, Decoder, Dialect, Headers, NewId, Sizes, Terms
@@ -42,13 +42,8 @@ from .wire.items import Finish, Item
 
 CONNECT_LOCAL_S, CONNECT_S = 5.0, 10.0
 IDLE_LOCAL_S, IDLE_S = 300.0, 120.0
-MOST_RETRIES = 2
-"""Clients repeat as well; more of it here would multiply."""
 MOST_OFFERS = 3
 """A server may name the things that it does not take one at a time."""
-LONGEST_WAIT_S = 10.0
-"""As long as a status is held back. Of a provider that asks to wait longer the client is told."""
-BACKOFF_S = 0.25
 MOST_ERROR = 256 * 1024
 ERROR_S = 5.0
 """How long the body of an error may take; its status says enough."""
@@ -85,22 +80,17 @@ class Limits:
 
 
 class Patience:
-    """When the same is tried again."""
+    """When the same is tried again: `attempts.after`, with its time drawn."""
 
-    def __init__(self, retries: int, jitter: Callable[[], float] = random.random) -> None:
-        self._retries = min(retries, MOST_RETRIES)
+    def __init__(self, spec: WorkerSpec, jitter: Callable[[], float] = random.random) -> None:
+        self._retries = spec.options.retries
+        self._others = bool(spec.fallback)
         self._jitter = jitter
 
     def __call__(self, failure: Failure, tried: int) -> float | None:
         """How long to wait first, after so many tries; None: it is not tried again."""
-        if tried >= self._retries:
-            return None
-        if failure.kind is Kind.UNREACHABLE:
-            return BACKOFF_S * 2.0**tried * (0.5 + self._jitter())
-        asked = failure.retry_after_s
-        if failure.kind not in (Kind.RATE_LIMITED, Kind.OVERLOADED) or asked is None:
-            return None
-        return asked + BACKOFF_S * self._jitter() if asked <= LONGEST_WAIT_S else None
+        step = attempts.after(attempts.Plan(self._retries, tried, self._others), failure, sent=False)
+        return step.wait_s + step.spread_s * self._jitter() if isinstance(step, attempts.Retry) else None
 
 
 class Upstream:
@@ -126,7 +116,7 @@ class Upstream:
         self.again = again
         self.limits = Limits.of(place.spec, local=place.base.origin.local)
         self.discovery = Discovery(place, survey, pool)
-        self.patience = Patience(place.spec.options.retries, jitter)
+        self.patience = Patience(place.spec, jitter)
 
     def answer(self, ask: Ask) -> _Answering:
         """Nothing is sent before the first `receive`."""

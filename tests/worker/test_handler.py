@@ -118,7 +118,7 @@ class Script:
 
 def play(bench: Bench, *steps: Step) -> Script:
     script = Script(*steps)
-    bench.handler._provider = script  # type: ignore[assignment]  # the parts that are used
+    bench.handler._first.provider = script  # type: ignore[assignment]  # the parts that are used
     return script
 
 

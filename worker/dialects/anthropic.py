@@ -81,8 +81,8 @@ def _peek_slowly(body: bytes) -> tuple[Any, Any]:
 
 
 def prepared(body: bytes, model: str) -> bytes:
-    """The body as the provider gets it."""
-    return without_foreign_thinking(with_model(body, model))
+    """The body as the provider gets it. Without a model of ours the caller's own stays."""
+    return without_foreign_thinking(with_model(body, model) if model else body)
 
 
 def with_model(body: bytes, model: str) -> bytes:
