@@ -7,13 +7,13 @@ leaves the old one or the new one.
 from __future__ import annotations
 
 import json
-import os
 import re
 import tomllib
 from pathlib import Path
 from typing import Any
 
 from .faults import Fault, usage
+from .files import replace
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _HEADING = "# Keys of providers, written by proxyctl keys set. Nobody else should read this file.\n"
@@ -37,12 +37,14 @@ def unset_key(file: Path, provider: str) -> None:
     _write(file, keys)
 
 
+def mask(key: str) -> str:
+    """The last four characters, and of a short one nothing at all."""
+    return f"***{key[-4:]}" if len(key) >= 12 else "***"
+
+
 def masked(file: Path) -> list[dict[str, Any]]:
-    """Which keys there are: their last four characters, and of a short one nothing at all."""
-    return [
-        {"provider": name, "key": f"***{key[-4:]}" if len(key) >= 12 else "***"}
-        for name, key in sorted(read(file).items())
-    ]
+    """Which keys there are."""
+    return [{"provider": name, "key": mask(key)} for name, key in sorted(read(file).items())]
 
 
 def read(file: Path) -> dict[str, str]:
@@ -62,16 +64,4 @@ def read(file: Path) -> dict[str, str]:
 def _write(file: Path, keys: dict[str, str]) -> None:
     # A JSON string is a TOML string too, as long as nothing in it needs an escape that TOML lacks.
     lines = [f"{json.dumps(name)} = {json.dumps(key)}\n" for name, key in sorted(keys.items())]
-    fresh = file.with_name(file.name + ".new")
-    try:
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(fd, "w", encoding="utf-8") as out:
-            os.fchmod(out.fileno(), 0o600)
-            out.write(_HEADING + "".join(lines))
-            out.flush()
-            os.fsync(out.fileno())
-        fresh.rename(file)
-    except OSError as error:
-        fresh.unlink(missing_ok=True)
-        raise Fault("bad_config", f"cannot write {file}: {error.strerror}", "nothing was changed") from None
+    replace(file, _HEADING + "".join(lines))

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import render, typed
+from . import config_app, render, typed
 from .faults import EXIT_FAILED, EXIT_OK, EXIT_USAGE, Fault, say, say_json, show, talk
 
 app = typer.Typer(
@@ -53,6 +53,7 @@ daemon_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(daemon_app, name="daemon")
 keys_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(keys_app, name="keys")
+app.add_typer(config_app.app, name="config")
 
 
 def run(argv: Sequence[str]) -> int:
@@ -196,7 +197,11 @@ def proxyctl(
 def up(
     model: Annotated[
         str,
-        typer.Argument(metavar="MODEL", help="provider/model-name", autocompletion=_complete_target),
+        typer.Argument(
+            metavar="MODEL",
+            help="provider/model-name, an alias, or a proxy of the configuration.",
+            autocompletion=_complete_target,
+        ),
     ],
     port: Annotated[
         str | None,
@@ -236,6 +241,7 @@ def up(
     Examples:
       proxyctl up ollama/codellama --port 3457
       proxyctl up openrouter/moonshotai/kimi-k2
+      proxyctl up coder
       proxyctl up ollama/codellama --lazy --idle-stop 15m --max-rss 500M
       proxyctl up ollama/codellama --max-concurrent 2 --fallback openrouter/qwen/qwen3-coder
       proxyctl up openai/some-model --base-url http://127.0.0.1:8000/v1 --api-key -
@@ -243,11 +249,12 @@ def up(
     """
     from modelproxy.supervisor.paths import find
 
+    from . import names
     from .up import bring_up, request
 
-    began = time.monotonic()
+    began, where = time.monotonic(), find()
     wanted = request(
-        model=typed.model_id(model),
+        model=names.model(where, model),
         port=None if port is None else typed.port(port),
         base_url=base_url,
         grace_s=_seconds(grace),
@@ -259,7 +266,7 @@ def up(
         lazy=lazy,
         idle_stop_s=None if idle_stop is None else typed.idle_stop(idle_stop),
         max_rss=None if max_rss is None else typed.size(max_rss),
-        fallback=typed.fallback(fallback),
+        fallback=typed.fallback(fallback, lambda text: names.model(where, text)),
         limits=typed.limits(
             {
                 "max_concurrent": max_concurrent,
@@ -269,7 +276,7 @@ def up(
             }
         ),
     )
-    view = bring_up(find(), wanted)
+    view = bring_up(where, wanted)
     if json:
         say_json(view)
         return EXIT_OK

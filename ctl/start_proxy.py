@@ -18,7 +18,7 @@ import typer
 
 from modelproxy.supervisor.paths import Paths, find
 
-from . import autostart, typed
+from . import autostart, names, typed
 from .client import Client, quote
 from .faults import EXIT_FAILED, EXIT_OK, EXIT_USAGE, REPORT, Fault, guard, say_json
 from .hide import hide_key
@@ -108,14 +108,14 @@ def start_proxy(
     """
     if model is None:
         return _refuse("--model is required", EXIT_FAILED)
+    paths = find()
     wanted = request(
-        model=typed.model_id(model),
+        model=names.model(paths, model),
         port=None if port is None else typed.port(port),
         base_url=base_url,
         pid_file=None if pid_file is None else typed.pid_file(pid_file),
         api_key=typed.api_key(api_key, api_key_env, api_key_file),
     )
-    paths = find()
     if background:
         say_json({**bring_up(paths, wanted), "background": True})
         return EXIT_OK

@@ -102,13 +102,13 @@ def _whole(text: str) -> int:
     return int(text)
 
 
-def fallback(texts: list[str] | None) -> list[str] | None:
+def fallback(texts: list[str] | None, check: Callable[[str], str] | None = None) -> list[str] | None:
     """Model ids in their order; `none` alone is an empty list, nothing said is None."""
     if not texts:
         return None
     if texts == ["none"]:
         return []
-    return [text if text == OWN else model_id(text) for text in texts]
+    return [text if text == OWN else (check or model_id)(text) for text in texts]
 
 
 OWN = "anthropic"

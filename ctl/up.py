@@ -10,7 +10,7 @@ from typing import Any
 
 from modelproxy.supervisor.paths import Paths
 
-from . import autostart, render
+from . import autostart, names, render
 from .client import Client, quote
 from .faults import DEFAULT_WAIT_S, EXIT_NO_DAEMON, Fault, talk
 from .processes import daemon_pid, is_alive
@@ -20,6 +20,9 @@ def bring_up(paths: Paths, request: dict[str, Any]) -> dict[str, Any]:
     """The proxy's view once it is as `request` (an UpRequest) wants it; starts the supervisor if none runs."""
     limit = float(request.get("wait_s", DEFAULT_WAIT_S))
     deadline = time.monotonic() + limit
+    over = names.overlay(paths)
+    if over:
+        request = {**request, "overlay": over}
     while True:
         autostart.ensure(paths)
         try:

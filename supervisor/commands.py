@@ -245,7 +245,9 @@ class Commands:
             spec=attrs.evolve(
                 routes.spec(route),
                 base_url=(request.base_url or route.base_url or "").rstrip("/") or None,
-                api_key=request.api_key or await self._key_for(route, replace=request.replace),
+                api_key=request.api_key
+                or request.fallback_keys.get(route.name)
+                or await self._key_for(route, replace=request.replace),
                 grace_s=_first(request.grace_s, options.grace_s, DEFAULT_GRACE_S),
                 fallback=[await self._target(request, route, text, config) for text in targets or ()],
                 quota=quotas.granted(request, quotas.granted(options, Quota())),

@@ -9,25 +9,22 @@
     [proxies.coder]                      # `proxyctl up coder`
     model = "work/some-model"
 
-A provider named like a kind has that kind, and what it does not say is the kind's own. Which keys there are
-stands in `schema`, what must fit together in `consistency`; here the values become classes.
+A provider named like a kind has that kind, and what it does not say is the kind's own. How it is
+read stands in `reading`; here the values become classes.
 """
 
 from __future__ import annotations
 
-import json
-import re
-import tomllib
 from typing import Any
 
 import attrs
 
 from modelproxy.worker.contract import Options, Timeouts
 
-from . import consistency, schema
+from .reading import ConfigError, Problem, checked, load
 from .schema import DEFAULT_PORT, KINDS, SERVERS
-from .toml_lines import Path, lines_of
-from .values import UNSHOWN, Url
+from .toml_lines import lines_of
+from .values import Url
 
 
 @attrs.frozen
@@ -167,101 +164,17 @@ class Config:
     remotes: dict[str, Remote] = attrs.Factory(dict)
 
 
-@attrs.frozen
-class Problem:
-    """One thing that is wrong with the file."""
-
-    path: str
-    """`providers.work.retries`; empty when the file is no TOML at all."""
-    text: str
-    line: int | None = None
-    value: str | None = None
-    """As it stands in the file; None for what is secret or says nothing."""
-
-    def __str__(self) -> str:
-        where = f"line {self.line}: " if self.line is not None else ""
-        what = f"{self.path} = {self.value}" if self.value is not None else self.path
-        return f"{where}{what}: {self.text}" if what else f"{where}{self.text}"
-
-
-class ConfigError(Exception):
-    """All that is wrong with the file, in the order of its lines."""
-
-    def __init__(self, problems: list[Problem]) -> None:
-        super().__init__("; ".join(map(str, problems)))
-        self.problems = problems
-
-
 def parse(text: str) -> Config:
     """The configuration in `text`, over the built-in providers. Raises ConfigError with every problem."""
     return build(load(text), text)
 
 
-def load(text: str) -> dict[str, Any]:
-    """The TOML document in `text`, whatever its keys."""
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        match = re.search(r" \(at line (\d+), column (\d+)\)$", str(error))
-        line = int(match[1]) if match else None
-        what = str(error)[: match.start()] if match else str(error)
-        raise ConfigError([Problem("", f"not TOML: {what}", line)]) from None
-    except RecursionError:
-        raise ConfigError([Problem("", "not TOML: nested too deeply")]) from None
-
-
 def build(document: dict[str, Any], text: str = "") -> Config:
     """The configuration that `document` says; the lines of its problems are those of `text`."""
-    values, problems = checked(document, text)
+    values, problems = checked(document)
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError(checked(document, lines_of(text))[1])
     return _config(values)
-
-
-def checked(document: dict[str, Any], text: str = "") -> tuple[dict[str, Any], list[Problem]]:
-    """The document's values as the program wants them, and all that is wrong."""
-    collected: list[tuple[Path, Any, str]] = []
-
-    def report(path: Path, value: Any, what: str) -> None:
-        collected.append((path, value, what))
-
-    values = schema.read(document, report)
-    consistency.check(values, report)
-    lines = lines_of(text) if collected else {}
-    problems = [
-        Problem(
-            schema.dotted(path),
-            what,
-            _line(path, lines),
-            None if value is UNSHOWN or schema.is_secret(path) else _shown(value),
-        )
-        for path, value, what in collected
-    ]
-    return values, sorted(problems, key=lambda problem: problem.line or 0)
-
-
-def _line(path: Path, lines: dict[Path, int]) -> int | None:
-    """Where it stands, or else what it stands in; a table that only longer headers name is where they begin."""
-    for length in range(len(path), 0, -1):
-        if path[:length] in lines:
-            return lines[path[:length]]
-    below = [line for other, line in lines.items() if other[: len(path)] == path]
-    return min(below, default=None)
-
-
-_MOST_SHOWN = 60
-
-
-def _shown(value: Any) -> str | None:
-    """As in the file, but no credential in a URL, and not endlessly."""
-    if isinstance(value, dict | list):
-        return None
-    try:
-        text = json.dumps(value, ensure_ascii=False)
-    except TypeError:  # a date
-        text = str(value)
-    text = re.sub(r"//[^/@]*@", "//***@", text)
-    return text if len(text) <= _MOST_SHOWN else text[:_MOST_SHOWN] + "…"
 
 
 def checked_url(value: Any) -> str:
@@ -358,4 +271,17 @@ def _remote(values: dict[str, Any]) -> Remote:
     return Remote(key=_key(values) or Key(), **plain)
 
 
-__all__ = ["BUILT_IN", "KINDS", "SERVERS", "Config", "ConfigError", "Key", "Problem", "Provider", "parse"]
+__all__ = [
+    "BUILT_IN",
+    "KINDS",
+    "SERVERS",
+    "Config",
+    "ConfigError",
+    "Key",
+    "Problem",
+    "Provider",
+    "ProxyOptions",
+    "build",
+    "load",
+    "parse",
+]

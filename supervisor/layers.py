@@ -118,15 +118,18 @@ def leaves(document: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
 
 def _setting(path: Path, value: Any, layers: list[Layer]) -> Setting:
     for layer in reversed(layers):
-        if _has(layer.document, path):
+        if says(layer.document, path):
             if layer.origin == "environment":
                 return Setting(path, value, f"environment variable {_variable(path)}")
             return Setting(path, value, layer.origin, layer.lines.get(path))
     raise AssertionError(path)  # it came from one of them
 
 
-def _has(document: Any, path: Path) -> bool:
+def says(document: Any, path: Path) -> bool:
+    """Whether something stands there, a table included."""
     for part in path:
+        if isinstance(document, list):
+            return True  # lists are said as a whole
         if not isinstance(document, dict) or part not in document:
             return False
         document = document[part]

@@ -65,6 +65,10 @@ class Paths:
         return self.config / "config.toml"
 
     @property
+    def trust_file(self) -> Path:
+        return self.state / "trust.json"
+
+    @property
     def ledger(self) -> Path:
         return self.state / "ledger.db"
 

@@ -119,7 +119,7 @@ class UpRequest:
     fallback: list[str] | None = None
     """Model ids to fall back to, in this order; `anthropic`: the caller's own request. Empty: none any more."""
     fallback_keys: dict[str, str] = attrs.field(factory=dict, repr=False)
-    """Keys for those, by the name of their provider, where the supervisor has none."""
+    """Keys by the name of their provider, where the supervisor has none."""
     max_concurrent: int | None = None
     """This and the rest: see `worker.contract.Quota`. 0: no limit."""
     rpm: int | None = None

@@ -1,0 +1,332 @@
+"""`proxyctl config …`: what can be typed. What is done stands in `config_file`, `config_view` and `settings`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import typed
+from .faults import EXIT_FAILED, EXIT_OK, Fault, say, say_json, talk, usage
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON; errors too.")]
+KeyName = Annotated[
+    str, typer.Argument(metavar="KEY", help='As in models.agents.reviewer or aliases."gpt-*".')
+]
+
+
+@app.callback()
+def config() -> None:
+    """Look at the configuration and change it, comments kept
+
+    \b
+    Examples:
+      proxyctl config set models.agents.code-reviewer ollama/codellama
+      proxyctl config show --origin
+      proxyctl config validate
+    """
+
+
+@app.command()
+def validate(json: Json = False) -> int:
+    """Check every file that holds here, and say all that is wrong with it
+
+    Your own file and the project's (.modelproxy.toml in this folder). Exit code 1 when something is wrong.
+
+    \b
+    Examples:
+      proxyctl config validate
+      proxyctl config validate --json
+    """
+    from modelproxy.supervisor.paths import find
+
+    from .config_view import validate as check
+
+    found = check(find())
+    if json:
+        say_json(found)
+    for problem in found["problems"] if not json else ():
+        talk(problem["text"])
+    for warning in found["warnings"] if not json else ():
+        talk(f"warning: {warning}")
+    if found["valid"] and not json:
+        say(f"valid  {'  '.join(found['files']) or '(no file; what is built in holds)'}")
+    return EXIT_OK if found["valid"] else EXIT_FAILED
+
+
+@app.command()
+def show(
+    origin: Annotated[
+        bool, typer.Option("--origin", help="Who said it: which file and line, or what.")
+    ] = False,
+    json: Json = False,
+) -> int:
+    """Print every value that holds here
+
+    A flag goes before the environment, that before the project's file, that before your own, that before what
+    is built in. Keys are masked.
+
+    \b
+    Examples:
+      proxyctl config show
+      proxyctl config show --origin --json
+    """
+    from modelproxy.supervisor.paths import find
+
+    from . import config_view
+
+    found, warnings = config_view.effective(find())
+    for warning in warnings:
+        talk(f"warning: {warning}")
+    if json:
+        say_json(config_view.rows(found) if origin else config_view.nested(found))
+    for line in config_view.lines(found, origin=origin) if not json else ():
+        say(line)
+    return EXIT_OK
+
+
+@app.command()
+def get(key: KeyName, json: Json = False) -> int:
+    """Print one value or table that holds here
+
+    \b
+    Examples:
+      proxyctl config get default_port
+      proxyctl config get models --json
+    """
+    from modelproxy.supervisor.paths import find
+
+    from . import config_file, config_view
+
+    found = config_view.get(find(), config_file.key_of(key))
+    if json:
+        say_json(found)
+    else:
+        value = found["value"]
+        say(value if isinstance(value, str) else config_view.literal(value))
+    return EXIT_OK
+
+
+@app.command("set")
+def set_(
+    key: KeyName,
+    value: Annotated[
+        str,
+        typer.Argument(
+            metavar="VALUE", help="A word, a number, a TOML value; -: read it from standard input."
+        ),
+    ],
+    json: Json = False,
+) -> int:
+    """Set one value in your own file; everything else in it stays as it is
+
+    What `config validate` would refuse is refused. A list may be written with commas.
+
+    \b
+    Examples:
+      proxyctl config set default_port 4000
+      proxyctl config set proxies.coder.fallback openrouter/qwen/qwen3-coder,anthropic
+      proxyctl config set 'aliases."claude-haiku-*"' ollama/qwen3:8b
+    """
+    from modelproxy.supervisor import schema
+    from modelproxy.supervisor.paths import find
+
+    from . import config_file
+
+    path = config_file.key_of(key)
+    if value == "-":
+        value = typed.api_key("-", None, None) or ""
+    elif schema.is_secret(path) and path[-1] == "api_key":
+        raise usage(
+            "a key on the command line is seen by everybody on this machine",
+            f"proxyctl keys set {path[1]}, or proxyctl config set {key} - reads it from standard input",
+        )
+    found = config_file.set_value(find(), path, value)
+    shown = "***" if schema.is_secret(path) else found
+    if json:
+        say_json({"key": schema.dotted(path), "value": shown})
+    else:
+        from .config_view import literal
+
+        say(f"{schema.dotted(path)} = {literal(shown)}")
+    return EXIT_OK
+
+
+@app.command()
+def unset(key: KeyName, json: Json = False) -> int:
+    """Take one value or table out of your own file
+
+    \b
+    Examples:
+      proxyctl config unset models.agents.code-reviewer
+      proxyctl config unset proxies.coder
+    """
+    from modelproxy.supervisor import schema
+    from modelproxy.supervisor.paths import find
+
+    from . import config_file
+
+    path = config_file.key_of(key)
+    name = schema.dotted(path)
+    if not config_file.unset(find(), path):
+        raise Fault("not_set", f"{name} is not set in {find().config_file}")
+    if json:
+        say_json({"key": name, "set": False})
+    else:
+        say(f"{name} is not set any more")
+    return EXIT_OK
+
+
+@app.command()
+def schema() -> int:
+    """Print the JSON schema of config.toml, for editors
+
+    \b
+    Examples:
+      proxyctl config schema > modelproxy.schema.json
+    """
+    from modelproxy.supervisor.schema import json_schema
+
+    say_json(json_schema())
+    return EXIT_OK
+
+
+@app.command()
+def init(json: Json = False) -> int:
+    """Write a config.toml with every key in it, explained and commented out
+
+    \b
+    Examples:
+      proxyctl config init
+    """
+    from modelproxy.supervisor.paths import find
+
+    from . import config_file
+
+    file = find().config_file
+    config_file.init(file)
+    if json:
+        say_json({"path": str(file)})
+    else:
+        say(f"wrote {file}")
+    return EXIT_OK
+
+
+@app.command()
+def edit(json: Json = False) -> int:
+    """Open your own file in $VISUAL or $EDITOR; it is replaced once it is valid
+
+    \b
+    Examples:
+      EDITOR=nano proxyctl config edit
+    """
+    from modelproxy.supervisor.paths import find
+
+    from . import config_file
+
+    changed = config_file.edit(find().config_file)
+    if json:
+        say_json({"changed": changed})
+    else:
+        say("changed" if changed else "nothing was changed")
+    return EXIT_OK
+
+
+@app.command()
+def path(json: Json = False) -> int:
+    """Print where the files are
+
+    \b
+    Examples:
+      proxyctl config path
+      $EDITOR "$(proxyctl config path --json | jq -r .user)"
+    """
+    from modelproxy.supervisor.paths import find
+
+    from . import settings
+
+    where, project = find(), settings.project_file()
+    found = {
+        "user": str(where.config_file),
+        "keys": str(where.keys_file),
+        "project": str(project) if project.exists() else None,
+        "project_trusted": settings.is_trusted(where, project),
+    }
+    if json:
+        say_json(found)
+        return EXIT_OK
+    say(f"user     {found['user']}{'' if where.config_file.exists() else '  (not there)'}")
+    say(f"keys     {found['keys']}{'' if where.keys_file.exists() else '  (not there)'}")
+    say(f"project  {project}{_standing(found)}")
+    return EXIT_OK
+
+
+def _standing(found: Mapping[str, object]) -> str:
+    if found["project"] is None:
+        return "  (not there)"
+    return "  (trusted)" if found["project_trusted"] else ""
+
+
+@app.command("import")
+def import_(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A JSON file with models and apiKeys.")],
+    json: Json = False,
+) -> int:
+    """Take over a JSON configuration: models.default, models.fallbackEnabled, models.agents and apiKeys
+
+    Keys go to keys.toml, everything else to config.toml; what is there already stays.
+
+    \b
+    Examples:
+      proxyctl config import ~/.config/agents/config.json
+    """
+    from modelproxy.supervisor.paths import find
+
+    from . import config_file
+
+    found = config_file.import_json(find(), Path(file).expanduser())
+    if json:
+        say_json(found)
+        return EXIT_OK
+    for key in found["set"]:
+        say(f"set {key}")
+    for provider in found["keys"]:
+        say(f"the key for {provider} is set")
+    for key in found["ignored"]:
+        talk(f"note: {key} is nothing that this program knows; left out")
+    return EXIT_OK
+
+
+@app.command()
+def trust(
+    target: Annotated[
+        str, typer.Argument(metavar="[PATH]", help="A folder or its .modelproxy.toml. Default: this folder.")
+    ] = ".",
+    revoke: Annotated[bool, typer.Option("--revoke", help="Trust it no more.")] = False,
+    json: Json = False,
+) -> int:
+    """Let a project's file say where keys and prompts go, as it stands now
+
+    Without trust it may say aliases, proxies and models of agents only. Trust ends when the file changes.
+
+    \b
+    Examples:
+      proxyctl config trust
+      proxyctl config trust ~/work/project --revoke
+    """
+    from modelproxy.supervisor.paths import find
+
+    from . import settings
+
+    file = Path(target).expanduser()
+    file = (file / settings.PROJECT_FILE if file.is_dir() else file).absolute()
+    settings.trust(find(), file, wanted=not revoke)
+    if json:
+        say_json({"path": str(file), "trusted": not revoke})
+    else:
+        say(f"{file} is {'not trusted any more' if revoke else 'trusted as it stands'}")
+    return EXIT_OK

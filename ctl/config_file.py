@@ -1,0 +1,190 @@
+"""Changing the user's config.toml: set, unset, init, edit, import. Never to something that would be refused.
+
+A file that is no TOML is left alone: whatever was meant by it, this is not the place to guess. A file that has
+mistakes already may be changed as long as no new one comes: that is how one mends it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from modelproxy.supervisor import editing, example, layers, reading, schema
+from modelproxy.supervisor.paths import Paths
+from modelproxy.supervisor.toml_lines import Path as Key
+from modelproxy.supervisor.toml_lines import lines_of
+
+from . import keys
+from .faults import Fault, usage
+from .files import replace
+
+
+def key_of(text: str) -> Key:
+    try:
+        return editing.path_of(text)
+    except ValueError as error:
+        raise usage(str(error), "proxyctl config schema lists every key") from None
+
+
+def set_value(paths: Paths, path: Key, text: str) -> Any:
+    """Set one value as it was typed; the value."""
+    value = editing.value_of(path, text)
+    change(paths.config_file, lambda old: editing.with_value(old, path, value))
+    return value
+
+
+def unset(paths: Paths, path: Key) -> bool:
+    """Take one value or table out; False when it was not there."""
+    there = True
+
+    def edit(old: str) -> str:
+        nonlocal there
+        new = editing.without(old, path)
+        there = new is not None
+        return old if new is None else new
+
+    change(paths.config_file, edit)
+    return there
+
+
+def change(file: Path, edit: Callable[[str], str]) -> None:
+    """Write what `edit` makes of the file, unless that has mistakes that were not there before."""
+    old = text_of(file)
+    try:
+        new = edit(old)
+    except ValueError as error:
+        raise usage(f"{file}: {error}") from None
+    refuse_new_mistakes(old, new)
+    if new != old:
+        replace(file, new)
+
+
+def text_of(file: Path) -> str:
+    """The file's text; a Fault when it cannot be changed without losing something."""
+    try:
+        text = file.read_text(encoding="utf-8")
+        reading.load(text)
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise Fault("bad_config", f"{file} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise Fault("bad_config", f"{file} is not UTF-8", "it was left as it is") from None
+    except reading.ConfigError as error:
+        hint = "mend it, or move it away; it was left as it is"
+        raise Fault(
+            "bad_config", f"{file}:{error.problems[0].line}: {error.problems[0].text}", hint
+        ) from None
+    return text
+
+
+def refuse_new_mistakes(old: str, new: str) -> None:
+    known = {(problem.path, problem.text) for problem in _problems(old)}
+    fresh = [problem for problem in _problems(new) if (problem.path, problem.text) not in known]
+    if fresh:
+        told = "; ".join(f"{one.path} = {one.value}: {one.text}" if one.value else str(one) for one in fresh)
+        raise usage(told, "nothing was changed")
+
+
+def _problems(text: str) -> list[reading.Problem]:
+    try:
+        return reading.checked(reading.load(text), lines_of(text))[1]
+    except reading.ConfigError as error:
+        return error.problems
+
+
+def init(file: Path) -> None:
+    """A file with every key in it, commented out."""
+    if file.exists():
+        raise Fault("exists", f"{file} is there already", "proxyctl config edit changes it")
+    replace(file, example.text())
+
+
+def edit(file: Path) -> bool:
+    """Let the user's editor have a copy; the file is replaced once the copy can be used. Whether it changed."""
+    editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or ""
+    if not editor and not os.isatty(0):
+        raise Fault("no_editor", "there is no terminal for an editor, and EDITOR is not set", f"it is {file}")
+    editor = editor or "vi"
+    old = text_or_nothing(file)
+    copy = file.with_name(f"{file.name}.edit")
+    replace(copy, copy.read_text(encoding="utf-8") if copy.exists() else old or example.text())
+    try:
+        code = subprocess.run([*shlex.split(editor), str(copy)], check=False).returncode
+    except (OSError, ValueError) as error:
+        raise Fault("no_editor", f'cannot run the editor "{editor}": {error}', "set EDITOR") from None
+    if code:
+        raise Fault("no_editor", f'the editor "{editor}" ended with {code}', f"your text is in {copy}")
+    new = copy.read_text(encoding="utf-8", errors="replace")
+    problems = _problems(new)
+    if problems:
+        told = "; ".join(map(str, problems))
+        raise usage(
+            told, f"{file} is as it was; proxyctl config edit goes on with your text, which is in {copy}"
+        )
+    if new != old:
+        replace(file, new)
+    copy.unlink()
+    return new != old
+
+
+def text_or_nothing(file: Path) -> str:
+    """Also what is no TOML: an editor is how that gets mended."""
+    try:
+        return file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise Fault("bad_config", f"{file} cannot be read: {error}") from None
+
+
+# --- the JSON that others use -----------------------------------------------------------------------------
+
+_TAKEN = {"default": "default", "fallbackEnabled": "fallback", "agents": "agents"}
+
+
+def import_json(paths: Paths, file: Path) -> dict[str, Any]:
+    """Take `models.{default,fallbackEnabled,agents}` and `apiKeys` over; what was taken and what was not."""
+    document = _json(file)
+    models, secrets = _object(document, "models", file), _object(document, "apiKeys", file)
+    wanted = {"models": {_TAKEN[key]: value for key, value in models.items() if key in _TAKEN}}
+    ignored = [key for key in document if key not in ("models", "apiKeys")]
+    ignored += [f"models.{key}" for key in models if key not in _TAKEN]
+    for provider, key in secrets.items():
+        if not isinstance(key, str) or not key.strip():
+            raise usage(f"{file}: apiKeys.{provider} is not a key")
+    set_here = [path for path, value in layers.leaves(wanted) if value != {}]
+
+    def edit(old: str) -> str:
+        for path, value in layers.leaves(wanted):
+            old = editing.with_value(old, path, value) if value != {} else old
+        return old
+
+    change(paths.config_file, edit)
+    for provider, key in secrets.items():
+        keys.set_key(paths.keys_file, provider, key.strip())
+    return {"set": [schema.dotted(path) for path in set_here], "keys": sorted(secrets), "ignored": ignored}
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(file.read_bytes())
+    except OSError as error:
+        raise usage(f"{file} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError):
+        raise usage(f"{file} is not JSON") from None
+    if not isinstance(document, dict):
+        raise usage(f"{file} holds no JSON object")
+    return document
+
+
+def _object(document: dict[str, Any], name: str, file: Path) -> dict[str, Any]:
+    found = document.get(name, {})
+    if not isinstance(found, dict):
+        raise usage(f"{file}: {name} is not an object")
+    return found

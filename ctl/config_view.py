@@ -1,0 +1,194 @@
+"""Looking at the settings: what holds, who said it, and all that is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from modelproxy.supervisor import aliases, layers, schema
+from modelproxy.supervisor.config import BUILT_IN, ConfigError, Provider, build
+from modelproxy.supervisor.keys import KeyUnavailableError, stored
+from modelproxy.supervisor.paths import Paths
+from modelproxy.supervisor.toml_lines import Path as Key
+from modelproxy.supervisor.values import Field
+
+from . import settings
+from .faults import Fault
+from .keys import mask
+
+
+def validate(paths: Paths) -> dict[str, Any]:
+    """Every problem of every file that holds here, and every key that a mapping needs and nobody has."""
+    found = settings.read(paths)
+    problems = [
+        {
+            "file": wrong.file,
+            "line": wrong.problem.line,
+            "key": wrong.problem.path,
+            "value": wrong.problem.value,
+            "message": wrong.problem.text,
+            "text": str(wrong),
+        }
+        for wrong in found.wrong
+    ]
+    problems += [
+        {**_NOWHERE, "key": key, "message": text, "text": text} for key, text in _missing(found, paths)
+    ]
+    return {
+        "valid": not problems,
+        "files": [layer.origin for layer in found.layers if layer.origin != "environment"],
+        "problems": problems,
+        "warnings": [*found.warnings, *_unused(found)],
+    }
+
+
+_NOWHERE = {"file": None, "line": None, "value": None}
+
+
+def _unused(found: settings.Settings) -> Iterator[str]:
+    said = {path[:length] for path, _ in layers.leaves(found.document) for length in range(1, len(path) + 1)}
+    for path in sorted(said, key=str):
+        field = schema.at(path)
+        if isinstance(field, Field) and not field.wired:
+            yield f"{schema.dotted(path)} is checked, and not used by this version"
+
+
+def _missing(found: settings.Settings, paths: Paths) -> Iterator[tuple[str, str]]:
+    """(provider's table, sentence) for each provider that a mapping names and that has no key (S92)."""
+    providers = provider_table(found)
+    for name, users in sorted(_used(found, providers).items()):
+        provider = providers[name]
+        if provider.needs_key and not has_key(name, provider, paths):
+            variable = f"set {provider.key.env}, or " if provider.key.env else ""
+            yield (
+                f"providers.{name}",
+                f"{name} has no API key, and {', '.join(users)} needs it: {variable}"
+                f"say proxyctl keys set {name}",
+            )
+
+
+def _used(found: settings.Settings, providers: dict[str, Provider]) -> dict[str, list[str]]:
+    used: dict[str, list[str]] = {}
+    names = found.table("aliases")
+    for path, value in layers.leaves(found.document):
+        meant = _model_of(path, value)
+        for name in meant:
+            resolved = aliases.resolve(name, names, providers)
+            if resolved is not None:
+                used.setdefault(resolved.model_id.partition("/")[0], []).append(schema.dotted(path))
+    return used
+
+
+def _model_of(path: Key, value: Any) -> list[str]:
+    """What a setting names as a model."""
+    if path[0] == "aliases" or (path[0] == "models" and path[1:2] != ("fallback",)):
+        return [value] if isinstance(value, str) else []
+    if path[0] == "proxies" and path[-1] == "model":
+        return [value] if isinstance(value, str) else []
+    if path[0] == "proxies" and path[-1] == "fallback":
+        return [one for one in value if isinstance(one, str)] if isinstance(value, list) else []
+    return []
+
+
+def provider_table(found: settings.Settings) -> dict[str, Provider]:
+    """The providers of all layers; the built-in ones when what the files say of them is wrong."""
+    try:
+        return build({"providers": found.document.get("providers", {})}).providers
+    except ConfigError:
+        return dict(BUILT_IN)
+
+
+def has_key(name: str, provider: Provider, paths: Paths) -> bool:
+    """Whether there is a source; commands are not run for that."""
+    key = provider.key
+    if (key.env and os.environ.get(key.env)) or key.value or key.command:
+        return True
+    if key.file is not None:
+        return Path(key.file).expanduser().is_file()
+    try:
+        return stored(paths.keys_file, name) is not None
+    except KeyUnavailableError:
+        return False
+
+
+# --- what holds -------------------------------------------------------------------------------------------
+
+
+def effective(paths: Paths) -> tuple[list[layers.Setting], list[str]]:
+    """Every value that holds, secrets masked, and what there is to warn of."""
+    found = settings.read(paths)
+    warnings = [*found.warnings, *map(str, found.wrong)]
+    return [_masked(one) for one in layers.settings(found.layers)], warnings
+
+
+def _masked(one: layers.Setting) -> layers.Setting:
+    if not schema.is_secret(one.path):
+        return one
+    hidden = mask(one.value) if isinstance(one.value, str) and one.path[-1] == "api_key" else "***"
+    return layers.Setting(one.path, hidden, one.origin, one.line)
+
+
+def rows(found: list[layers.Setting]) -> list[dict[str, Any]]:
+    return [
+        {"key": schema.dotted(one.path), "value": one.value, "origin": one.origin, "line": one.line}
+        for one in found
+    ]
+
+
+def nested(found: list[layers.Setting]) -> dict[str, Any]:
+    document: dict[str, Any] = {}
+    for one in found:
+        here = document
+        for part in one.path[:-1]:
+            here = here.setdefault(str(part), {})
+        here[str(one.path[-1])] = one.value
+    return document
+
+
+def lines(found: list[layers.Setting], *, origin: bool) -> list[str]:
+    """`key = value`, with where it was said behind it."""
+    told = [(f"{schema.dotted(one.path)} = {literal(one.value)}", one) for one in found]
+    if not origin:
+        return [text for text, _ in told]
+    width = min(max((len(text) for text, _ in told), default=0), 60)
+    return [f"{text:<{width}}  # {_place(one)}" for text, one in told]
+
+
+def _place(one: layers.Setting) -> str:
+    return one.origin if one.line is None else f"{one.origin}:{one.line}"
+
+
+def literal(value: Any) -> str:
+    """As it stands in a file."""
+    if isinstance(value, dict):
+        return (
+            "{ " + ", ".join(f"{schema.dotted((key,))} = {literal(one)}" for key, one in value.items()) + " }"
+        )
+    if isinstance(value, list):
+        return f"[{', '.join(map(literal, value))}]"
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except TypeError:  # a date
+        return str(value)
+
+
+def get(paths: Paths, path: Key) -> dict[str, Any]:
+    """One value or table that holds."""
+    found, _ = effective(paths)
+    below = [one for one in found if one.path[: len(path)] == path]
+    name = schema.dotted(path)
+    if not below:
+        raise Fault("not_set", f"{name} is not set", f"proxyctl config set {name} VALUE")
+    if below[0].path == path:
+        [row] = rows(below[:1])
+        return row
+    value = nested([layers.Setting(one.path[len(path) :], one.value, one.origin) for one in below])
+    return {
+        "key": name,
+        "value": value,
+        "origin": ", ".join(dict.fromkeys(one.origin for one in below)),
+        "line": None,
+    }

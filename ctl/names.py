@@ -1,0 +1,46 @@
+"""What may be typed where a model is wanted: a model id, an alias, or a proxy's name of the configuration.
+
+A model id is taken as it is; only a bare word costs a look into the files, so that a typing error is answered
+here and starts no supervisor.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from modelproxy.supervisor.paths import Paths
+
+from . import typed
+from .faults import Fault
+
+_VARIABLES = ("MODELPROXY_DEFAULT_PORT", "MODELPROXY_MODEL", "MODELPROXY_FALLBACK")
+"""As in the schema; a test compares them. Said twice because reading the schema costs more than asking."""
+_PROJECT_FILE = ".modelproxy.toml"
+
+
+def model(paths: Paths, text: str) -> str:
+    """`text`, if it can mean a model here."""
+    if not text or "/" in text or not text.isprintable():
+        return typed.model_id(text)
+    from modelproxy.supervisor import aliases
+
+    from . import settings
+
+    found = settings.read(paths)
+    names, proxies = found.table("aliases"), found.table("proxies")
+    if aliases.find(text, names) is not None or text in proxies:
+        return text
+    if found.wrong:
+        raise settings.bad_config(found.wrong)  # it may well stand in what cannot be read
+    hint = aliases.unknown(text, [*names, *proxies]) if names or proxies else "for example ollama/codellama"
+    raise Fault("bad_model_id", f'Invalid model "{text}". {typed.MODEL_FORM}', hint)
+
+
+def overlay(paths: Paths) -> dict[str, Any]:
+    """What this folder and this shell say over the user's file; nearly always nothing, and then it costs nothing."""
+    if not os.path.exists(_PROJECT_FILE) and not any(os.environ.get(name) for name in _VARIABLES):
+        return {}
+    from . import settings
+
+    return settings.overlay(paths)

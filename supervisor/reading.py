@@ -1,0 +1,107 @@
+"""From the text of a configuration file to values, and all that is wrong with it. Pure.
+
+Three steps, and none hides what the next would find: `tomllib` reads the text, `schema` every value, and
+`consistency` looks whether they fit together. Classes are made of the values in `config`, which costs more to
+import: the command line often needs none.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from typing import Any
+
+import attrs
+
+from . import consistency, schema
+from .toml_lines import Path
+from .values import UNSHOWN
+
+
+@attrs.frozen
+class Problem:
+    """One thing that is wrong with the file."""
+
+    path: str
+    """`providers.work.retries`; empty when the file is no TOML at all."""
+    text: str
+    line: int | None = None
+    value: str | None = None
+    """As it stands in the file; None for what is secret or says nothing."""
+    at: Path = ()
+    """The path in its parts."""
+
+    def __str__(self) -> str:
+        where = f"line {self.line}: " if self.line is not None else ""
+        what = f"{self.path} = {self.value}" if self.value is not None else self.path
+        return f"{where}{what}: {self.text}" if what else f"{where}{self.text}"
+
+
+class ConfigError(Exception):
+    """All that is wrong with the file, in the order of its lines."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__("; ".join(map(str, problems)))
+        self.problems = problems
+
+
+def load(text: str) -> dict[str, Any]:
+    """The TOML document in `text`, whatever its keys."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        what, _, place = str(error).partition(" (at ")
+        number = re.match(r"line (\d+)", place)
+        line = int(number[1]) if number else len(text.splitlines())  # "end of document"
+        raise ConfigError([Problem("", f"not TOML: {what}", line)]) from None
+    except RecursionError:
+        raise ConfigError([Problem("", "not TOML: nested too deeply")]) from None
+
+
+def checked(
+    document: dict[str, Any], lines: dict[Path, int] | None = None
+) -> tuple[dict[str, Any], list[Problem]]:
+    """The document's values as the program wants them, and all that is wrong, in the order of `lines`."""
+    collected: list[tuple[Path, Any, str]] = []
+
+    def report(path: Path, value: Any, what: str) -> None:
+        collected.append((path, value, what))
+
+    values = schema.read(document, report)
+    consistency.check(values, report)
+    problems = [
+        Problem(
+            schema.dotted(path),
+            what,
+            line_of(path, lines or {}),
+            None if value is UNSHOWN or schema.is_secret(path) else shown(value),
+            path,
+        )
+        for path, value, what in collected
+    ]
+    return values, sorted(problems, key=lambda problem: problem.line or 0)
+
+
+def line_of(path: Path, lines: dict[Path, int]) -> int | None:
+    """Where it stands, or else what it stands in; a table that only longer headers name is where they begin."""
+    for length in range(len(path), 0, -1):
+        if path[:length] in lines:
+            return lines[path[:length]]
+    below = [line for other, line in lines.items() if other[: len(path)] == path]
+    return min(below, default=None)
+
+
+_MOST_SHOWN = 60
+
+
+def shown(value: Any) -> str | None:
+    """As in the file, but no credential in a URL, and not endlessly."""
+    if isinstance(value, dict | list):
+        return None
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except TypeError:  # a date
+        text = str(value)
+    text = re.sub(r"//[^/@]*@", "//***@", text)
+    return text if len(text) <= _MOST_SHOWN else text[:_MOST_SHOWN] + "…"

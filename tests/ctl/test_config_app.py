@@ -1,0 +1,41 @@
+"""The commands of `proxyctl config` exist, explain themselves and answer in JSON. What they do: test_config_*.py."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from fakes.terminal import Run
+
+COMMANDS = ["validate", "show", "get", "set", "unset", "schema", "init", "edit", "path", "import", "trust"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_with_examples(run: Run, command: str) -> None:
+    ran = run("config", command, "--help")
+
+    assert ran.code == 0
+    assert "Examples:" in ran.out
+
+
+def test_the_schema_is_json(run: Run) -> None:
+    document = json.loads(run("config", "schema").out)
+
+    assert {
+        "kind",
+        "base_url",
+        "api_key",
+        "api_key_env",
+        "api_key_file",
+        "api_key_command",
+        "headers",
+    } <= set(document["properties"]["providers"]["additionalProperties"]["properties"])
+
+
+def test_where_the_files_are(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+    monkeypatch.chdir(str(tmp_path))
+    found = run("config", "path", "--json").json
+
+    assert found["user"].endswith("/modelproxy/config.toml")
+    assert found["project"] is None
+    assert run("config", "path").out.count("(not there)") == 3

@@ -1,0 +1,183 @@
+"""Changing the file by command: only to what would be accepted, and never over what somebody meant (S8, S108)."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from fakes.terminal import Run
+
+from modelproxy.supervisor import example
+from modelproxy.supervisor.paths import Paths
+
+TEXT = '# mine\ndefault_port = 4000 # why\n\n[models.agents]\none = "ollama/x"\n'
+
+
+@pytest.fixture
+def file(paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    paths.config.mkdir(parents=True)
+    paths.config_file.write_text(TEXT)
+    return paths.config_file
+
+
+def test_set_and_unset(run: Run, file: Path) -> None:
+    file.chmod(0o644)
+
+    assert run("config", "set", "models.agents.two", "ollama/y").out == 'models.agents.two = "ollama/y"\n'
+    assert file.read_text() == TEXT + 'two = "ollama/y"\n'
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert run("config", "unset", "models.agents.two", "--json").json == {
+        "key": "models.agents.two",
+        "set": False,
+    }
+    assert file.read_text() == TEXT
+    assert run("config", "unset", "models.agents.two").code == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("default_port", "99999", "default_port = 99999: must be a whole number from 1 to 65535"),
+        (
+            "remotes.office.timeout_seconds",
+            "301",
+            "remotes.office.timeout_seconds = 301: must be a whole number",
+        ),
+        ("proxies.coder.model", "lokal", 'proxies.coder.model = "lokal": is not a model id'),
+        ("providers.ollama.base_url", "ftp://h", 'providers.ollama.base_url = "ftp://h": must be a URL'),
+        ("default_prt", "1", 'default_prt: unknown key; did you mean "default_port"?'),
+        (
+            "providers.ollama.api_key",
+            "sk-on-the-command-line",
+            "a key on the command line is seen by everybody",
+        ),
+        ("models.agents.one.deeper", "x", "there is no key"),
+    ],
+)
+def test_s108_what_validation_would_refuse_is_refused(
+    run: Run, file: Path, key: str, value: str, said: str
+) -> None:
+    ran = run("config", "set", key, value)
+
+    assert ran.code == 2
+    assert said in ran.err
+    assert "sk-on-the-command-line" not in ran.err
+    assert file.read_text() == TEXT
+
+
+def test_a_key_comes_in_by_standard_input(run: Run, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("sk-secret-1234\n"))
+    ran = run("config", "set", "providers.openrouter.api_key", "-", "--json")
+
+    assert ran.json == {"key": "providers.openrouter.api_key", "value": "***"}
+    assert 'api_key = "sk-secret-1234"' in file.read_text()
+    assert run("config", "get", "providers.openrouter.api_key").out == "***1234\n"
+    for shown in (run("config", "show"), run("config", "show", "--json"), run("config", "show", "--origin")):
+        assert "sk-secret" not in shown.out
+
+
+@pytest.mark.parametrize("content", [b"a = = 1", b"\xff\xfe"])
+@pytest.mark.parametrize("words", [["set", "default_port", "1"], ["unset", "default_port"], ["init"]])
+def test_what_is_no_toml_is_left_alone(run: Run, file: Path, content: bytes, words: list[str]) -> None:
+    file.write_bytes(content)
+    ran = run("config", *words)
+
+    assert ran.code == 1
+    assert str(file) in ran.err
+    assert file.read_bytes() == content
+
+
+def test_a_file_with_a_mistake_can_still_be_mended(run: Run, file: Path) -> None:
+    file.write_text(TEXT + "\n[proxies.coder]\nport = 1\n")
+
+    assert run("config", "set", "default_port", "4001").code == 0
+    assert run("config", "set", "proxies.coder.model", "ollama/x").code == 0
+    assert run("config", "validate").code == 0
+
+
+def test_init_writes_what_says_nothing(run: Run, paths: Paths) -> None:
+    assert run("config", "init", "--json").json == {"path": str(paths.config_file)}
+    assert paths.config_file.read_text() == example.text()
+    assert run("config", "validate").code == 0
+
+
+def editor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    program = tmp_path / "editor"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("VISUAL", str(program))
+
+
+def test_edit_replaces_the_file_once_it_is_valid(
+    run: Run, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was typed is never lost: the next edit goes on with it."""
+    editor(tmp_path, monkeypatch, 'echo "spwn = 1" > "$1"')
+    ran = run("config", "edit")
+
+    assert ran.code == 2
+    assert 'line 1: spwn: unknown key; did you mean "spawn"?' in ran.err
+    assert file.read_text() == TEXT
+    editor(tmp_path, monkeypatch, 'sed -i "s/spwn = 1/spawn = \\"exec\\"/" "$1"')
+    assert run("config", "edit", "--json").json == {"changed": True}
+    assert file.read_text() == 'spawn = "exec"\n'
+    assert [one.name for one in file.parent.iterdir()] == ["config.toml"]
+
+
+@pytest.mark.parametrize("script", ["exit 3", None])
+def test_an_editor_that_fails_changes_nothing(
+    run: Run, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str | None
+) -> None:
+    editor(tmp_path, monkeypatch, script or "")
+    if script is None:
+        monkeypatch.setenv("VISUAL", "/nowhere/editor")
+
+    assert run("config", "edit").code == 1
+    assert file.read_text() == TEXT
+
+
+JSON = {
+    "models": {"default": "claude", "fallbackEnabled": True, "agents": {"two": "ollama/y"}, "more": 1},
+    "apiKeys": {"openrouter": "sk-or-v1-123456789012"},
+    "theme": "dark",
+}
+
+
+def test_import_takes_over_the_common_json(run: Run, file: Path, paths: Paths, tmp_path: Path) -> None:
+    """Comments stay, keys go where keys are."""
+    source = tmp_path / "agents.json"
+    source.write_text(json.dumps(JSON))
+    ran = run("config", "import", str(source), "--json")
+
+    assert ran.json == {
+        "set": ["models.default", "models.fallback", "models.agents.two"],
+        "keys": ["openrouter"],
+        "ignored": ["theme", "models.more"],
+    }
+    text = file.read_text()
+    assert "# mine" in text
+    assert "sk-or" not in text + ran.out + ran.err
+    assert run("keys", "list").out == "openrouter  ***9012\n"
+    assert run("config", "get", "models.agents", "--json").json["value"] == {
+        "one": "ollama/x",
+        "two": "ollama/y",
+    }
+
+
+@pytest.mark.parametrize(
+    "document",
+    ["5", "nonsense", '{"models": 5}', '{"apiKeys": {"a": 5}}', '{"models": {"agents": {"a": "badmodel"}}}'],
+)
+def test_what_cannot_be_imported_changes_nothing(
+    run: Run, file: Path, paths: Paths, tmp_path: Path, document: str
+) -> None:
+    source = tmp_path / "agents.json"
+    source.write_text(document)
+
+    assert run("config", "import", str(source)).code == 2
+    assert file.read_text() == TEXT
+    assert not paths.keys_file.exists()

@@ -1,0 +1,106 @@
+"""What holds and who said it, and all that is wrong (S14, S91, S92, S108)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from fakes.terminal import Run
+
+from modelproxy.ctl.keys import set_key
+from modelproxy.supervisor.paths import Paths
+
+
+@pytest.fixture
+def file(paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for variable in ("OPENROUTER_API_KEY", "OPENAI_API_KEY", "MODELPROXY_MODEL"):
+        monkeypatch.delenv(variable, raising=False)
+    paths.config.mkdir(parents=True)
+    return paths.config_file
+
+
+def test_s14_s108_every_problem_at_once(run: Run, file: Path) -> None:
+    file.write_text(
+        '[providers.ollama]\nnonsense = 1\nretries = 11\n[remotes.a]\nurl = "x"\ntimeout_seconds = 0\n'
+    )
+    found = run("config", "validate", "--json")
+    told = run("config", "validate")
+
+    assert (found.code, told.code) == (1, 1)
+    problems = found.json["problems"]
+    assert [(one["key"], one["line"], one["value"]) for one in problems] == [
+        ("providers.ollama.nonsense", 2, None),
+        ("providers.ollama.retries", 3, "11"),
+        ("remotes.a.url", 5, '"x"'),
+        ("remotes.a.timeout_seconds", 6, "0"),
+    ]
+    assert told.err.splitlines()[:4] == [one["text"] for one in problems]
+    assert "must be a whole number from 1 to 300" in problems[3]["message"]
+
+
+def test_a_valid_file_says_so(run: Run, file: Path) -> None:
+    assert run("config", "validate").out == "valid  (no file; what is built in holds)\n"
+    file.write_text("default_port = 4000")
+    assert run("config", "validate").out == f"valid  {file}\n"
+
+
+def test_what_this_version_does_not_use_is_said(run: Run, file: Path) -> None:
+    file.write_text('[prices."work/*"]\ninput = 1')
+
+    assert run("config", "validate", "--json").json["warnings"] == [
+        "prices is checked, and not used by this version"
+    ]
+
+
+MAPPED = """
+aliases = { far = "openrouter/x", near = "ollama/x" }
+models.default = "claude"
+models.agents = { a = "far", b = "ollama/y" }
+"""
+
+
+def test_s92_a_mapping_needs_its_key(
+    run: Run, file: Path, paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line for each provider; Ollama and Claude need none."""
+    file.write_text(MAPPED)
+    ran = run("config", "validate")
+
+    assert ran.code == 1
+    assert ran.err == (
+        "openrouter has no API key, and aliases.far, models.agents.a needs it: "
+        "set OPENROUTER_API_KEY, or say proxyctl keys set openrouter\n"
+    )
+    set_key(paths.keys_file, "openrouter", "sk-1")
+    assert run("config", "validate").code == 0
+    paths.keys_file.unlink()
+    monkeypatch.setenv("OPENROUTER_API_KEY", "sk-2")
+    assert run("config", "validate").code == 0
+
+
+@pytest.mark.parametrize(("said", "code"), [('api_key_file = "KEY"', 1), ('api_key_command = "false"', 0)])
+def test_s92_other_sources_of_a_key(run: Run, file: Path, said: str, code: int) -> None:
+    """A file must be there; a command is not run just to look."""
+    file.write_text(f"{MAPPED}\n[providers.openrouter]\n{said}")
+
+    assert run("config", "validate").code == code
+
+
+def test_show_and_get(run: Run, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write_text('default_port = 4000\n[models.agents]\na = "ollama/x"')
+    monkeypatch.setenv("MODELPROXY_MODEL", "ollama/y")
+
+    assert run("config", "show", "--json").json == {
+        "default_port": 4000,
+        "models": {"agents": {"a": "ollama/x"}, "default": "ollama/y", "fallback": True},
+    }
+    rows = {row["key"]: row for row in run("config", "show", "--origin", "--json").json}
+    assert (rows["default_port"]["origin"], rows["default_port"]["line"]) == (str(file), 1)
+    assert rows["models.default"]["origin"] == "environment variable MODELPROXY_MODEL"
+    assert rows["models.fallback"]["origin"] == "built-in"
+    assert "default_port = 4000 " in run("config", "show", "--origin").out
+    assert run("config", "get", "default_port").out == "4000\n"
+    assert run("config", "get", "models.agents").out == '{ a = "ollama/x" }\n'
+    assert run("config", "get", "proxies.coder.port").code == 1
+    assert run("config", "get", "nonsense").code == 2

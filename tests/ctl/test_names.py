@@ -1,0 +1,74 @@
+"""What may be typed where a model is wanted, and what travels with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from fakes.control import Control
+from fakes.terminal import Run
+
+from modelproxy.ctl import names, settings
+from modelproxy.supervisor import layers, schema
+from modelproxy.supervisor.paths import Paths
+
+
+@pytest.fixture(autouse=True)
+def folder(paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    found = tmp_path / "here"
+    found.mkdir()
+    monkeypatch.chdir(found)
+    for variable in names._VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+    paths.config.mkdir(parents=True)
+    paths.config_file.write_text(
+        'aliases = { local = "ollama/x", "gpt-*" = "ollama/y" }\nproxies.coder.model = "local"'
+    )
+    return found
+
+
+def test_the_names_said_twice_are_the_same() -> None:
+    variables = {field.env for _, field in layers._with_variables(schema.ROOT, ())}
+
+    assert set(names._VARIABLES) == variables
+    assert names._PROJECT_FILE == settings.PROJECT_FILE
+
+
+@pytest.mark.parametrize("name", ["local", "gpt-5", "coder", "echo/demo"])
+def test_a_name_of_the_configuration_is_for_the_supervisor_to_resolve(
+    run: Run, control: Control, name: str
+) -> None:
+    assert run("up", name, "--no-wait").code == 0
+    [(_, _, body)] = [one for one in control.asked if one[0] == "PUT"]
+    assert body == {"model": name, "wait": False}
+
+
+@pytest.mark.parametrize("name", ["lokal", "invalid", "ollama", "nope*"])
+def test_s105_a_word_that_nothing_has_starts_no_supervisor(run: Run, paths: Paths, name: str) -> None:
+    ran = run("up", name, "--json")
+
+    assert ran.code == 2
+    assert ran.json["error"]["code"] == "bad_model_id"
+    assert "Expected: provider/model-name" in ran.json["error"]["message"]
+    assert ran.json["error"]["hint"].startswith(f"Model '{name}' not available. Available models: ")
+    assert not paths.control_socket.exists()
+
+
+def test_a_name_in_a_file_that_cannot_be_read(run: Run, paths: Paths) -> None:
+    """It may well stand there: the file is what is wrong, and not the name."""
+    paths.config_file.write_text("a = = 1")
+    ran = run("up", "coder", "--json")
+
+    assert (ran.code, ran.json["error"]["code"]) == (1, "bad_config")
+    assert f"{paths.config_file}:1: " in ran.json["error"]["message"]
+
+
+def test_what_the_folder_says_travels_with_up(run: Run, control: Control, folder: Path) -> None:
+    (folder / ".modelproxy.toml").write_text(
+        'proxies.mine.model = "local"\nproviders.ollama.base_url = "http://evil"'
+    )
+    ran = run("up", "mine", "--no-wait")
+
+    assert "providers is left out" in ran.err
+    [(_, _, body)] = [one for one in control.asked if one[0] == "PUT"]
+    assert body["overlay"] == {"proxies": {"mine": {"model": "local"}}}

@@ -1,0 +1,114 @@
+"""What holds in a folder: the project's file counts for as much as its user trusts it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from fakes.terminal import Run
+
+from modelproxy.ctl import settings
+from modelproxy.ctl.faults import Fault
+from modelproxy.supervisor.paths import Paths
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project's file, in the folder where one is."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    for variable in ("MODELPROXY_DEFAULT_PORT", "MODELPROXY_MODEL", "MODELPROXY_FALLBACK"):
+        monkeypatch.delenv(variable, raising=False)
+    return folder / settings.PROJECT_FILE
+
+
+def user(paths: Paths, text: str) -> None:
+    paths.config.mkdir(parents=True, exist_ok=True)
+    paths.config_file.write_text(text)
+
+
+def test_without_files_nothing_is_said(paths: Paths, project: Path) -> None:
+    found = settings.read(paths)
+
+    assert (found.layers, found.wrong, found.warnings, settings.overlay(paths)) == ([], [], [], {})
+
+
+def test_the_project_goes_before_the_user_and_the_shell_before_both(
+    paths: Paths, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S86, S91."""
+    user(paths, 'models.default = "ollama/user"\naliases.local = "ollama/user"')
+    project.write_text('models.default = "ollama/project"\ndefault_port = 4001')
+    monkeypatch.setenv("MODELPROXY_DEFAULT_PORT", "4002")
+    found = settings.read(paths)
+
+    assert found.table("models") == {"default": "ollama/project"}
+    assert found.values["default_port"] == 4002
+    assert settings.overlay(paths) == {"models": {"default": "ollama/project"}, "default_port": 4002}
+
+
+BAD = '[providers.ollama]\nbase_url = "http://evil.example"\n[proxies.a]\nmodel = "ollama/x"\nfallback = ["openai/x"]\n'
+
+
+def test_s134_without_trust_a_project_redirects_nothing(
+    paths: Paths, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And its user is told, with the line and what to say."""
+    project.write_text(BAD)
+
+    assert settings.overlay(paths) == {"proxies": {"a": {"model": "ollama/x"}}}
+    said = capsys.readouterr().err
+    assert f"warning: {project}:1: providers is left out: it needs your trust: proxyctl config trust" in said
+    assert f"{project}:5: proxies.a.fallback is left out" in said
+
+
+def test_trust_ends_when_the_file_changes(paths: Paths, project: Path) -> None:
+    project.write_text(BAD)
+    settings.trust(paths, project)
+
+    assert settings.overlay(paths)["providers"] == {"ollama": {"base_url": "http://evil.example"}}
+    assert paths.trust_file.stat().st_mode & 0o777 == 0o600
+    project.write_text(BAD + "\n")
+    assert "providers" not in settings.overlay(paths)
+    settings.trust(paths, project)
+    settings.trust(paths, project, wanted=False)
+    assert "providers" not in settings.overlay(paths)
+
+
+@pytest.mark.parametrize("text", ["= =", "[]", "5", '{"x": 5}'])
+def test_a_spoilt_file_of_trust_means_no_trust(paths: Paths, project: Path, text: str) -> None:
+    project.write_text(BAD)
+    paths.trust_file.write_text(text)
+
+    assert not settings.is_trusted(paths, project)
+
+
+def test_a_mistake_is_named_in_the_file_that_has_it(paths: Paths, project: Path) -> None:
+    user(paths, 'aliases.local = "ollama/x"\nspwn = "exec"')
+    project.write_text('\nproxies.a.model = "lokal"\nproxies.b.model = "local"')
+    wrong = [str(one) for one in settings.read(paths).wrong]
+
+    assert [text.partition(": ")[0] for text in wrong] == [f"{paths.config_file}:2", f"{project}:2"]
+    with pytest.raises(Fault, match=r'proxies\.a\.model = "lokal"') as caught:
+        settings.overlay(paths)
+    assert "spwn" not in caught.value.message  # the supervisor tells that one
+
+
+@pytest.mark.parametrize("content", [b"a = = 1", b"\xff"])
+def test_a_file_that_cannot_be_read_is_one_problem(paths: Paths, project: Path, content: bytes) -> None:
+    project.write_bytes(content)
+
+    assert [one.file for one in settings.read(paths).wrong] == [str(project)]
+    with pytest.raises(Fault):
+        settings.overlay(paths)
+
+
+def test_trust_is_said_and_taken_back_by_command(run: Run, paths: Paths, project: Path) -> None:
+    project.write_text(BAD)
+
+    assert run("config", "trust", "--json").json == {"path": str(project), "trusted": True}
+    assert run("config", "path", "--json").json["project_trusted"] is True
+    assert run("config", "trust", str(project), "--revoke").code == 0
+    assert run("config", "path", "--json").json["project_trusted"] is False
+    assert run("config", "trust", "/nowhere").code == 2

@@ -1,0 +1,61 @@
+"""Text to values: where a problem is said to stand, and what of a value is shown. See also test_config.py."""
+
+from __future__ import annotations
+
+from datetime import date
+
+import pytest
+
+from modelproxy.supervisor.reading import ConfigError, Problem, checked, line_of, load, shown
+from modelproxy.supervisor.toml_lines import lines_of
+
+
+def test_what_is_no_toml_has_its_line() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load("a = 1\nb = [1,\n")
+
+    [problem] = caught.value.problems
+    assert (problem.path, problem.line) == ("", 2)
+    assert str(problem).startswith("line 2: not TOML: ")
+
+
+def test_nested_without_end_is_a_problem_and_no_crash() -> None:
+    with pytest.raises(ConfigError, match="not TOML"):
+        load("a = " + "[" * 100_000)
+
+
+def test_what_is_missing_stands_where_its_table_stands() -> None:
+    lines = lines_of("[a.b]\nc = 1\n")
+
+    assert line_of(("a", "b", "d"), lines) == 1
+    assert line_of(("a",), lines) == 1  # no line of its own: the first that names it
+    assert line_of(("x",), lines) is None
+
+
+def test_how_a_problem_reads() -> None:
+    assert str(Problem("a.b", "must be more", 3, "1")) == "line 3: a.b = 1: must be more"
+    assert str(Problem("a.b", "is missing")) == "a.b: is missing"
+
+
+def test_values_and_problems_come_together() -> None:
+    values, problems = checked({"default_port": 4000, "spawn": "x"})
+
+    assert values["default_port"] == 4000
+    assert [problem.at for problem in problems] == [("spawn",)]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("a", '"a"'),
+        (5, "5"),
+        (True, "true"),
+        ([1], None),
+        ({}, None),
+        (date(2026, 1, 2), "2026-01-02"),
+        ("http://me:sk-1@h", '"http://***@h"'),
+        ("x" * 99, '"' + "x" * 59 + "…"),
+    ],
+)
+def test_how_a_value_is_shown(value: object, text: str | None) -> None:
+    assert shown(value) == text
