@@ -97,12 +97,11 @@ class Upkeep:
                 self._log(f"cannot remove {stale}: {error.strerror}")
 
     def put_right(self, unit: Unit) -> None:
+        self._watch_or_not(unit)
         if not unit.proxy.is_up:
             for one in unit.listeners:
-                trio.lowlevel.notify_closing(one)
                 one.close()
             unit.listeners = []
-        self._watch_or_not(unit)
         self._keep_safe(unit)
         self._stand_in_or_not(unit)
         self._keep_pid_files(unit)
@@ -134,11 +133,7 @@ class Upkeep:
 
     async def _watch(self, unit: Unit, scope: trio.CancelScope) -> None:
         async def at(door: socket.socket) -> None:
-            try:
-                await trio.lowlevel.wait_readable(door)
-            except trio.ClosedResourceError:
-                return
-            scope.cancel()
+            await trio.lowlevel.wait_readable(door)
             self._post(unit.proxy.name, fleet.Knocked())
 
         try:

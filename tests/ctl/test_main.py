@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import pytest
@@ -100,6 +101,19 @@ def test_up_says_what_the_user_should_know_on_stderr(run: Run, control: Control)
         "warning: echo/demo is up, but its provider is not well: connection refused",
     ]
     assert len(ran.out.splitlines()) == 2
+
+
+def test_up_asks_an_idle_one_nothing(run: Run, control: Control) -> None:
+    """A look at its health would be the first connection, and start it."""
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        port = door.getsockname()[1]
+        control.proxies["ollama/m"] = view("ollama/m", state="idle", health="-", pid=None, port=port)
+        ran = run("up", "ollama/m", "--lazy")
+        door.setblocking(False)
+
+        assert (ran.code, ran.err) == (0, "")
+        with pytest.raises(BlockingIOError):
+            door.accept()
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 `echo/bad-import` crashes at once, `echo/bad-config` exits 78, `echo/bad-mute` never says anything,
 `echo/bad-quitter` exits 0 without goodbye on its first request, `echo/bad-deaf` ignores drain and signals,
-`echo/bad-late` is ready after three seconds. Others serve well at first: `echo/bad-successor` is mute from its
+`echo/bad-shut` is ready and beats, but takes no connection, `echo/bad-late` is ready after three seconds.
+Others serve well at first: `echo/bad-successor` is mute from its
 second generation on, `echo/bad-blocker` blocks its event loop when `GET /block/sleep` or `GET /block/spin` asks
 for it, and `echo/bad-unabortable` does so and does not die of SIGABRT; `ollama/bad-nervous` looks at its
 provider several times a second.
@@ -16,6 +17,8 @@ import signal
 import sys
 import time
 from typing import Any
+
+import trio
 
 from modelproxy.worker import __main__, handler, httpd, serve
 
@@ -44,6 +47,8 @@ def misbehave(how: str, label: str) -> None:
     if how == "nervous":
         serve.NEAR_LOOK_S = 0.3
         serve._REST_S = 0.1
+    if how == "shut":
+        setattr(httpd.Server, "_accept", _take_nobody)  # noqa: B010  # as above
     if how == "deaf":
         setattr(serve.Worker, "_on_drain", _ignore)  # noqa: B010  # as above
         setattr(serve.Worker, "_heed_signals", _hear_nothing)  # noqa: B010  # as above
@@ -73,6 +78,11 @@ def the_culprit_spins() -> None:
 
 async def _quit(*_: Any) -> None:
     os._exit(0)
+
+
+async def _take_nobody(*_: Any, task_status: trio.TaskStatus[None]) -> None:
+    task_status.started()
+    await trio.sleep_forever()
 
 
 def _ignore(*_: Any) -> None:

@@ -18,6 +18,7 @@ from fakes.spawner import World
 from modelproxy.supervisor import fleet, kernel, sockets
 from modelproxy.supervisor.facts import State
 from modelproxy.supervisor.protocol import DownRequest, ProxyView, UpRequest
+from modelproxy.supervisor.upkeep import Unit
 
 MakeWorld = Callable[[], World]
 pytestmark = clock.jumping
@@ -125,14 +126,20 @@ async def test_nobody_comes_and_the_worker_goes_until_somebody_does(world: World
     assert (world.proxy().restarts, world.proxy().deaths) == (0, ())
 
 
+def retire(unit: Unit) -> None:
+    """Its supervisor is dead, and watches nothing any more."""
+    assert unit.watch is not None  # it is idle
+    unit.watch.cancel()
+
+
 async def test_a_port_that_was_lost_meanwhile_is_trouble_and_not_idleness(make_world: MakeWorld) -> None:
     """Supervisor and holder died, and somebody else has the port: the start that finds out goes on trying."""
     first = await make_world().start()
     row = await up(first, lazy=True)
-    for one in first.keeper.units["echo/demo"].listeners:
-        trio.lowlevel.notify_closing(one)
-        one.close()
-    first.keeper.units["echo/demo"].listeners = []
+    unit = first.keeper.units["echo/demo"]
+    retire(unit)
+    while unit.listeners:
+        unit.listeners.pop().close()
     stranger = sockets.bind_loopback(row.port)
     second = await make_world().start()
     await second.until(lambda: second.proxy().state is State.BACKOFF)
@@ -150,8 +157,7 @@ async def test_an_idle_one_is_idle_for_the_next_supervisor(make_world: MakeWorld
     kept = first.keeper.units["echo/demo"].listeners
     second = make_world()
     second.custody.left = {row.port: [one.dup() for one in kept]}
-    for one in kept:
-        trio.lowlevel.notify_closing(one)
+    retire(first.keeper.units["echo/demo"])
     await second.start()
 
     assert (second.proxy().state, second.proxy().care, second.births) == (State.IDLE, care, [])
