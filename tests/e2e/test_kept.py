@@ -33,7 +33,7 @@ def test_a_lazy_proxy_is_started_by_its_first_client(house: House) -> None:
     assert said.stderr == ""
     row = house.row()
     assert (row["state"], row["pid"], row["wanted"]) == ("idle", None, True)
-    assert not house.processes_named(b"modelproxy.worker")
+    assert (row["generation"], row["rss"]) == (0, None)
     house.tell("daemon", "restart", "--json")
     house.wait_ready()
     assert house.row()["state"] == "idle"
