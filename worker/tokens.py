@@ -1,8 +1,14 @@
 """A guess at how many tokens a text is, good enough for a gauge and for `count_tokens`.
 
-From bytes, because that needs no tokenizer, no network and no time: 3.6 bytes of UTF-8 are one token of
-English, code or JSON; a CJK character is three bytes and comes out near one token. Pictures count by
-what they cost, not by the length of their base64. Never 0: clients take 0 for "unknown".
+Theory of operation
+-------------------
+No tokenizer, no network and nearly no time: some milliseconds per megabyte. Tokenizers differ, but all of them
+begin a token where a word begins, need more than one for a long word, and read signs, digits and the scripts
+of the world in pieces of their own. So the bytes are turned into classes by one table, and how often the
+patterns of `_COSTS` occur is weighed. The weights were fitted to what OpenAI's o200k counts in prose, code, JSON and
+conversations of agents (`tests/cases/tokens`), and most texts come out within a tenth of it.
+
+Pictures count by what they cost, not by the length of their base64. Never 0: clients take 0 for "unknown".
 `gauge` then follows what the provider itself counts.
 """
 
@@ -16,6 +22,7 @@ from typing import Any
 from .wire import codec
 
 BYTES_PER_TOKEN = 3.6
+"""Where only a size is known, or a text comes word by word."""
 PER_MESSAGE = 4
 PER_TOOL = 8
 IMAGE = 1500
@@ -23,10 +30,59 @@ IMAGE = 1500
 IMAGE_MOST = 1600
 PDF_PAGE = 2000
 
+# Classes of bytes: letters L, digits 0, signs p, line ends n, blanks, and of other scripts the first byte of a
+# character; ~ is a byte that counts for nothing.
+_SCRIPTS = {
+    "g": range(0xC4, 0xCE),  # Latin letters of central Europe
+    "t": (0xCE, 0xCF, 0xE0, 0xE1),  # Greek, scripts of India and South-East Asia, Vietnamese
+    "c": range(0xD0, 0xE0),  # Cyrillic, Hebrew, Arabic
+    "x": (0xE2,),  # dashes, quotes, arrows
+    "k": (*range(0xE3, 0xEA), 0xEE, 0xEF),  # Chinese, Japanese
+    "h": range(0xEA, 0xEE),  # Korean
+    "e": range(0xF0, 0xF8),  # emoji
+}
+
+
+def _class_of(byte: int) -> str:
+    char = chr(byte)
+    if byte >= 0x80:
+        latin = "L" if byte in (0xC2, 0xC3) else "~"  # é is a letter like any other
+        return next((name for name, firsts in _SCRIPTS.items() if byte in firsts), latin)
+    if char.isalpha():
+        return "L"
+    if char.isdigit():
+        return "0"
+    if char == "\n":
+        return "n"
+    return " " if char.isspace() or not char.isprintable() else "p"
+
+
+_CLASSES = "".join(map(_class_of, range(256))).encode()
+_COSTS = (
+    (b" L", 0.896),  # a blank and a word
+    (b"pL", 1.246),  # a sign and a word
+    (b"LLLLL", 0.777),
+    (b" p", 1.226),
+    (b"p", 0.08),  # one of many: `);` and `----` are one token
+    (b"0", 0.9),
+    (b"n", 0.843),
+)
+_COSTS_OF_SCRIPTS = (
+    (b"g", 1.0), (b"t", 0.48), (b"c", 0.37), (b"x", 0.9), (b"k", 0.806), (b"h", 0.9), (b"e", 2.5),
+)  # fmt: skip
+
 
 def of_text(text: str) -> int:
-    """Tokens of one text; 0 only for an empty one."""
-    return of_bytes(utf8_length(text))
+    """Tokens of one text; 0 only for an empty one. More text is never fewer."""
+    return _of_utf8(text.encode("utf-8", "surrogatepass"))
+
+
+def _of_utf8(data: bytes) -> int:
+    classes = data.translate(_CLASSES)
+    cost = sum(classes.count(pattern) * each for pattern, each in _COSTS)
+    if not data.isascii():
+        cost += sum(classes.count(pattern) * each for pattern, each in _COSTS_OF_SCRIPTS)
+    return max(math.ceil(cost), 1 if data else 0)
 
 
 def of_bytes(size: int) -> int:
@@ -87,7 +143,7 @@ def _of_block(block: dict[str, Any]) -> int:
 
 
 def _of_json(value: Any) -> int:
-    return of_bytes(len(codec.dumps(value)))
+    return _of_utf8(codec.dumps(value))
 
 
 def _of_image(source: Any) -> int:

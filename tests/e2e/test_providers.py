@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-import time
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import anthropic
+import attrs
 import pytest
-from fakes.house import Stream, get, is_alive
-from fakes.upstream import Reply
+from fakes import grammar
+from fakes.house import Stream, is_alive
+from fakes.upstream import Reply, Seen
 
 from .providers import (
     KEY,
@@ -33,6 +35,7 @@ from .test_manners import ask, assert_error
 pytestmark = pytest.mark.slow
 
 SAMPLES = Path(__file__).resolve().parents[1] / "cases" / "samples"
+TOKENS = SAMPLES.parent / "tokens"
 BOTH = pytest.mark.parametrize("kind", ["ollama", "router"])
 MODES = pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
 WEATHER: dict[str, Any] = {
@@ -200,23 +203,24 @@ def test_s28_nothing_is_asked_before_somebody_asks(here: Estate) -> None:
     here.house.down("ollama/lazy", grace_s=0.0)
 
 
-def test_s129_tokens_arrive_one_by_one(here: Estate) -> None:
-    here.fo.say(*[f"word{number} " for number in range(20)], pause=0.1)
-    said = stream(here.ollama, msg())
-
-    assert said.names.count("content_block_delta") >= 15
-
-
 @BOTH
-def test_s129_the_first_token_does_not_wait_for_the_second(here: Estate, kind: str) -> None:
-    """FO stops behind its first piece, and the client has it."""
+def test_s129_each_token_arrives_before_the_next_is_spoken(here: Estate, kind: str) -> None:
+    """The provider says its next word when the client has the one before."""
     far = here.far(kind)
-    far.say("first", "never")
-    pieces = far.spoken(far.said)[:1] if isinstance(far, Ollama) else far.streamed(far.said)[:3]
-    far.instead(Reply(body=(*pieces, b" "), framing="chunked", hang_after=held(pieces)))
+    words = [f"word{number} " for number in range(20)]
+    far.say(*words)
+    pieces = far.spoken(far.said) if isinstance(far, Ollama) else far.streamed(far.said)
+    ahead = 1 if kind == "ollama" else 3  # a comment and the role come first
+    gate = threading.Semaphore(0)
+    usual = far.answer(Seen("POST", far.chat, {}, b'{"stream":true}', 0))
+    far.instead(attrs.evolve(usual, body=(b"".join(pieces[:ahead]), *pieces[ahead:]), gate=gate))
     reading = Stream(here.port(kind), "Hello")
-    reading.read_until(b'"first"')
-    reading.close()
+    for word in words:
+        reading.read_until(json.dumps(word).encode())
+        gate.release()
+    gate.release(len(pieces))
+
+    assert grammar.check(reading.rest()).names.count("content_block_delta") == 20
 
 
 # --- what is sent ---------------------------------------------------------------------------------
@@ -502,27 +506,35 @@ def test_s142_counting_asks_no_model_and_says_the_same_again(here: Estate, kind:
     assert here.far(kind).asked == []
 
 
-def test_s142_the_estimate_is_near_to_what_the_provider_counts(here: Estate) -> None:
-    """10 tokens to the sentence, as every tokenizer in use counts it."""
-    here.fo.say("x", usage={"prompt_eval_count": 2010})
+@pytest.mark.parametrize("name", ["english", "german", "chinese", "python", "mixed"])
+def test_s142_the_estimate_is_near_to_what_a_tokenizer_counts(here: Estate, name: str) -> None:
+    """By a worker that has seen no answer yet."""
+    counts = json.loads((TOKENS / "counts.json").read_text())["texts"]
+    text = (TOKENS / f"{name}.txt").read_text(encoding="utf-8")
+    counted = post(here.up("ollama/cold"), msg(text), "/v1/messages/count_tokens")
+
+    assert counted.json["input_tokens"] == pytest.approx(counts[name]["o200k_base"], rel=0.15)
+    assert here.fo.asked == []
+
+
+def test_s142_the_estimate_follows_what_the_provider_counts(here: Estate) -> None:
+    """Also where its tokenizer is an odd one."""
+    here.fo.say("x", usage={"prompt_eval_count": 3010})
     for _ in range(5):
         assert post(here.ollama, msg(TEXT)).status == 200
     count = post(here.ollama, msg(TEXT), "/v1/messages/count_tokens").json["input_tokens"]
 
-    assert 0.85 * 2010 <= count <= 1.15 * 2010
+    assert count == pytest.approx(3010, rel=0.15)
 
 
 @BOTH
 def test_s143_models_for_the_picker(here: Estate, kind: str) -> None:
-    port = here.port(kind)
-    get(port, "/v1/models?limit=1000")
-    began = time.monotonic()
-    answer = ask(port, "GET", "/v1/models?limit=1000", None, {"anthropic-version": "2023-06-01"})
-    took = time.monotonic() - began
+    """At once, because nobody is asked for it; `bench/rows.py` measures the 100 ms."""
+    answer = ask(here.port(kind), "GET", "/v1/models?limit=1000", None, {"anthropic-version": "2023-06-01"})
     listed = answer.json
 
     assert answer.status == 200
-    assert took < 1.0  # 100 ms on a machine of one's own
+    assert here.far(kind).requests == []
     assert listed["has_more"] is False
     assert all({"type", "id", "display_name", "created_at"} <= set(one) for one in listed["data"])
     assert any(one["id"].startswith(("claude", "anthropic")) for one in listed["data"])

@@ -366,11 +366,10 @@ def test_s70_s47a_s47b_ollama_is_not_running_and_comes_back(here: Estate) -> Non
     proxy = here.up("ollama/absent", "--base-url", url)
     pid = here.house.row("ollama/absent")["pid"]
     for streamed in (False, True):
-        began = time.monotonic()
         answer = post(proxy, msg(stream=streamed))
-        assert time.monotonic() - began < 3.0  # 1 s on a machine of one's own
         assert_error(answer, 503, "api_error", "Ollama", "ollama serve", url)
         assert answer.headers["x-should-retry"] == "false"
+        assert here.usage("ollama/absent")[-1]["retry_count"] == 0  # `bench/rows.py` measures the 1 s
     ill = get(proxy, "/health")
     assert (ill.status, ill.json["healthy"]) == (503, False)
     assert "ollama serve" in ill.json["upstream"]["detail"]

@@ -142,7 +142,7 @@ async def test_a_plain_answer(bench: Bench) -> None:
         "stop_reason": "end_turn",
         "stop_sequence": None,
         "usage": {
-            "input_tokens": 8,
+            "input_tokens": 7,
             "output_tokens": 2,
             "cache_creation_input_tokens": 0,
             "cache_read_input_tokens": 0,
@@ -564,8 +564,8 @@ async def test_count_tokens_is_what_the_answer_says(bench: Bench) -> None:
     await bench.handler(exchange)
 
     assert exchange.status == 200
-    assert json.loads(exchange.sent) == {"input_tokens": 8}
-    assert json.loads((await post(bench)).sent)["usage"]["input_tokens"] == 8
+    assert json.loads(exchange.sent) == {"input_tokens": 7}
+    assert json.loads((await post(bench)).sent)["usage"]["input_tokens"] == 7
 
 
 @pytest.mark.parametrize(
@@ -623,7 +623,7 @@ async def test_the_log_line_says_what_happened_and_not_what_was_said(bench: Benc
         "status": 200,
         "model": "claude-x",
         "stream": True,
-        "input_tokens": 9,
+        "input_tokens": 8,
         "output_tokens": 3,
     }
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,10 +23,44 @@ def block(**fields: Any) -> int:
 
 
 @pytest.mark.parametrize(
-    ("text", "count"), [("", 0), ("a", 1), ("x" * 36, 10), ("漢" * 12, 10), ("\ud800", 1)]
+    ("text", "count"),
+    [
+        ("", 0),
+        ("a", 1),
+        ("a b c", 2),
+        ("x" * 50, 8),
+        ("漢" * 12, 10),
+        ("\ud800", 1),
+        (" " * 50, 1),
+        ("-" * 50, 4),
+    ],
 )
 def test_of_text(text: str, count: int) -> None:
     assert tokens.of_text(text) == count
+
+
+CASES = Path(__file__).resolve().parents[1] / "cases"
+COUNTS = json.loads((CASES / "tokens" / "counts.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", COUNTS["texts"])
+def test_s142_texts_come_out_within_15_percent_of_a_tokenizer(name: str) -> None:
+    """Prose in six languages, code, and a bit of everything; `how` in the file says how it was counted."""
+    text = (CASES / "tokens" / f"{name}.txt").read_text(encoding="utf-8")
+
+    assert tokens.of_text(text) == pytest.approx(COUNTS["texts"][name]["o200k_base"], rel=0.15)
+
+
+@pytest.mark.parametrize("name", COUNTS["tools"])
+def test_s142_tools_come_out_within_15_percent_of_a_tokenizer(name: str) -> None:
+    tools = json.loads((CASES / "samples" / f"{name}.json").read_text(encoding="utf-8"))["tools"]
+    estimate = tokens.of_prompt({"tools": tools}) - tokens.PER_TOOL * len(tools)
+
+    assert estimate == pytest.approx(COUNTS["tools"][name]["o200k_base"], rel=0.15)
+
+
+def test_every_text_that_was_counted_is_there() -> None:
+    assert {path.stem for path in (CASES / "tokens").glob("*.txt")} == set(COUNTS["texts"])
 
 
 @given(st.text(), st.text())
@@ -55,7 +91,7 @@ def test_each_part_of_a_prompt_counts() -> None:
     bare = tokens.of_prompt(user("hi"))
     tool = {"name": "get_weather", "description": "Weather of a city", "input_schema": {"type": "object"}}
 
-    assert tokens.of_prompt({**user("hi"), "system": "x" * 36}) == bare + 10
+    assert tokens.of_prompt({**user("hi"), "system": "x" * 50}) == bare + 8
     assert tokens.of_prompt({**user("hi"), "tools": [tool]}) > bare + tokens.PER_TOOL + 10
     assert tokens.of_prompt({"messages": user("hi")["messages"] * 3}) == bare * 3
 
@@ -87,8 +123,8 @@ def test_a_picture_counts_by_its_size_not_its_bytes(source: Any, count: int) -> 
         ({"type": "base64", "data": base64.b64encode(b"/Type /Pages /Type /Page /Type/Page").decode()}, 4000),
         ({"type": "base64", "data": "not base64"}, 2000),
         ({"type": "url", "url": "https://example.net/a.pdf"}, 2000),
-        ({"type": "text", "data": "x" * 36}, 10),
-        ({"type": "content", "content": "x" * 36}, 10),
+        ({"type": "text", "data": "x" * 50}, 8),
+        ({"type": "content", "content": "x" * 50}, 8),
         (None, 0),
     ],
 )
@@ -97,9 +133,9 @@ def test_documents(source: Any, count: int) -> None:
 
 
 def test_blocks_of_a_history() -> None:
-    assert block(type="tool_result", content="x" * 36) == 10
-    assert block(type="tool_result", content=[{"type": "text", "text": "x" * 36}]) == 10
-    assert block(type="tool_use", name="n", input={"a": "x" * 36}) > 10
-    assert block(type="thinking", thinking="x" * 36) == 10
+    assert block(type="tool_result", content="x" * 50) == 8
+    assert block(type="tool_result", content=[{"type": "text", "text": "x" * 50}]) == 8
+    assert block(type="tool_use", name="n", input={"a": "x" * 60}) > 9
+    assert block(type="thinking", thinking="x" * 50) == 8
     assert block(type="redacted_thinking", data="x" * 1000) == 0
-    assert block(type="of tomorrow", stuff="x" * 36) > 10
+    assert block(type="of tomorrow", stuff="x" * 60) > 9

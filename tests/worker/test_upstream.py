@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import re
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -323,11 +324,33 @@ async def test_nobody_listens(far: Upstream) -> None:
     began = trio.current_time()
     expected = "Far is not reachable at http://HOST: connection refused; start it with `far serve`"
     assert await failing(one) == (Kind.UNREACHABLE, expected)
+
     assert trio.current_time() - began < 1
 
     far.on("/chat", Reply(body=A + B + END))
     far.start()
     assert await everything(one) == WHOLE
+
+
+@pytest.mark.parametrize("kind", ["ollama", "openrouter"])
+async def test_s70_nobody_there_is_said_without_waiting(
+    far: Upstream, kind: str, mock_clock: trio.testing.MockClock
+) -> None:
+    """The clock stands still: whatever slept or had a limit would do so for ever. The look at the provider, too."""
+    far.stop()
+    spec = attrs.evolve(SPEC, provider=kind, kind=kind, base_url=far.url)
+    make = upstream.ollama if kind == "ollama" else upstream.openai
+    over = threading.Event()
+
+    async def watch() -> None:
+        if not await trio.to_thread.run_sync(over.wait, 20.0, abandon_on_cancel=True):
+            raise AssertionError("something waits")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch)
+        assert (await failing(make(spec, plain_id, lambda *_, **__: None)))[0] is Kind.UNREACHABLE
+        over.set()
+        nursery.cancel_scope.cancel()
 
 
 async def test_an_answer_that_is_whole_needs_no_tidy_end(far: Upstream) -> None:
