@@ -84,6 +84,8 @@ def restart(paths: Paths, grace_s: float | None) -> dict[str, Any]:
         # Not the pid: a supervisor replaces itself by exec and keeps it.
         if now is not None and now["started_at"] != before["started_at"]:
             return now
+        if before.get("unit") is None and not is_alive(before["pid"]):
+            break  # nobody will start it again
         time.sleep(POLL_S)
     raise Fault(
         "daemon_start_failed",

@@ -714,7 +714,7 @@ def daemon_restart(json: Json = False) -> int:
     if json:
         say_json(version)
     else:
-        say(f"restarted  pid {version['pid']}")
+        say(f"restarted  pid {version['pid']}, version {version['version']}")
     return EXIT_OK
 
 

@@ -15,7 +15,7 @@ import trio
 
 from modelproxy.worker import __version__, httpd, ledger
 
-from . import kernel, logs
+from . import check, kernel, logs
 from .commands import Commands, check_grace
 from .events import Events
 from .paths import Paths
@@ -221,8 +221,23 @@ class Control:
             raise Fault("unknown_route", f"the daemon cannot {target}", "it can stop, restart and leave")
         request = parse(await exchange.read_body(), DaemonRequest)
         check_grace(request.grace_s)
+        if target == "restart":
+            await self._try_what_is_installed()
         await _answer(exchange, 200, to_json(self._about()))
         self._leave(target, request.grace_s)
+
+    async def _try_what_is_installed(self) -> None:
+        """Once we have gone nobody is left to say that the next one cannot start."""
+        try:
+            version = await check.of_installed()
+        except ValueError as error:
+            raise Fault(
+                "upgrade_refused",
+                f"the installed version cannot take over: {error}",
+                f"nothing was changed, {__version__} goes on; mend it and say it again",
+            ) from None
+        if version != __version__:
+            self._log(f"{version} takes over from {__version__}")
 
     async def _follow_events(self, exchange: httpd.Exchange, target: str, query: dict[str, str]) -> None:
         since = _number(query, "since", 0)

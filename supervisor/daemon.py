@@ -26,7 +26,7 @@ from pathlib import Path
 import attrs
 import trio
 
-from . import config, fleet, kernel, logs, notify, paths, service, sockets
+from . import check, config, fleet, kernel, logs, notify, paths, service, sockets
 from .commands import Commands
 from .control import Control
 from .custody import Custody, HolderCustody
@@ -70,6 +70,8 @@ class _Ending:
 def main(argv: list[str] | None = None) -> int:
     """Run the supervisor until it is told to end; the return value is the exit code."""
     arguments = _parse(argv)
+    if arguments.check:
+        return check.main()
     if sys.stderr is not None:
         faulthandler.enable()  # SIGABRT from a watchdog leaves every stack in the log
     where = paths.find()
@@ -106,6 +108,9 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         "--worker-module",
         default="modelproxy.worker",
         help="the program that is started as a worker (tests put a misbehaving one here)",
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="only say whether this version could take over, and which it is"
     )
     parser.add_argument("--unit", help="the systemd unit that runs this; written there as --unit %%n")
     return parser.parse_args(argv)
@@ -236,7 +241,7 @@ async def _serve(
             events,
             where,
             started_at=started_at,
-            warnings=lambda: [*keeper.warnings, *commands.warnings],
+            warnings=lambda: [*keeper.warnings, *commands.warnings, *keeper.renewal_words()],
             spawn=lambda: spawner.way,
             leave=leave,
             log=log,

@@ -80,6 +80,10 @@ class Worker:
     """What its user should know of a provider that is well: a window too small for an agent."""
     leaving: str | None = None
     """It said goodbye, and why."""
+    outdated: str | None = None
+    """The version that it runs, where that is not ours: it is replaced when its turn comes."""
+    kept: bool = False
+    """It is outdated and stays, for its replacement has failed."""
 
     def __repr__(self) -> str:
         return f"<g{self.generation} {self.phase} pid={self.pid or '-'}>"

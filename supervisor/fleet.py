@@ -93,8 +93,13 @@ class Dialled:
     ready_for_s: float = 0.0
     spec: WorkerSpec | None = None
     """What it runs with, key included; None: it has not been told yet."""
-    stale: bool = False
-    """It speaks an older protocol than ours: it is kept, and rolled."""
+    outdated: str | None = None
+    """The version that it runs, where that is not ours: it is kept, and replaced when its turn comes."""
+
+
+@attrs.frozen
+class Renew:
+    """The turn of this proxy's outdated worker has come."""
 
 
 @attrs.frozen
@@ -211,6 +216,7 @@ Event = (
     | Halt
     | Recall
     | Dialled
+    | Renew
     | Begin
     | Knocked
     | Spawned
@@ -519,6 +525,7 @@ def _on_dialled(turn: _Turn, event: Dialled) -> None:
             active_at=turn.now,
             start_by=None if event.serving else turn.now + policy.START_LIMIT_S,
             silent_by=turn.now + policy.SILENCE_LIMIT_S if event.serving else None,
+            outdated=event.outdated,
         )
     )
     _take_spec(turn, event)
@@ -548,8 +555,18 @@ def _take_spec(turn: _Turn, event: Dialled) -> None:
     same = theirs.without_secrets() == ours.without_secrets()
     if same and not ours.has_secrets:
         turn.set(spec=theirs, key_lost=False)
-    if not same or event.stale:
+    if not same:
         turn.amend(event.generation, order=turn.proxy.order - 1)
+
+
+def _on_renew(turn: _Turn, event: Renew) -> None:
+    """By a roll like any other. Said twice, or when nothing is outdated any more, it does nothing."""
+    proxy, worker = turn.proxy, turn.proxy.current
+    if worker is None or worker.outdated is None or proxy.successor is not None or not proxy.is_up:
+        return
+    turn.amend(worker.generation, order=proxy.order - 1)
+    turn.set(roll_grace_s=policy.ROLL_GRACE_S)
+    turn.tell("renew", f"generation {worker.generation} runs {worker.outdated}; it is replaced")
 
 
 def _on_begin(turn: _Turn, event: Begin) -> None:
@@ -793,7 +810,7 @@ def _fail_roll(turn: _Turn, reason: str) -> None:
     """The newcomer is lost, the old one still answers: keep it and do not try again by ourselves."""
     current = turn.proxy.current
     assert current is not None  # the callers checked
-    turn.amend(current.generation, order=turn.proxy.order)
+    turn.amend(current.generation, order=turn.proxy.order, kept=current.outdated is not None)
     turn.set(trouble=f"the roll failed, generation {current.generation} goes on: {reason}")
     turn.tell("roll-failed", reason)
 
@@ -942,6 +959,7 @@ _HANDLERS: dict[type, Callable[[_Turn, Any], None]] = {
     Halt: _on_halt,
     Recall: _on_recall,
     Dialled: _on_dialled,
+    Renew: _on_renew,
     Begin: _on_begin,
     Knocked: _on_knocked,
     Spawned: _on_spawned,

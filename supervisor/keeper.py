@@ -30,6 +30,7 @@ from typing import Any, TypeVar
 import attrs
 import trio
 
+from modelproxy.worker import __version__
 from modelproxy.worker.contract import (
     ADJUSTS,
     EXIT_OK,
@@ -41,13 +42,14 @@ from modelproxy.worker.contract import (
     FromSupervisor,
     FromWorker,
     Health,
+    Hello,
     Quota,
     Ready,
     Reopen,
     Welcome,
 )
 
-from . import channel, fleet, kernel, logs, policy, runner, sockets, state, views
+from . import channel, fleet, kernel, logs, policy, renewal, runner, sockets, state, views
 from .custody import Custody
 from .events import Events
 from .facts import Phase, Proxy
@@ -180,6 +182,10 @@ class Keeper:
 
         return await self.ask(overdue, refusable=False)
 
+    def renewal_words(self) -> list[str]:
+        """How far the upgrade is, if one is under way."""
+        return renewal.words([unit.proxy for unit in self._units.values()])
+
     # --- what commands may do, inside the loop only ------------------------------------------------
 
     def apply(self, unit: Unit, event: fleet.Event) -> None:
@@ -232,7 +238,14 @@ class Keeper:
             else:
                 await self._take(item)
             self._acting = False
+            self._renew()
             self._wake()
+
+    def _renew(self) -> None:
+        """After an upgrade: have the next worker of another version replaced, when its turn has come."""
+        due = renewal.next_one([unit.proxy for unit in self._units.values()])
+        if due is not None:
+            self.post(due, fleet.Renew())
 
     async def _take(self, happened: _Happened) -> None:
         unit = self._units.get(happened.name)
@@ -476,7 +489,7 @@ class Keeper:
             draining=hello.draining,
             ready_for_s=ready_for,
             spec=hello.spec,
-            stale=hello.protocol != PROTOCOL,
+            outdated=None if _is_present(hello) else hello.version or "an older version",
         )
         self.apply(unit, event)
 
@@ -778,6 +791,11 @@ def _adjusted(link: channel.Link, quota: Quota) -> list[Adjust]:
 
 async def _send(link: channel.Link, message: FromSupervisor) -> None:
     await link.send(message)
+
+
+def _is_present(hello: Hello) -> bool:
+    """Whether it runs the very version that we do."""
+    return hello.protocol == PROTOCOL and hello.version == __version__
 
 
 async def port_trouble(port: int) -> str:

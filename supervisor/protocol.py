@@ -63,6 +63,7 @@ STATUS = {
     "port_in_use": 409,
     "options_differ": 409,
     "superseded": 409,
+    "upgrade_refused": 409,
     "start_failed": 500,
     "ledger_unreadable": 500,
     "internal": 500,

@@ -106,10 +106,18 @@ def load(path: Path) -> tuple[list[ProxyRecord], str | None]:
 
 
 def peek(path: Path) -> list[ProxyRecord]:
-    """What is saved, for one who only looks; nothing where it cannot be used, and nothing is moved."""
+    """What is saved, for one who only looks; nothing where it cannot be used."""
+    try:
+        return read(path)
+    except (OSError, ValueError):
+        return []
+
+
+def read(path: Path) -> list[ProxyRecord]:
+    """What is saved, and nothing is moved. OSError or ValueError when it cannot be used."""
     try:
         return _parse(path.read_bytes()).proxies
-    except (OSError, ValueError):
+    except FileNotFoundError:
         return []
 
 

@@ -118,7 +118,14 @@ def _progress(newcomer: Worker, now: float) -> str:
 def _ready(proxy: Proxy, now: float, tallies: dict[int, Tally]) -> str:
     fat = proxy.current.fat if proxy.current else None
     queue = _queue(proxy.current, now) if proxy.current else ""
-    parts = [_silence(proxy, now), queue, proxy.trouble or "", fat or "", _leavers(proxy, now, tallies)]
+    parts = [
+        _silence(proxy, now),
+        queue,
+        proxy.trouble or "",
+        fat or "",
+        _age(proxy),
+        _leavers(proxy, now, tallies),
+    ]
     return "; ".join(part for part in parts if part)
 
 
@@ -128,6 +135,13 @@ def _silence(proxy: Proxy, now: float) -> str:
     if current is not None and current.traced:
         return f"traced by a debugger, silent {seconds(silent)}"
     return f"silent {seconds(silent)}" if silent > _QUIET_S else ""
+
+
+def _age(proxy: Proxy) -> str:
+    current = proxy.current
+    if current is None or current.outdated is None:
+        return ""
+    return f"runs {current.outdated}" + ("" if current.kept else ", replaced when its turn comes")
 
 
 def _queue(worker: Worker, now: float) -> str:

@@ -60,6 +60,7 @@ PURE = (
     "supervisor.protocol",
     "supervisor.quotas",
     "supervisor.reading",
+    "supervisor.renewal",
     "supervisor.routes",
     "supervisor.schema",
     "supervisor.toml_lines",

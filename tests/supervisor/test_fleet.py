@@ -701,13 +701,12 @@ def test_restart_during_adopting_rolls_the_one_that_dials() -> None:
     assert story.ready(4) == [fleet.Drain(3, 5.0)]
 
 
-@pytest.mark.parametrize("changes", [{"spec": spec(base_url="http://old")}, {"stale": True}])
-def test_one_with_another_spec_or_protocol_is_kept_and_rolled(changes: dict[str, Any]) -> None:
+def test_one_with_another_spec_is_kept_and_rolled() -> None:
     """It answers until its successor does."""
     story = recalled()
     story(fleet.Begin())
 
-    assert story(dialled(**changes)) == [fleet.Spawn(4)]
+    assert story(dialled(spec=spec(base_url="http://old"))) == [fleet.Spawn(4)]
     assert story.state() is State.ROLLING
     assert story.proxy.spec == SPEC
     story.born(4)
@@ -717,12 +716,51 @@ def test_one_with_another_spec_or_protocol_is_kept_and_rolled(changes: dict[str,
 
 def test_a_roll_for_another_spec_that_fails_does_not_loop() -> None:
     story = recalled()
-    story(dialled(stale=True))
+    story(dialled(spec=spec(base_url="http://old")))
     story.born(4)
     story.die(4, "exit 1", 1)
 
     assert story.state() is State.READY
     assert story.beat_for(60.0) == []
+
+
+def test_one_of_another_version_serves_until_its_turn_comes() -> None:
+    """Then it is rolled; the newcomer is of ours."""
+    story = recalled()
+    story(fleet.Begin())
+    assert story(dialled(outdated="0.0.9")) == []
+    assert story.state() is State.READY
+
+    assert story(fleet.Renew()) == [fleet.Spawn(4)]
+    assert story(fleet.Renew()) == []
+    story.born(4)
+    assert story.ready(4) == [fleet.Drain(3, policy.ROLL_GRACE_S)]
+    current = story.proxy.current
+    assert current is not None
+    assert current.outdated is None
+    assert story(fleet.Renew()) == []
+
+
+def test_a_replacement_that_fails_leaves_the_outdated_one_and_says_so() -> None:
+    """It does not loop, and whoever goes round does not come back to it."""
+    story = recalled()
+    story(dialled(outdated="0.0.9"))
+    story(fleet.Renew())
+    story.born(4)
+    story.die(4, "exit 1", 1)
+    current = story.proxy.current
+
+    assert current is not None
+    assert (current.generation, current.outdated, current.kept) == (3, "0.0.9", True)
+    assert story.beat_for(60.0) == []
+
+
+def test_an_outdated_one_that_dies_is_followed_by_one_of_ours() -> None:
+    story = recalled()
+    story(dialled(outdated="0.0.9", ready_for_s=60.0))
+
+    assert story.die(3) == [fleet.Spawn(4)]
+    assert story.state() is State.STARTING
 
 
 def test_the_key_comes_home_from_the_worker() -> None:
@@ -1351,6 +1389,8 @@ def _stories() -> dict[str, Story]:
     made["stuck"] = Story().serve()
     beats(made["stuck"], 14.0, accepted=5, waiting=3)
     made["limited"] = limited()
+    made["outdated"] = recalled()
+    made["outdated"](dialled(outdated="0.0.9"))
     for name, pid in (("adopting", 4001), ("adopting unborn", None)):
         made[name] = Story(Proxy(SPEC.name, SPEC, wanted=True, generation=1))
         made[name](fleet.Recall(1, pid))
@@ -1370,6 +1410,7 @@ _EVENTS: list[fleet.Event] = [
     fleet.Dialled(1, 4001, serving=False, draining=False),
     fleet.Dialled(1, 4001, serving=True, draining=True, spec=SPEC),
     fleet.Begin(),
+    fleet.Renew(),
     fleet.Knocked(),
     fleet.Up(SPEC, Care(lazy=True, idle_stop_s=1.0, max_rss=100)),
     fleet.Spawned(1, 4001),
