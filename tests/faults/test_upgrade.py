@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from fakes.edition import Installation
-from fakes.house import House, Stream, get, message, post
+from fakes.house import House, Stream, get, message, post, wait_gone
 
 from modelproxy.worker import __version__
 from modelproxy.worker.contract import PROTOCOL
@@ -77,6 +77,7 @@ def test_fault_40_workers_of_the_old_version_are_replaced_one_by_one(
 
     assert errors == []
     assert all(b"message_stop" in stream.rest() for stream in streams)
+    assert all(wait_gone(row["pid"]) for row in rows)
     assert [version_at(row["port"]) for row in rows] == [NEXT] * 3
     assert one_by_one(house) == [step for _ in NAMES for step in ("renew", "ready")]
     assert house.api("GET", "/v1/version").json["warnings"] == []
@@ -97,6 +98,9 @@ def test_fault_40_between_installation_and_restart_both_versions_talk(
     house: House, installation: Installation
 ) -> None:
     """40: a worker that dies then is followed by one of the new version, under the supervisor of the old one."""
+    folder = house.home / "config" / "modelproxy"
+    folder.mkdir(parents=True)
+    (folder / "config.toml").write_text('spawn = "exec"\n')  # a fork would still be of the old version
     house.start()
     row = house.up("echo/a")
     novelty = "    protocol: int = PROTOCOL\n"
@@ -153,6 +157,7 @@ def test_fault_40_a_version_that_dies_at_its_start_leaves_the_old_workers(
     house.start()
     house.wait_event("renew", "echo/a")
     house.wait_row(lambda row: row["generation"] == 2 and row["state"] == "ready", "echo/a")
+    assert wait_gone(row["pid"])  # until it has been told to drain, it answers as well
     assert version_at(row["port"]) == "99.1"
 
 
