@@ -238,7 +238,7 @@ class Commands:
     async def _resolve(self, request: UpRequest) -> _Order:
         """The configuration is read anew each time, so that an edit needs no ceremony."""
         config = await trio.to_thread.run_sync(self.read_config, request.overlay)
-        route = routes.resolve(request.model, config)
+        route = self._route(request.model, config)
         options = route.options
         targets = options.fallback if request.fallback is None else request.fallback
         return _Order(
@@ -257,6 +257,15 @@ class Commands:
             port=options.port if request.port is None else request.port,
             default_port=config.default_port,
         )
+
+    def _route(self, name: str, config: Config) -> routes.Route:
+        try:
+            return routes.resolve(name, config)
+        except Fault as fault:
+            if fault.code != "unsupported_provider":
+                raise
+            hint = f"{fault.hint}; others come from a table [providers.NAME] in {self._paths.config_file}"
+            raise attrs.evolve(fault, hint=hint) from None
 
     async def _target(self, request: UpRequest, primary: routes.Route, text: str, config: Config) -> Target:
         """Where requests may go besides. Its key is found as the primary's is."""

@@ -1,0 +1,168 @@
+"""`proxyctl agents …`: what can be typed. What is done stands in `agents`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .faults import EXIT_OK, Fault, say, say_json, talk, usage
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON; errors too.")]
+Agent = Annotated[str, typer.Argument(metavar="AGENT", help="The agent's name, like code-reviewer.")]
+
+
+@app.callback()
+def agents() -> None:
+    """Say which model an agent uses
+
+    \b
+    Examples:
+      proxyctl agents set code-reviewer ollama/codellama
+      proxyctl agents resolve code-reviewer --json
+    """
+
+
+@app.command("set")
+def set_(
+    agent: Agent,
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="provider/model-name, an alias, a proxy, or claude: its own model."
+        ),
+    ],
+    json: Json = False,
+) -> int:
+    """Let an agent use a model: one line of your config.toml, the rest stays as it is
+
+    \b
+    Examples:
+      proxyctl agents set code-reviewer ollama/codellama
+      proxyctl agents set architect claude
+    """
+    from modelproxy.supervisor import editing
+    from modelproxy.supervisor.paths import find
+
+    from .config_file import change
+
+    if not agent.strip() or not agent.isprintable():
+        raise usage(f'"{agent}" is not the name of an agent', "for example code-reviewer")
+    path = ("models", "agents", agent)
+    change(find().config_file, lambda old: editing.with_value(old, path, model))
+    if json:
+        say_json({"agent": agent, "model": model})
+    else:
+        say(f"{agent} uses {model}")
+    return EXIT_OK
+
+
+@app.command()
+def unset(agent: Agent, json: Json = False) -> int:
+    """Take an agent's entry out of your config.toml; it uses models.default then, or its own model
+
+    \b
+    Examples:
+      proxyctl agents unset code-reviewer
+    """
+    from modelproxy.supervisor.paths import find
+
+    from .config_file import unset as take_out
+
+    if not take_out(find(), ("models", "agents", agent)):
+        raise Fault("not_set", f'"{agent}" has no entry in {find().config_file}', "proxyctl agents list")
+    if json:
+        say_json({"agent": agent, "set": False})
+    else:
+        say(f"{agent} has no entry any more")
+    return EXIT_OK
+
+
+@app.command("list")
+def list_(json: Json = False) -> int:
+    """List the agents that have an entry, and who made it
+
+    \b
+    Examples:
+      proxyctl agents list
+      proxyctl agents list --json
+    """
+    from modelproxy.supervisor.paths import find
+
+    from .agents import listed
+
+    rows, warnings = listed(find())
+    for warning in warnings:
+        talk(f"warning: {warning}")
+    if json:
+        say_json(rows)
+        return EXIT_OK
+    width = max((len(row["agent"]) for row in rows), default=0)
+    for row in rows:
+        real = f" ({row['resolved']})" if row["resolved"] not in (None, row["model"]) else ""
+        say(f"{row['agent']:<{width}}  {row['model']}{real}  {row['origin']}")
+    return EXIT_OK
+
+
+@app.command()
+def resolve(agent: Agent, json: Json = False) -> int:
+    """Tell which model an agent uses and where its proxy is or would be; starts nothing
+
+    Always exit code 0: with a configuration that cannot be read the answer is that there is no proxy.
+
+    \b
+    Examples:
+      proxyctl agents resolve code-reviewer --json
+    """
+    from modelproxy.supervisor.paths import find
+
+    from .agents import resolve as find_out
+
+    return _answer(*find_out(find(), _named(agent)), json=json)
+
+
+@app.command()
+def ensure(agent: Agent, json: Json = False) -> int:
+    """The same, with the proxy brought up if it is not
+
+    \b
+    Examples:
+      proxyctl agents ensure code-reviewer --json
+    """
+    from modelproxy.supervisor.paths import find
+
+    from .agents import ensure as bring_up
+
+    return _answer(*bring_up(find(), _named(agent)), json=json)
+
+
+def _named(agent: str) -> str:
+    if not agent.strip():
+        raise usage("The name of the agent is empty", "for example code-reviewer")
+    return agent
+
+
+def _answer(answer: dict[str, object], warnings: list[str], *, json: bool) -> int:
+    for warning in warnings:
+        talk(f"warning: {warning}")
+    if json:
+        say_json(answer)
+    else:
+        say(str(answer.get("banner") or "no proxy: nothing is configured that can be used"))
+    return EXIT_OK
+
+
+@app.command()
+def guide() -> int:
+    """Print the exact commands that an agent, or its author, needs
+
+    \b
+    Examples:
+      proxyctl agents guide
+    """
+    from .agents import GUIDE
+
+    say(GUIDE)
+    return EXIT_OK

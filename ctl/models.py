@@ -1,0 +1,309 @@
+"""Names of models and the providers behind them: `proxyctl models`.
+
+Lists come from the providers themselves, asked at the same time and with little patience: who does not answer
+costs a warning, not the list.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import ssl
+import threading
+import time
+from typing import Any
+from urllib.parse import urlsplit
+
+import attrs
+
+from modelproxy.supervisor import aliases
+from modelproxy.supervisor.config import Provider
+from modelproxy.supervisor.keys import KeyUnavailableError, fetch, stored
+from modelproxy.supervisor.paths import Paths
+
+from . import settings
+from .agents import proxies
+from .config_view import provider_table
+from .faults import Fault
+from .keys import mask
+
+PATIENCE_S = 5.0
+MOST_BYTES = 32 * 1024 * 1024
+TEST_PATIENCE_S = 300.0
+
+
+# --- names ------------------------------------------------------------------------------------------------
+
+
+def resolve(paths: Paths, name: str) -> tuple[dict[str, Any], Fault | None]:
+    """What a name means here, and who says so; the fault of one that means nothing."""
+    found = settings.read(paths)
+    if found.wrong:
+        raise settings.bad_config(found.wrong)
+    names, named = found.table("aliases"), found.table("proxies")
+    resolved = aliases.resolve(name, names, provider_table(found))
+    proxy = named.get(name) if "/" not in name else None
+    if proxy is not None:
+        resolved = aliases.resolve(proxy["model"], names, provider_table(found))
+        assert resolved is not None  # validation let it pass
+        return {"requested": name, "resolved": resolved.model_id, "source": "config", "proxy": name}, None
+    if resolved is not None:
+        return {"requested": name, "resolved": resolved.model_id, "source": resolved.source}, None
+    known = [*names, *named, *(row["model"] for row in _running(paths))]
+    return {"requested": name, "resolved": None, "source": None}, Fault(
+        "unknown_model", aliases.unknown(name, known), "Expected: provider/model-name, an alias, or a proxy"
+    )
+
+
+def _running(paths: Paths) -> list[dict[str, Any]]:
+    return [row for row in proxies(paths) if row.get("model")]
+
+
+# --- providers --------------------------------------------------------------------------------------------
+
+
+def providers(paths: Paths) -> list[dict[str, Any]]:
+    """Every provider with the settings that hold; keys masked."""
+    found = settings.read(paths)
+    if found.wrong:
+        raise settings.bad_config(found.wrong)
+    said = found.table("providers")
+    return [_provider(name, one, name in said, paths) for name, one in sorted(provider_table(found).items())]
+
+
+def provider(paths: Paths, name: str) -> dict[str, Any]:
+    rows = providers(paths)
+    for row in rows:
+        if row["name"] == name:
+            return row
+    raise _unsupported(paths, name, [row["name"] for row in rows])
+
+
+def _unsupported(paths: Paths, name: str, known: list[str]) -> Fault:
+    near = aliases.nearest(name, known)
+    return Fault(
+        "unsupported_provider",
+        f'Unsupported provider "{name[:200]}"; supported: {", ".join(near)}',
+        f"others come from a table [providers.{name[:200]}] in {paths.config_file}",
+    )
+
+
+def _provider(name: str, one: Provider, configured: bool, paths: Paths) -> dict[str, Any]:
+    source, key = _key(name, one, paths)
+    options = {
+        field: value
+        for field, value in attrs.asdict(one.options).items()
+        if value not in (None, {}) and field != "headers"
+    }
+    return {
+        "name": name,
+        "kind": one.kind,
+        "base_url": one.base_url,
+        "configured": configured,
+        "needs_key": one.needs_key,
+        "key": None if key is None else mask(key),
+        "key_source": source,
+        "headers": sorted(one.options.headers),
+        "options": options,
+        "timeouts": {
+            field: value for field, value in attrs.asdict(one.timeouts).items() if value is not None
+        },
+        "think": one.think,
+        "picker_alias": one.picker_alias,
+    }
+
+
+def _key(name: str, one: Provider, paths: Paths) -> tuple[str | None, str | None]:
+    """Where the key comes from, and the key; a command is named and not run."""
+    key = attrs.evolve(one.key, command=None)
+    sources = (
+        (attrs.evolve(key, value=None, file=None), f"variable {key.env}"),
+        (attrs.evolve(key, env=None, file=None), "config.toml"),
+        (attrs.evolve(key, env=None, value=None), f"file {key.file}"),
+    )
+    try:
+        for source, words in sources:
+            if (found := fetch(source)) is not None:
+                return words, found
+        if one.key.command is not None:
+            return f"command {one.key.command.split()[0]}", None
+        found = stored(paths.keys_file, name)
+    except KeyUnavailableError as error:
+        return str(error), None
+    return (None if found is None else "keys.toml"), found
+
+
+# --- lists ------------------------------------------------------------------------------------------------
+
+
+def listed(paths: Paths, only: str | None, *, free: bool) -> tuple[list[dict[str, Any]], list[str]]:
+    """The models that the providers offer, by id, and a sentence for each provider that did not answer."""
+    found = settings.read(paths)
+    if found.wrong:
+        raise settings.bad_config(found.wrong)
+    table = provider_table(found)
+    if only is not None and only not in table:
+        raise _unsupported(paths, only, list(table))
+    asked = [only] if only is not None else _worth_asking(found, table, paths)
+    rows: list[dict[str, Any]] = []
+    silent: list[str] = []
+
+    def ask(name: str) -> None:
+        try:
+            rows.extend(_offers(name, table[name], paths))
+        except (OSError, ValueError, http.client.HTTPException, KeyUnavailableError) as error:
+            silent.append(f"{name} ({table[name].base_url}) did not answer: {_words(error)}")
+
+    threads = [threading.Thread(target=ask, args=(name,), daemon=True) for name in asked]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if only is not None and silent:
+        raise Fault("provider_unreachable", silent[0], f"proxyctl models providers {only}")
+    chosen = [row for row in rows if not free or row["free"]]
+    return sorted(chosen, key=lambda row: str(row["id"])), sorted(silent)
+
+
+def _worth_asking(found: settings.Settings, table: dict[str, Provider], paths: Paths) -> list[str]:
+    """Those that are configured or have a key, and the local one."""
+    said = found.table("providers")
+    return [
+        name
+        for name, one in table.items()
+        if one.base_url and (name in said or name == "ollama" or _key(name, one, paths)[0] is not None)
+    ]
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return f"nothing within {PATIENCE_S:g} s"
+    return (
+        error.strerror
+        if isinstance(error, OSError) and error.strerror
+        else str(error) or type(error).__name__
+    )
+
+
+def _offers(name: str, one: Provider, paths: Paths) -> list[dict[str, Any]]:
+    if one.base_url is None:
+        return []
+    key = fetch(one.key) or stored(paths.keys_file, name)
+    path, listing, headers = _QUESTIONS.get(one.kind, _QUESTIONS["openai"])
+    sent = {**headers, **({"Authorization": f"Bearer {key}"} if key else {}), **one.options.headers}
+    if one.kind == "anthropic" and key:
+        sent = {**headers, "x-api-key": key, **one.options.headers}
+    document = _get(one.base_url, path, {field: text for field, text in sent.items() if text})
+    entries = document.get(listing)
+    if not isinstance(entries, list):
+        raise ValueError("its list of models is none")
+    return [_row(name, one, entry) for entry in entries if isinstance(entry, dict) and _id(entry)]
+
+
+_QUESTIONS: dict[str, tuple[str, str, dict[str, str]]] = {
+    "ollama": ("/api/tags", "models", {}),
+    "openai": ("/models", "data", {}),
+    "openrouter": ("/models", "data", {}),
+    "anthropic": ("/v1/models?limit=1000", "data", {"anthropic-version": "2023-06-01"}),
+}
+
+
+def _id(entry: dict[str, Any]) -> str:
+    found = entry.get("id") or entry.get("model") or entry.get("name")
+    return found if isinstance(found, str) else ""
+
+
+def _row(name: str, one: Provider, entry: dict[str, Any]) -> dict[str, Any]:
+    pricing = entry.get("pricing")
+    window = entry.get("context_length") or entry.get("max_model_len") or entry.get("context_window")
+    return {
+        "id": f"{name}/{_id(entry)}",
+        "provider": name,
+        "name": _id(entry),
+        "display_name": entry.get("display_name")
+        or (entry.get("name") if "id" in entry else None)
+        or _id(entry),
+        "context_window": window if isinstance(window, int) else None,
+        # Local models cost nothing; elsewhere only a price of nothing says so.
+        "free": one.kind == "ollama" or (isinstance(pricing, dict) and _is_nothing(pricing)),
+    }
+
+
+def _is_nothing(pricing: dict[str, Any]) -> bool:
+    try:
+        return all(float(pricing.get(key, 1)) == 0 for key in ("prompt", "completion"))
+    except (TypeError, ValueError):
+        return False
+
+
+def _get(base_url: str, path: str, headers: dict[str, str]) -> dict[str, Any]:
+    parts = urlsplit(base_url)
+    host, port = parts.hostname or "", parts.port
+    connection: http.client.HTTPConnection
+    if parts.scheme == "https":
+        context = ssl.create_default_context()
+        connection = http.client.HTTPSConnection(host, port, timeout=PATIENCE_S, context=context)
+    else:
+        connection = http.client.HTTPConnection(host, port, timeout=PATIENCE_S)
+    try:
+        connection.request("GET", f"{parts.path.rstrip('/')}{path}", headers=headers)
+        answer = connection.getresponse()
+        body = answer.read(MOST_BYTES)
+    finally:
+        connection.close()
+    if answer.status != 200:
+        raise ValueError(f"status {answer.status}")
+    document = json.loads(body)
+    if not isinstance(document, dict):
+        raise ValueError("its answer is no JSON object")
+    return document
+
+
+def search(paths: Paths, words: str) -> tuple[list[dict[str, Any]], list[str]]:
+    """Those whose id or name has every word in it."""
+    rows, silent = listed(paths, None, free=False)
+    wanted = words.lower().split()
+    return [
+        row for row in rows if all(word in f"{row['id']} {row['display_name']}".lower() for word in wanted)
+    ], silent
+
+
+# --- test -------------------------------------------------------------------------------------------------
+
+
+def try_out(paths: Paths, name: str) -> dict[str, Any]:
+    """One real request for one token, through a proxy; one that was brought up for it goes again."""
+    from .up import bring_up, request, take_down
+
+    before = {row["name"] for row in _running(paths)}
+    view = bring_up(paths, request(model=name))
+    try:
+        return {"model": view["model"], "proxy": view["name"], **_ask(int(view["port"]))}
+    finally:
+        if view["name"] not in before and not view["reused"]:
+            try:
+                take_down(paths, [view["name"]], 0.0)
+            except Fault:
+                pass  # somebody else was faster
+
+
+def _ask(port: int) -> dict[str, Any]:
+    body = {"model": "test", "max_tokens": 1, "messages": [{"role": "user", "content": "Hi"}]}
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TEST_PATIENCE_S)
+    began = time.monotonic()
+    try:
+        connection.request("POST", "/v1/messages", json.dumps(body), {"content-type": "application/json"})
+        answer = connection.getresponse()
+        document = json.loads(answer.read())
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        return {"ok": False, "status": None, "error": {"type": "api_error", "message": _words(error)}}
+    finally:
+        connection.close()
+    took = round((time.monotonic() - began) * 1000, 1)
+    said = document.get("error") if isinstance(document, dict) else None
+    return {
+        "ok": answer.status == 200,
+        "status": answer.status,
+        "latency_ms": took,
+        **({"error": said} if answer.status != 200 else {}),
+    }

@@ -1,0 +1,172 @@
+"""`proxyctl models …`: what can be typed. What is done stands in `models`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from .faults import EXIT_FAILED, EXIT_OK, say, say_json, show, talk
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON; errors too.")]
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="A model id, an alias, or a proxy of the configuration.")
+]
+
+
+@app.callback()
+def models() -> None:
+    """Look for models, see what a name means and whether it answers
+
+    \b
+    Examples:
+      proxyctl models list --provider ollama
+      proxyctl models test ollama/codellama
+    """
+
+
+@app.command("list")
+def list_(
+    provider: Annotated[
+        str | None, typer.Option("--provider", metavar="NAME", help="Of this provider only.")
+    ] = None,
+    free: Annotated[bool, typer.Option("--free", help="Only what costs nothing.")] = False,
+    json: Json = False,
+) -> int:
+    """List the models that the providers offer now
+
+    Asked are those of your configuration, those that have a key, and a local Ollama.
+
+    \b
+    Examples:
+      proxyctl models list
+      proxyctl models list --provider openrouter --free --json
+    """
+    from modelproxy.supervisor.paths import find
+
+    from .models import listed
+
+    return _print(*listed(find(), provider, free=free), json=json)
+
+
+@app.command()
+def search(
+    words: Annotated[list[str], typer.Argument(metavar="WORD...", help="All of them are in its id or name.")],
+    json: Json = False,
+) -> int:
+    """Search the same list
+
+    \b
+    Examples:
+      proxyctl models search qwen coder
+    """
+    from modelproxy.supervisor.paths import find
+
+    from .models import search as look
+
+    return _print(*look(find(), " ".join(words)), json=json)
+
+
+def _print(rows: list[dict[str, Any]], silent: list[str], *, json: bool) -> int:
+    for text in silent:
+        talk(f"warning: {text}")
+    if json:
+        say_json(rows)
+        return EXIT_OK
+    width = max((len(row["id"]) for row in rows), default=0)
+    for row in rows:
+        window = f"  {row['context_window']} tokens" if row["context_window"] else ""
+        say(f"{row['id']:<{width}}{window}{'  free' if row['free'] else ''}".rstrip())
+    return EXIT_OK
+
+
+@app.command()
+def resolve(name: Name, json: Json = False) -> int:
+    """Tell which model a name means, and who says so
+
+    \b
+    Examples:
+      proxyctl models resolve claude-haiku-4-5 --json
+    """
+    from modelproxy.supervisor.paths import find
+
+    from .models import resolve as look_up
+
+    answer, fault = look_up(find(), name)
+    if fault is not None:
+        if not json:
+            return show(fault, as_json=False)
+        say_json({**answer, **fault.document()})
+        return fault.exit_code
+    if json:
+        say_json(answer)
+    else:
+        say(f"{answer['requested']}  {answer['resolved']}  ({answer['source']})")
+    return EXIT_OK
+
+
+@app.command("test")
+def try_one(name: Name, json: Json = False) -> int:
+    """Send one real request for one token, and print how long it took or what is wrong
+
+    A proxy that is brought up for it goes again.
+
+    \b
+    Examples:
+      proxyctl models test ollama/codellama
+    """
+    from modelproxy.supervisor.paths import find
+
+    from .models import try_out
+    from .names import model
+
+    paths = find()
+    found = try_out(paths, model(paths, name))
+    if json:
+        say_json(found)
+    elif found["ok"]:
+        say(f"{found['model']}  ok  {found['latency_ms']:.0f} ms")
+    else:
+        error = found.get("error") or {}
+        talk(f"error: {found['model']}: {error.get('type')}: {error.get('message')}")
+    return EXIT_OK if found["ok"] else EXIT_FAILED
+
+
+@app.command()
+def providers(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="This one only, with all it has.")
+    ] = None,
+    json: Json = False,
+) -> int:
+    """List the providers with the settings that hold, keys masked
+
+    \b
+    Examples:
+      proxyctl models providers
+      proxyctl models providers openrouter --json
+    """
+    from modelproxy.supervisor.paths import find
+
+    from . import models
+
+    if name is None:
+        rows = models.providers(find())
+        if json:
+            say_json(rows)
+        for row in rows if not json else ():
+            key = f"key {row['key'] or '***'} from {row['key_source']}" if row["key_source"] else _no_key(row)
+            say(f"{row['name']}  {row['kind']}  {row['base_url'] or '-'}  {key}")
+        return EXIT_OK
+    row = models.provider(find(), name)
+    if json:
+        say_json(row)
+    for field, value in row.items() if not json else ():
+        say(f"{field} = {value}")
+    return EXIT_OK
+
+
+def _no_key(row: dict[str, Any]) -> str:
+    return "no key, and it needs one" if row["needs_key"] else "no key"

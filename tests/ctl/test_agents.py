@@ -1,0 +1,199 @@
+"""Which model an agent uses: the answers that launchers rely on (S1, S77, S86, S141)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from fakes.control import Control, fault, view
+from fakes.terminal import Run
+
+from modelproxy.supervisor.paths import Paths
+
+FILE = """\
+# mine
+default_port = 34990
+aliases = { local = "ollama/qwen3" }
+[proxies.coder]
+model = "local"
+port = 34999
+[models.agents]
+code-reviewer = "ollama/codellama" # the good one
+own = "claude"
+also-own = "default"
+by-alias = "local"
+by-proxy = "coder"
+"""
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    for variable in ("MODELPROXY_DEFAULT_PORT", "MODELPROXY_MODEL", "MODELPROXY_FALLBACK"):
+        monkeypatch.delenv(variable, raising=False)
+    return folder
+
+
+@pytest.fixture
+def file(paths: Paths) -> Path:
+    paths.config.mkdir(parents=True)
+    paths.config_file.write_text(FILE)
+    return paths.config_file
+
+
+# --- resolve: starts nothing ------------------------------------------------------------------------------
+
+
+def test_s1_s141_a_mapped_agent(run: Run, file: Path, paths: Paths) -> None:
+    """Also without a supervisor: then with the port that `up` would take."""
+    ran = run("agents", "resolve", "code-reviewer", "--json")
+
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.json == {
+        "useProxy": True,
+        "agent": "code-reviewer",
+        "model": "ollama/codellama",
+        "provider": "ollama",
+        "proxyUrl": "http://127.0.0.1:34990",
+        "proxy": "ollama/codellama",
+        "banner": "code-reviewer uses codellama of ollama, through http://127.0.0.1:34990",
+        "running": False,
+    }
+    assert not paths.control_socket.exists()
+
+
+@pytest.mark.parametrize("agent", ["own", "also-own", "nobody"])
+def test_s1_s141_an_agent_with_its_own_model(run: Run, file: Path, agent: str) -> None:
+    assert run("agents", "resolve", agent, "--json").json == {
+        "useProxy": False,
+        "agent": agent,
+        "model": "claude",
+        "provider": "anthropic",
+        "banner": f"{agent} uses claude of anthropic, its own model, without a proxy",
+    }
+
+
+def test_s1_without_a_file(run: Run, paths: Paths) -> None:
+    ran = run("agents", "resolve", "code-reviewer", "--json")
+
+    assert (ran.code, ran.json, ran.err) == (0, {"useProxy": False}, "")
+
+
+@pytest.mark.parametrize(("text", "line"), [("a = 1\n= =", 2), (f"{FILE}x = 5", 13), ("\nspawn = 1", 2)])
+def test_s1_a_file_that_cannot_be_used(run: Run, file: Path, text: str, line: int) -> None:
+    """A launcher reads the answer, its user the warning with file and line."""
+    file.write_text(text)
+    ran = run("agents", "resolve", "code-reviewer", "--json")
+
+    assert (ran.code, ran.json) == (0, {"useProxy": False})
+    assert f"warning: {file}:{line}: " in ran.err
+
+
+def test_s1_no_agent(run: Run) -> None:
+    ran = run("agents", "resolve", "--json")
+
+    assert ran.code == 2
+    assert "error" in ran.json
+    assert run("agents", "resolve", "", "--json").code == 2
+
+
+def test_s86_the_default_and_the_projects_word(run: Run, file: Path, here: Path) -> None:
+    file.write_text(FILE.replace("[models.agents]", '[models]\ndefault = "coder"\n[models.agents]'))
+    (here / ".modelproxy.toml").write_text('models.agents.code-reviewer = "local"')
+
+    assert run("agents", "resolve", "nobody", "--json").json["proxyUrl"] == "http://127.0.0.1:34999"
+    assert run("agents", "resolve", "code-reviewer", "--json").json["model"] == "ollama/qwen3"
+    assert run("agents", "resolve", "own", "--json").json["useProxy"] is False
+
+
+def test_the_address_of_what_runs_and_of_what_would(run: Run, file: Path, control: Control) -> None:
+    control.proxies = {
+        "ollama/codellama": view("ollama/codellama", port=34990, url="http://127.0.0.1:34990"),
+        "coder": view("coder", model="ollama/qwen3", port=5, url="http://127.0.0.1:5"),
+    }
+    found = {
+        name: run("agents", "resolve", name, "--json").json
+        for name in ("code-reviewer", "by-alias", "by-proxy")
+    }
+
+    assert [(one["proxyUrl"], one["running"]) for one in found.values()] == [
+        ("http://127.0.0.1:34990", True),
+        ("http://127.0.0.1:34991", False),
+        ("http://127.0.0.1:5", True),
+    ]
+    assert [one["proxy"] for one in found.values()] == ["ollama/codellama", "ollama/qwen3", "coder"]
+    assert {method for method, _, _ in control.asked} == {"GET"}
+
+
+# --- ensure -----------------------------------------------------------------------------------------------
+
+
+def test_s77_ensure_brings_it_up(run: Run, file: Path, control: Control) -> None:
+    control.replies["PUT"] = (
+        200,
+        view("coder", model="ollama/qwen3", port=7, url="http://127.0.0.1:7", pid=42),
+    )
+    answer = run("agents", "ensure", "by-proxy", "--json").json
+
+    assert answer["proxyUrl"] == "http://127.0.0.1:7"
+    assert (answer["useProxy"], answer["pid"], answer["port"], answer["reused"]) == (True, 42, 7, False)
+    assert [body["model"] for method, _, body in control.asked if method == "PUT"] == ["coder"]
+
+
+def test_s85_ensure_of_an_agent_without_a_proxy_starts_nothing(run: Run, file: Path, paths: Paths) -> None:
+    ran = run("agents", "ensure", "nobody", "--json")
+
+    assert (ran.code, ran.json["useProxy"]) == (0, False)
+    assert not paths.control_socket.exists()
+
+
+def test_ensure_that_fails_is_an_error(run: Run, file: Path, control: Control) -> None:
+    control.replies["PUT"] = fault(500, "start_failed", "it broke")
+
+    assert run("agents", "ensure", "by-alias", "--json").json["error"]["code"] == "start_failed"
+
+
+# --- who uses what ----------------------------------------------------------------------------------------
+
+
+def test_s8_set_and_unset_leave_the_rest(run: Run, file: Path) -> None:
+    assert run("agents", "set", "new one", "ollama/x").out == "new one uses ollama/x\n"
+    assert file.read_text() == FILE + '"new one" = "ollama/x"\n'
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert run("agents", "unset", "new one", "--json").json == {"agent": "new one", "set": False}
+    assert file.read_text() == FILE
+    assert run("agents", "unset", "new one").code == 1
+
+
+@pytest.mark.parametrize("model", ["badmodel", "ollama/", "nope/x", "", "a b"])
+def test_s8_a_bad_model_changes_nothing(run: Run, file: Path, model: str) -> None:
+    ran = run("agents", "set", "x", model)
+
+    assert ran.code == 2
+    assert file.read_text() == FILE
+    if model == "badmodel":
+        assert "Expected: provider/model-name" in ran.err
+
+
+def test_s8_the_list(run: Run, file: Path) -> None:
+    rows = {row["agent"]: row for row in run("agents", "list", "--json").json}
+
+    assert rows["code-reviewer"] == {
+        "agent": "code-reviewer",
+        "model": "ollama/codellama",
+        "resolved": "ollama/codellama",
+        "useProxy": True,
+        "origin": str(file),
+    }
+    assert (rows["by-proxy"]["resolved"], rows["own"]["useProxy"]) == ("ollama/qwen3", False)
+    assert "by-alias       local (ollama/qwen3)" in run("agents", "list").out
+
+
+def test_s82_the_guide_names_commands_that_exist(run: Run, file: Path) -> None:
+    guide = run("agents", "guide").out
+
+    for words in ("resolve code-reviewer --json", "set code-reviewer ollama/codellama", "list"):
+        assert f"proxyctl agents {words}" in guide
+        assert run("agents", *words.split()).code == 0

@@ -1,0 +1,229 @@
+"""Names, providers and lists of models (S15, S25, S26, S93, S104, S105, S112)."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes.control import Control, view
+from fakes.terminal import Run
+
+from modelproxy.ctl.keys import set_key
+from modelproxy.supervisor.paths import Paths
+
+PAGES: dict[str, tuple[int, Any]] = {
+    "/api/tags": (200, {"models": [{"name": "codellama:7b", "model": "codellama:7b"}, {"name": "qwen3:8b"}]}),
+    "/v1/models": (
+        200,
+        {
+            "data": [
+                {"id": "big/one", "name": "The Big One", "context_length": 131072}
+                | {"pricing": {"prompt": "0.000001", "completion": "0.000002"}},
+                {"id": "small/one:free", "pricing": {"prompt": "0", "completion": "0"}},
+                {"no": "id"},
+                5,
+            ]
+        },
+    ),
+    "/broken/models": (200, []),
+    "/v1/messages": (200, {"type": "message", "content": []}),
+}
+
+
+class Pages(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.server.heard.append((self.path, dict(self.headers)))  # type: ignore[attr-defined]
+        status, page = PAGES.get(self.path, (401, None))
+        body = json.dumps(page).encode()
+        self.send_response(status)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        self.do_GET()
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Any]:
+    found: Any = ThreadingHTTPServer(("127.0.0.1", 0), Pages)
+    found.heard = []
+    thread = threading.Thread(target=found.serve_forever, args=(0.01,))
+    thread.start()
+    yield found
+    found.shutdown()
+    found.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def file(paths: Paths, server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for variable in ("OPENROUTER_API_KEY", "OPENAI_API_KEY"):
+        monkeypatch.delenv(variable, raising=False)
+    paths.config.mkdir(parents=True)
+    url = f"http://127.0.0.1:{server.server_port}"
+    paths.config_file.write_text(f"""
+aliases = {{ local = "ollama/qwen3:8b", "claude-*" = "ollama/codellama:7b" }}
+proxies.coder.model = "local"
+[providers.ollama]
+base_url = "{url}"
+[providers.openrouter]
+base_url = "{url}/v1"
+api_key = "sk-or-secret-1234"
+headers = {{ "x-team" = "blue" }}
+""")
+    return paths.config_file
+
+
+# --- names ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "resolved", "source"),
+    [
+        ("ollama/any", "ollama/any", "exact"),
+        ("local", "ollama/qwen3:8b", "config"),
+        ("claude-4-sonnet", "ollama/codellama:7b", "config"),
+        ("coder", "ollama/qwen3:8b", "config"),
+    ],
+)
+def test_s104_what_a_name_means(run: Run, file: Path, name: str, resolved: str, source: str) -> None:
+    answer = run("models", "resolve", name, "--json").json
+
+    assert (answer["requested"], answer["resolved"], answer["source"]) == (name, resolved, source)
+
+
+def test_s105_s112_a_name_that_means_nothing(
+    run: Run, paths: Paths, control: Control, tmp_path: Path
+) -> None:
+    """Without a configuration no alias is known; what runs is told."""
+    control.proxies = {"echo/demo": view("echo/demo")}
+    ran = run("models", "resolve", "claude-4-sonnet", "--json")
+
+    assert ran.code == 1
+    assert (ran.json["resolved"], ran.json["source"]) == (None, None)
+    assert ran.json["error"]["message"] == (
+        "Model 'claude-4-sonnet' not available. Available models: echo/demo"
+    )
+    assert run("models", "resolve", "claude-4-sonnet").code == 1
+
+
+# --- providers --------------------------------------------------------------------------------------------
+
+
+def test_s15_s25_providers_with_masked_keys(run: Run, file: Path, paths: Paths) -> None:
+    rows = {row["name"]: row for row in run("models", "providers", "--json").json}
+    one = run("models", "providers", "openrouter", "--json")
+
+    assert {"ollama", "openrouter", "openai", "anthropic"} <= set(rows)
+    assert (one.json["key"], one.json["key_source"], one.json["configured"]) == (
+        "***1234",
+        "config.toml",
+        True,
+    )
+    assert one.json["headers"] == ["x-team"]
+    for shown in (one, run("models", "providers"), run("models", "providers", "openrouter")):
+        assert "sk-or-secret" not in shown.out
+        assert "blue" not in shown.out
+
+
+def test_where_a_key_comes_from(run: Run, file: Path, paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the order in which it is looked for."""
+    set_key(paths.keys_file, "openai", "sk-openai-12345678")
+    monkeypatch.setenv("OPENROUTER_API_KEY", "sk-env-123456789")
+
+    assert (
+        run("models", "providers", "openrouter", "--json").json["key_source"] == "variable OPENROUTER_API_KEY"
+    )
+    assert run("models", "providers", "openai", "--json").json["key_source"] == "keys.toml"
+
+
+def test_s26_a_provider_that_is_not_there(run: Run, file: Path) -> None:
+    ran = run("models", "providers", "olama", "--json")
+
+    assert ran.code == 2
+    assert 'Unsupported provider "olama"; supported: ollama, ' in ran.json["error"]["message"]
+    assert str(file) in ran.json["error"]["hint"]
+
+
+# --- lists ------------------------------------------------------------------------------------------------
+
+
+def test_s93_lists_come_from_the_providers(run: Run, file: Path, server: Any) -> None:
+    rows = run("models", "list", "--json").json
+
+    assert [row["id"] for row in rows] == [
+        "ollama/codellama:7b",
+        "ollama/qwen3:8b",
+        "openrouter/big/one",
+        "openrouter/small/one:free",
+    ]
+    assert (rows[2]["display_name"], rows[2]["context_window"], rows[2]["free"]) == (
+        "The Big One",
+        131072,
+        False,
+    )
+    [asked] = [headers for path, headers in server.heard if path == "/v1/models"]
+    assert (asked["Authorization"], asked["x-team"]) == ("Bearer sk-or-secret-1234", "blue")
+
+
+def test_s93_one_provider_free_ones_and_a_search(run: Run, file: Path) -> None:
+    free = run("models", "list", "--provider", "openrouter", "--free", "--json").json
+
+    assert [row["id"] for row in free] == ["openrouter/small/one:free"]
+    assert run("models", "search", "BIG", "one").out == "openrouter/big/one  131072 tokens\n"
+
+
+def test_who_does_not_answer_costs_a_warning_and_not_the_list(run: Run, file: Path) -> None:
+    text = file.read_text()
+    file.write_text(text.replace('/v1"', '/broken"'))
+    ran = run("models", "list")
+
+    assert ran.code == 0
+    assert ran.out.splitlines()[0].startswith("ollama/codellama:7b")
+    assert ran.err.startswith("warning: openrouter (http://127.0.0.1:")
+    file.write_text(text.replace('/v1"', '/nowhere"'))
+    alone = run("models", "list", "--provider", "openrouter", "--json")
+    assert (alone.code, alone.json["error"]["code"]) == (1, "provider_unreachable")
+    assert "status 401" in alone.json["error"]["message"]
+
+
+# --- test -------------------------------------------------------------------------------------------------
+
+
+def test_s93_a_real_request_through_the_proxy(run: Run, file: Path, control: Control, server: Any) -> None:
+    """What was brought up for it goes again."""
+    row = view("ollama/x", port=server.server_port)
+    control.replies["PUT"] = 200, row
+    ran = run("models", "test", "ollama/x", "--json")
+
+    assert ran.json["ok"]
+    assert ran.json["latency_ms"] >= 0
+    assert [path for path, _ in server.heard] == ["/v1/messages"]
+    assert "DELETE /v1/proxies/ollama%2Fx" in control.paths_asked
+    control.proxies = {"ollama/x": row}
+    before = len(control.asked)
+    assert run("models", "test", "ollama/x").out.startswith("ollama/x  ok  ")
+    assert "DELETE" not in {method for method, _, _ in control.asked[before:]}
+
+
+def test_s93_an_error_is_told_in_its_own_words(
+    run: Run, file: Path, control: Control, server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = {"type": "not_found_error", "message": "no such model: ollama pull x"}
+    monkeypatch.setitem(PAGES, "/v1/messages", (404, {"type": "error", "error": error}))
+    control.replies["PUT"] = 200, view("ollama/x", port=server.server_port)
+    ran = run("models", "test", "ollama/x", "--json")
+
+    assert (ran.code, ran.json["ok"], ran.json["status"], ran.json["error"]) == (1, False, 404, error)
+    assert "not_found_error: no such model: ollama pull x" in run("models", "test", "ollama/x").err
