@@ -131,10 +131,10 @@ def test_fault_43_a_provider_that_goes_and_comes_back(house: House) -> None:
         assert post(row["port"], message()).status == 200
         far.stop()
         assert post(row["port"], message()).status == 503
-        ill = house.wait_tally(lambda row: row["state"] == "degraded", "ollama/far")
+        ill = house.wait_row(lambda row: row["state"] == "degraded", "ollama/far")
         assert "not reachable" in ill["detail"]
         far.start()
         assert post(row["port"], message()).status == 200
 
-        well = house.wait_tally(lambda row: row["state"] == "ready", "ollama/far")
+        well = house.wait_row(lambda row: row["state"] == "ready", "ollama/far")
         assert (well["pid"], well["restarts"], well["deaths"]) == (row["pid"], 0, [])
