@@ -621,6 +621,9 @@ class Keeper:
                     await turn.enter_async_context(self._slots)
                     await self._wait_for_the_window()
                     handle = await self._spawn_or_tell(unit, generation)
+                except Exception:
+                    self.post(name, fleet.SpawnFailed(generation, "internal error"))
+                    raise
                 finally:
                     del unit.waiting[generation]
             if scope.cancelled_caught:
@@ -644,9 +647,6 @@ class Keeper:
                 await port_trouble(error.port) if isinstance(error, sockets.PortInUseError) else str(error)
             )
             self.post(name, fleet.SpawnFailed(generation, reason, permanent))
-        except Exception:
-            self.post(name, fleet.SpawnFailed(generation, "internal error"))
-            raise
         return None
 
     async def _wait_for_the_window(self) -> None:

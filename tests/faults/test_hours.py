@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import itertools
+import types
+from collections.abc import Callable, Coroutine, Generator
+from contextlib import suppress
+from functools import partial
+from typing import Any
 
 import pytest
 import trio
 from fakes import clock
-from fakes.spawner import World
+from fakes.spawner import FakeWorker, World
 
 from modelproxy.supervisor import kernel, policy, runner
 from modelproxy.supervisor.facts import State
-from modelproxy.supervisor.protocol import RestartRequest, UpRequest
+from modelproxy.supervisor.protocol import DownRequest, Fault, RestartRequest, UpRequest
+from modelproxy.supervisor.upkeep import Unit
 from modelproxy.worker.contract import Health
 
 pytestmark = [pytest.mark.fault, clock.jumping]
@@ -55,6 +61,84 @@ async def test_fault_07_an_hour_of_flapping_is_forgotten_after_a_good_minute(wor
 
     assert world.proxy().failures == 0
     assert await die_after(world, 0.0) == pytest.approx(0.0)  # proven: at once
+
+
+def current(world: World) -> FakeWorker:
+    """The one that answers."""
+    found = world.proxy().current
+    assert found is not None
+    return world.worker(generation=found.generation)
+
+
+class Tampered:
+    """Awaits what it is given, and raises where the nth wait of all of them has come back."""
+
+    def __init__(self, nth: int) -> None:
+        self._left = nth
+
+    @property
+    def hit(self) -> bool:
+        return self._left <= 0
+
+    @types.coroutine
+    def awaiting(self, work: Coroutine[Any, Any, None]) -> Generator[Any, Any, None]:
+        waited = work.__await__()
+        wake: Callable[[], Any] = partial(next, waited)
+        while True:
+            try:
+                trap = wake()
+            except StopIteration:
+                return
+            try:
+                back = yield trap
+            except BaseException as error:
+                wake = partial(waited.throw, error)
+                continue
+            self._left -= 1
+            wake = (
+                partial(waited.throw, RuntimeError("injected"))
+                if not self._left
+                else partial(waited.send, back)
+            )
+
+
+@pytest.mark.parametrize("nth", range(1, 17))
+async def test_fault_27_a_bug_at_any_wait_of_one_proxy_s_tasks(world: World, nth: int) -> None:
+    """27: that proxy is in trouble and heals; the other one and the supervisor go on."""
+    contain = world.keeper._contain
+    tampered = Tampered(nth)
+
+    async def contain_and_tamper(unit: Unit, work: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        if unit.proxy.name != "echo/demo":
+            await contain(unit, work, args)
+            return
+
+        async def sabotaged(*words: Any) -> None:
+            await tampered.awaiting(work(*words))
+
+        await contain(unit, sabotaged, args)
+
+    world.keeper._contain = contain_and_tamper  # type: ignore[method-assign]  # each task of a proxy begins there
+    await world.commands.up(UpRequest("echo/other", port=0))
+    await world.commands.up(UpRequest("echo/demo", port=0, wait=False))
+    for _ in range(2):
+        await world.until(lambda: world.proxy().state is State.READY)
+        current(world).die()
+        await trio.sleep(1.0)
+    await world.until(lambda: world.proxy().state is State.READY)
+    with suppress(Fault):  # whoever asked for it is told when it was this roll that met the bug
+        await world.commands.restart("echo/demo", RestartRequest())
+    silent = current(world)
+    silent.beating, silent.handle.deaf = False, True
+    await world.until(lambda: silent.handle.ended.is_set())
+    await world.until(lambda: world.proxy().state is State.READY)
+    await world.commands.down("echo/demo", DownRequest(1.0))
+
+    assert tampered.hit
+    assert any("internal error" in line for line in world.log)
+    assert world.proxy().state is State.STOPPED
+    other = world.proxy("echo/other")
+    assert (other.state, other.generation, other.deaths) == (State.READY, 1, ())
 
 
 @pytest.mark.parametrize("jump_s", [3600.0, -3600.0])
