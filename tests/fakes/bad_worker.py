@@ -3,10 +3,10 @@
 `echo/bad-import` crashes at once, `echo/bad-config` exits 78, `echo/bad-mute` never says anything,
 `echo/bad-quitter` exits 0 without goodbye on its first request, `echo/bad-deaf` ignores drain and signals,
 `echo/bad-shut` is ready and beats, but takes no connection, `echo/bad-late` is ready after three seconds.
-Others serve well at first: `echo/bad-successor` is mute from its
-second generation on, `echo/bad-blocker` blocks its event loop when `GET /block/sleep` or `GET /block/spin` asks
-for it, and `echo/bad-unabortable` does so and does not die of SIGABRT; `ollama/bad-nervous` looks at its
-provider several times a second.
+Others serve well at first: `echo/bad-successor` is mute from its second generation on, `echo/bad-blocker` blocks
+its event loop when `GET /block/sleep` or `GET /block/spin` asks for it, `echo/bad-unabortable` does so and does not die of SIGABRT, `echo/bad-hungry` takes a gigabyte for
+`GET /bloat`, `echo/bad-impatient` leaves when it has been alone and idle for half a second, and
+`ollama/bad-nervous` looks at its provider several times a second.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def misbehave(how: str, label: str) -> None:
         signal.signal(signal.SIGABRT, signal.SIG_IGN)
     if how == "late":
         time.sleep(LATE_S)
-    if how in ("blocker", "unabortable"):
+    if how in ("blocker", "unabortable", "hungry"):
         setattr(handler.Handler, "__call__", _serve_or_block)  # noqa: B010  # an assignment would be a type error
     if how == "quitter":
         setattr(handler.Handler, "__call__", _quit)  # noqa: B010  # an assignment would be a type error
@@ -49,6 +49,9 @@ def misbehave(how: str, label: str) -> None:
         serve._REST_S = 0.1
     if how == "shut":
         setattr(httpd.Server, "_accept", _take_nobody)  # noqa: B010  # as above
+    if how == "impatient":
+        serve.ORPHAN_LIMIT_S = serve.ORPHAN_IDLE_S = 0.5
+        serve._ORPHAN_LOOK_S = 0.1
     if how == "deaf":
         setattr(serve.Worker, "_on_drain", _ignore)  # noqa: B010  # as above
         setattr(serve.Worker, "_heed_signals", _hear_nothing)  # noqa: B010  # as above
@@ -62,6 +65,8 @@ async def _serve_or_block(self: handler.Handler, exchange: httpd.Exchange) -> No
         the_culprit_sleeps()
     if exchange.request.path == "/block/spin":
         the_culprit_spins()
+    if exchange.request.path == "/bloat":
+        _hoard()
     await _serve(self, exchange)
 
 
@@ -74,6 +79,12 @@ def the_culprit_spins() -> None:
     end = time.thread_time() + SPIN_S
     while time.thread_time() < end:
         pass
+
+
+def _hoard() -> None:
+    """Up to a gigabyte, every page of it touched."""
+    hoard = [b"\1" * 16 * 1024**2 for _ in range(64)]
+    hoard.clear()
 
 
 async def _quit(*_: Any) -> None:

@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -340,6 +341,27 @@ def get(port: int, path: str, *, timeout: float = LIMIT_S) -> Answer:
         connection.close()
 
 
+class Waiting:
+    """Requests that have been sent; their clients wait."""
+
+    def __init__(self, port: int, count: int) -> None:
+        self.answers: list[int] = []
+        self._threads = [threading.Thread(target=self._ask, args=(port,)) for _ in range(count)]
+        for one in self._threads:
+            one.start()
+
+    def _ask(self, port: int) -> None:
+        try:
+            self.answers.append(post(port, message()).status)
+        except OSError as error:
+            self.answers.append(error.errno or -1)
+
+    def all(self) -> list[int]:
+        for one in self._threads:
+            one.join()
+        return self.answers
+
+
 class Stream:
     """A streamed answer that is being read."""
 
@@ -418,6 +440,12 @@ def is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
         return False
+
+
+def cpu_s(pid: int) -> float:
+    """Processor time that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def attempts(limit_s: float = LIMIT_S, pause_s: float = 0.01) -> Iterator[int]:

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
-from fakes.house import House, free_port, get, is_refused, message, post, wait_gone, workers_of
+from fakes.house import House, cpu_s, free_port, get, is_refused, message, post, wait_gone, workers_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.fault]
 
@@ -59,11 +59,6 @@ def test_fault_31_out_of_descriptors_refuses_up_and_nothing_else(house: House) -
     house.api("GET", "/v1/proxies")
     subprocess.run(["sleep", "1"], check=True)  # the thing measured is what happens in a second of rest
     assert cpu_s(supervisor.pid) - before < 0.5
-
-
-def cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def test_fault_34_port_taken_by_a_stranger_is_named(house: House) -> None:

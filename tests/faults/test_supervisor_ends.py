@@ -97,6 +97,20 @@ def test_fault_16_without_a_supervisor_workers_serve_and_files_tell(house: House
         follow.terminate()
 
 
+def test_fault_16_an_orphan_that_nobody_uses_leaves(house: House) -> None:
+    """16: after a day, which is half a second for this one: it exits with 0, and not while somebody is served."""
+    house.start(bad_workers=True)
+    row, other = house.up("echo/bad-impatient"), house.up("echo/other")
+    stream = Stream(row["port"], "echo:slow 20ms\n" + "word " * 75)
+    stream.read_until(b"content_block_delta")
+    house.kill_supervisor()
+
+    assert b"message_stop" in stream.rest()
+    assert wait_gone(row["pid"])
+    assert "no supervisor for a day" in (house.state / "logs" / "echo~bad-impatient.log").read_text()
+    assert is_alive(other["pid"])
+
+
 _PROXYCTL = [sys.executable, "-P", "-m", "modelproxy.ctl"]
 
 
@@ -190,7 +204,11 @@ def test_fault_22_recycled_pid_belongs_to_a_stranger(house: House) -> None:
     house.kill_supervisor()
     os.kill(row["pid"], signal.SIGKILL)
     wait_gone(row["pid"])
-    bystander = subprocess.Popen(["sleep", "600"], process_group=0)
+    bystander = subprocess.Popen(
+        ["sh", "-c", "sleep 600 & echo $!; wait"], process_group=0, stdout=subprocess.PIPE, text=True
+    )
+    assert bystander.stdout is not None
+    companion = int(bystander.stdout.readline())  # of its process group
     try:
         edit_state(house, pid=bystander.pid)
         house.start()
@@ -199,9 +217,11 @@ def test_fault_22_recycled_pid_belongs_to_a_stranger(house: House) -> None:
         assert after["pid"] != bystander.pid
         assert house.down("echo/demo").status == 200
         assert bystander.poll() is None
+        assert is_alive(companion)
     finally:
-        bystander.kill()
+        os.killpg(bystander.pid, signal.SIGKILL)
         bystander.wait()
+        bystander.stdout.close()
 
 
 @pytest.mark.parametrize(
@@ -302,7 +322,10 @@ def test_fault_26_stopped_supervisor_disturbs_nobody() -> None:
         supervisor = house.start()
         row = house.up()
         supervisor.send_signal(signal.SIGSTOP)
+        log = house.state / "logs" / "echo~demo.log"
+        before = log.stat().st_size
         assert post(row["port"], message()).status == 200
+        assert log.stat().st_size > before
         ps = house.command("ps")  # gives up by itself after 5 s
         assert ps.returncode == 3
         assert "5 s" in ps.stderr or "answer" in ps.stderr

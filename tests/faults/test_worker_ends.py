@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import http.client
 import os
+import re
 import select
 import signal
+import subprocess
 import threading
 
 import pytest
-from fakes.house import House, Stream, get, is_alive, is_refused, message, post, wait_gone
+from fakes.house import House, Stream, cpu_s, get, is_alive, is_refused, message, post, wait_gone
 
 pytestmark = [pytest.mark.slow, pytest.mark.fault]
 
@@ -30,9 +32,11 @@ def test_fault_01_killed_worker_is_replaced_and_nobody_is_refused(house: House) 
 
 
 def test_fault_02_killed_in_a_stream_looks_cut_not_finished(house: House) -> None:
-    """2: the client of a killed worker sees a cut, never a false end."""
+    """2: the client of a killed worker sees a cut, never a false end; the others see nothing."""
     house.start()
-    row = house.up()
+    row, other = house.up(), house.up("echo/other")
+    undisturbed = Stream(other["port"], "echo:slow 20ms\n" + "word " * 50)
+    undisturbed.read_until(b"content_block_delta")
     stream = Stream(row["port"], "echo:slow 50ms\n" + "word " * 1000)
     stream.read_until(b"content_block_delta")
     os.kill(row["pid"], signal.SIGKILL)
@@ -41,7 +45,9 @@ def test_fault_02_killed_in_a_stream_looks_cut_not_finished(house: House) -> Non
         stream.rest()
 
     assert b"message_stop" not in stream.seen
+    assert b"message_stop" in undisturbed.rest()
     assert post(row["port"], message()).status == 200
+    assert house.row("echo/other")["pid"] == other["pid"]
 
 
 def test_fault_03_exit_0_without_goodbye_is_a_death(house: House) -> None:
@@ -64,10 +70,14 @@ def test_fault_04_exit_78_is_not_tried_again(house: House) -> None:
     assert answer.json["error"]["code"] == "start_failed"
     row = house.row("echo/bad-config")
     assert row["state"] == "failed"
+    assert [death["cause"] for death in row["deaths"]] == ["exit 78"]  # and no second try
     down = post(row["port"], message())
     assert down.status == 503
     assert down.headers["x-should-retry"] == "false"
-    assert "exit 78" in down.json["error"]["message"]
+    assert down.headers["content-type"] == "application/json"
+    assert (down.json["type"], down.json["error"]["type"]) == ("error", "api_error")
+    assert "echo/bad-config has failed: exit 78" in down.json["error"]["message"]
+    assert down.json["request_id"] == down.headers["request-id"]
 
 
 def test_fault_05_crash_at_import_fails_after_five_tries() -> None:
@@ -81,12 +91,27 @@ def test_fault_05_crash_at_import_fails_after_five_tries() -> None:
         row = house.row("echo/bad-import")
         assert row["state"] == "failed"
         assert len(row["deaths"]) == 5
-        pauses = [b["at"] - a["at"] for a, b in zip(row["deaths"], row["deaths"][1:], strict=False)]
-        assert pauses[-1] > pauses[0]
+        said = " ".join(event["text"] for event in house.past_events() if event["kind"] == "died")
+        pauses = [float(pause) for pause in re.findall(r"starting again in ([\d.]+) s", said)]
+        assert len(pauses) == 4
+        assert pauses == sorted(set(pauses))  # each twice the one before, give or take a quarter
         down = post(row["port"], message())
         assert down.status == 503
         assert down.json["error"]["type"] == "api_error"
         assert "proxyctl logs echo/bad-import" in down.json["error"]["message"]
+
+
+def test_fault_05_waiting_costs_no_processor() -> None:
+    """5: neither the pause nor what answers in it does anything by itself: below 5 % of a processor."""
+    with House(FIRST_DELAY_S=600.0, MAX_DELAY_S=600.0, QUEUE_THROUGH_S=0.5) as house:
+        supervisor = house.start(bad_workers=True)
+        house.up("echo/bad-import", wait=False)
+        row = house.wait_row(lambda row: row["state"] == "backoff", "echo/bad-import")
+        assert post(row["port"], message()).status == 503
+        before = cpu_s(supervisor.pid)
+        subprocess.run(["sleep", "2"], check=True)  # what is measured is what happens in two seconds of rest
+
+        assert cpu_s(supervisor.pid) - before < 0.1
 
 
 def test_fault_12_never_ready_is_killed_and_counts_as_a_failed_start() -> None:

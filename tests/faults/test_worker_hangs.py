@@ -7,12 +7,11 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from fakes.house import House, get, message, post
+from fakes.house import House, Waiting, get, message, post
 
 pytestmark = [pytest.mark.slow, pytest.mark.fault]
 
@@ -23,27 +22,6 @@ HASTE = {"SILENCE_LIMIT_S": 1.5, "BUSY_SILENCE_LIMIT_S": 60.0}
 
 def log_of(house: House, name: str) -> str:
     return (house.state / "logs" / f"{name.replace('/', '~')}.log").read_text()
-
-
-class Waiting:
-    """Requests that have been sent; their clients wait."""
-
-    def __init__(self, port: int, count: int) -> None:
-        self.answers: list[int] = []
-        self._threads = [threading.Thread(target=self._ask, args=(port,)) for _ in range(count)]
-        for one in self._threads:
-            one.start()
-
-    def _ask(self, port: int) -> None:
-        try:
-            self.answers.append(post(port, message()).status)
-        except OSError as error:
-            self.answers.append(error.errno or -1)
-
-    def all(self) -> list[int]:
-        for one in self._threads:
-            one.join()
-        return self.answers
 
 
 def test_fault_08_a_stopped_worker_is_found_aborted_and_replaced() -> None:
@@ -146,6 +124,24 @@ def traced(pid: int) -> Iterator[None]:
         finally:
             tracer.stdin.close()
             tracer.wait(timeout=30)
+
+
+def test_fault_11_a_worker_in_a_debugger_is_left_alone() -> None:
+    """11: however long it stands still; `ps` says who holds it, and afterwards it serves on."""
+    with House(**HASTE) as house:
+        house.start(bad_workers=True)
+        row = house.up()
+        with traced(row["pid"]):
+            waiting = Waiting(row["port"], 1)
+            held = house.wait_tally(lambda row: "traced by a debugger" in row["detail"])
+            assert held["state"] == "ready"
+            looks = house.wait_tally(lambda row: row["workers"][0]["silent_s"] > 3 * HASTE["SILENCE_LIMIT_S"])
+            assert "traced by a debugger" in looks["detail"]
+
+        assert waiting.all() == [200]
+        after = house.wait_tally(lambda row: "traced" not in row["detail"])
+        assert (after["pid"], after["restarts"], after["deaths"]) == (row["pid"], 0, [])
+        assert "hung" not in {event["kind"] for event in house.past_events()}
 
 
 def test_fault_12_a_mute_successor_leaves_the_old_one_in_place() -> None:

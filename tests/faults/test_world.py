@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import resource
 import shlex
 import signal
+import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fakes.chaos import far_script
-from fakes.house import House, Stream, message, post
+from fakes.house import House, Stream, Waiting, attempts, get, message, post
 from fakes.upstream import Upstream
 
 pytestmark = [
@@ -97,6 +99,28 @@ def test_fault_30_no_room_for_the_log(house: House) -> None:
     assert log.stat().st_size > before
 
 
+def test_fault_32_a_worker_without_descriptors(house: House) -> None:
+    """32: streams go on, newcomers wait in the queue, `degraded` says why, and it recovers without a restart."""
+    house.start()
+    row = house.up()
+    stream = Stream(row["port"], "echo:slow 20ms\n" + "word " * 100)
+    stream.read_until(b"content_block_delta")
+    highest = max(int(entry.name) for entry in Path(f"/proc/{row['pid']}/fd").iterdir())
+    with ExitStack() as stack:
+        with limited(row["pid"], resource.RLIMIT_NOFILE, highest + 1):
+            for _ in range(highest):  # more than there can be room for; none of them asks for anything
+                stack.enter_context(socket.create_connection(("127.0.0.1", row["port"])))
+            starved = house.wait_tally(lambda row: row["state"] == "degraded")
+            assert "it can take no connection: Too many open files" in starved["detail"]
+            assert starved["queue"] > 0
+            waiting = Waiting(row["port"], 2)
+            assert b"message_stop" in stream.rest()
+
+        assert waiting.all() == [200] * 2
+    after = house.wait_tally(lambda row: row["state"] == "ready")
+    assert (after["pid"], after["restarts"], after["deaths"]) == (row["pid"], 0, [])
+
+
 def test_fault_33_the_interpreter_is_gone() -> None:
     """33: the error shows the path, nothing is tried in vain, and `up` mends it when it is back."""
     with House() as house:
@@ -121,6 +145,61 @@ def test_fault_33_the_interpreter_is_gone() -> None:
         interpreter.with_name("away").rename(interpreter)
         assert house.up()["state"] == "ready"
         assert post(row["port"], message()).status == 200
+
+
+_MEMORY = "/sys/fs/cgroup/memory"
+_ROOM = 256 * 1024**2
+
+
+@contextmanager
+def little_memory() -> Iterator[Path]:
+    """A control group whose processes have a quarter of a gigabyte together."""
+    lines = (line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines())
+    paths = {controllers: path.lstrip("/") for _, controllers, path in lines}
+    if "memory" in paths:
+        group, limit = Path(_MEMORY, paths["memory"]), "memory.limit_in_bytes"
+    else:
+        group, limit = Path("/sys/fs/cgroup", paths.get("", "")), "memory.max"
+    group /= f"modelproxy-{os.getpid()}"
+    try:
+        group.mkdir()
+    except OSError as error:
+        pytest.skip(
+            f"no control group can be made here ({error.strerror}); the words: tests/supervisor/test_keeper.py"
+        )
+    try:
+        (group / limit).write_text(str(_ROOM))
+    except OSError as error:
+        group.rmdir()
+        pytest.skip(
+            f"no memory can be limited here ({error.strerror}); the words: tests/supervisor/test_keeper.py"
+        )
+    yield group
+    for _ in attempts():
+        try:
+            group.rmdir()  # as soon as the last process in it has been reaped
+        except OSError:
+            continue
+        return
+
+
+def test_fault_41_a_worker_that_the_kernel_kills_for_its_memory() -> None:
+    """41: the worker dies and nobody else, it says `oom?`, and the next one serves."""
+    with little_memory() as group, House() as house:
+        supervisor = house.start(
+            bad_workers=True, preexec_fn=lambda: (group / "cgroup.procs").write_text("0")
+        )
+        row, other = house.up("echo/bad-hungry"), house.up("echo/other")
+        with pytest.raises((http.client.HTTPException, OSError)):
+            get(row["port"], "/bloat")
+
+        after = house.wait_row(
+            lambda row: row["restarts"] == 1 and row["state"] == "ready", "echo/bad-hungry"
+        )
+        assert after["deaths"][-1]["cause"] == "SIGKILL (oom?)"
+        assert post(row["port"], message()).status == 200
+        assert supervisor.poll() is None
+        assert house.row("echo/other")["pid"] == other["pid"]
 
 
 def test_fault_43_a_provider_that_goes_and_comes_back(house: House) -> None:
