@@ -3,10 +3,11 @@
 `echo/bad-import` crashes at once, `echo/bad-config` exits 78, `echo/bad-mute` never says anything,
 `echo/bad-quitter` exits 0 without goodbye on its first request, `echo/bad-deaf` ignores drain and signals,
 `echo/bad-shut` is ready and beats, but takes no connection, `echo/bad-late` is ready after three seconds.
+
 Others serve well at first: `echo/bad-successor` is mute from its second generation on, `echo/bad-blocker` blocks
-its event loop when `GET /block/sleep` or `GET /block/spin` asks for it, `echo/bad-unabortable` does so and does not die of SIGABRT, `echo/bad-hungry` takes a gigabyte for
-`GET /bloat`, `echo/bad-impatient` leaves when it has been alone and idle for half a second, and
-`ollama/bad-nervous` looks at its provider several times a second.
+its event loop when `GET /block/sleep` or `GET /block/spin` asks for it, `echo/bad-unabortable` does so and does
+not die of SIGABRT, `echo/bad-hungry` takes a gigabyte for `GET /bloat`, `echo/bad-impatient` leaves when it has
+been alone and idle for half a second, `ollama/bad-nervous` looks at its provider several times a second.
 """
 
 from __future__ import annotations
