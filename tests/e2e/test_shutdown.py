@@ -286,11 +286,12 @@ def test_s96_the_port_is_free_while_the_last_stream_still_drains(house: House, m
     """For the same model and for another one; the old stream is not disturbed."""
     house.start()
     row = house.up()
-    stream = Stream(row["port"], "echo:slow 20ms\n" + "word " * 80)
+    # Longer than a worker takes to start on a machine that has other things to do.
+    stream = Stream(row["port"], "echo:slow 20ms\n" + "word " * 250)
     stream.read_until(b"content_block_delta")
     with house.running("down", "echo/demo") as down:
         wait_refused(row["port"])
-        view = house.tell("up", model, "--port", str(row["port"]), "--json")
+        view = house.up(model, port=row["port"])
         assert view["pid"] != row["pid"]
         assert get(row["port"], "/health").json["model_id"] == model
         assert is_alive(row["pid"])
