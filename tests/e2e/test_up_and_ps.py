@@ -487,6 +487,30 @@ def test_events_tell_what_happened_and_follow(house: House) -> None:
     assert str(row["pid"]) in house.command("events").stdout
 
 
+def test_events_f_goes_on_with_the_next_supervisor(house: House) -> None:
+    """The numbers begin anew with it; nothing is said twice, and nothing but events is on stdout."""
+    house.start()
+    house.up()
+    with house.running("events", "-f", "--json") as following:
+        assert following.stdout is not None
+        seen = [json.loads(following.stdout.readline()) for _ in range(2)]
+        house.kill_supervisor()
+        house.start()
+        while seen[-1]["kind"] != "adopted":
+            seen.append(json.loads(following.stdout.readline()))
+        house.down("echo/demo")
+        while seen[-1]["kind"] != "stopped":
+            seen.append(json.loads(following.stdout.readline()))
+        following.send_signal(signal.SIGINT)
+        assert following.wait(timeout=30) == 130
+
+    kinds = [event["kind"] for event in seen]
+    assert kinds[:2] == ["up", "ready"]
+    assert kinds.count("adopted") == kinds.count("down") == kinds.count("stopped") == 1
+    after = [event["seq"] for event in seen[kinds.index("adopted") :]]
+    assert after == sorted(set(after))
+
+
 # --- every command --------------------------------------------------------------------------------
 
 COMMANDS = [
