@@ -6,7 +6,8 @@ that the supervisor and the command line can read without one.
 The schema grows by migrations, plain functions that are recorded in the file by name. A file that knows a
 migration which this version does not was written by a newer one: it is left alone, because a row written
 by somebody who does not know the columns would be a wrong row. Reading is more lenient: it takes the columns
-that both sides know.
+that both sides know. A table that lacks columns, from before there was a record of migrations say, gets
+them with the rows that it has.
 """
 
 from __future__ import annotations
@@ -75,6 +76,12 @@ class Row:
 
 FIELDS = tuple(field.name for field in attrs.fields(Row))
 _BOOLEANS = frozenset({"stream", "tokens_estimated", "fallback"})
+_EMPTY: dict[str, Any] = {
+    field.name: "" if str(field.type) == "str" else 0
+    for field in attrs.fields(Row)
+    if field.default is attrs.NOTHING
+}
+"""What a row says where it must say something and was written before that."""
 
 
 class NewerSchemaError(Exception):
@@ -93,7 +100,7 @@ Migration = Callable[["sqlite3.Connection"], None]
 def m001_requests(db: sqlite3.Connection) -> None:
     """The first table. No unique index over ids: they are random, and each would cost a cold page."""
     db.execute(
-        """CREATE TABLE requests (
+        """CREATE TABLE IF NOT EXISTS requests (
             id INTEGER PRIMARY KEY,
             ts REAL NOT NULL,
             request_id TEXT NOT NULL,
@@ -124,7 +131,7 @@ def m001_requests(db: sqlite3.Connection) -> None:
             fallback_reason TEXT
         )"""
     )
-    db.execute("CREATE INDEX requests_by_ts ON requests (ts)")
+    db.execute("CREATE INDEX IF NOT EXISTS requests_by_ts ON requests (ts)")
 
 
 MIGRATIONS: tuple[Migration, ...] = (m001_requests,)
@@ -134,7 +141,7 @@ MIGRATIONS: tuple[Migration, ...] = (m001_requests,)
 def migrate(db: sqlite3.Connection, migrations: Sequence[Migration] = MIGRATIONS) -> None:
     """Bring the file to this version's schema. Raises NewerSchemaError where that is not for us to do."""
     wanted = [migration.__name__ for migration in migrations]
-    if _applied(db) == wanted:
+    if _applied(db) == wanted and not _lacking(db):
         return
     db.execute("BEGIN IMMEDIATE")
     try:
@@ -145,6 +152,8 @@ def migrate(db: sqlite3.Connection, migrations: Sequence[Migration] = MIGRATIONS
         for migration in migrations[len(applied) :]:
             migration(db)
             db.execute("INSERT INTO migrations VALUES (?, datetime('now'))", (migration.__name__,))
+        for name in _lacking(db):
+            db.execute(f"ALTER TABLE requests ADD COLUMN {name} {_added(name)}")
     except BaseException:
         db.execute("ROLLBACK")
         raise
@@ -156,6 +165,21 @@ def _applied(db: sqlite3.Connection) -> list[str]:
     if not known.fetchone()[0]:
         return []
     return [name for (name,) in db.execute("SELECT name FROM migrations ORDER BY name")]
+
+
+def _lacking(db: sqlite3.Connection) -> list[str]:
+    there = {name for _, name, *_ in db.execute("PRAGMA table_info(requests)")}
+    return [name for name in FIELDS if name not in there]
+
+
+def _added(name: str) -> str:
+    """A column for rows that were written without it: with nothing in it, where nothing is allowed."""
+    kind, _, nothing = str(getattr(attrs.fields(Row), name).type).partition(" | ")
+    affinity = {"str": "TEXT", "float": "REAL"}.get(kind, "INTEGER")
+    if nothing:
+        return affinity
+    default = _EMPTY.get(name, getattr(attrs.fields(Row), name).default)
+    return f"{affinity} NOT NULL DEFAULT {default!r}" if kind != "bool" else f"{affinity} NOT NULL DEFAULT 0"
 
 
 # --- writing ------------------------------------------------------------------------------------------
@@ -261,7 +285,7 @@ def _row(names: Sequence[str], found: Sequence[Any]) -> Row:
     document = dict(zip(names, found, strict=True))
     for name in _BOOLEANS & document.keys():
         document[name] = bool(document[name])
-    return Row(**document)
+    return Row(**(_EMPTY | document))
 
 
 def to_document(row: Row) -> dict[str, Any]:

@@ -305,3 +305,53 @@ def test_a_worker_alone_writes_where_it_is_told(tmp_path: Path) -> None:
 
     assert db.execute("SELECT status FROM requests").fetchall() == [(200,)]
     db.close()
+
+
+OLD = """CREATE TABLE requests (
+    id INTEGER PRIMARY KEY, ts REAL NOT NULL, request_id TEXT NOT NULL, proxy TEXT NOT NULL, provider TEXT NOT NULL,
+    model TEXT NOT NULL, route TEXT NOT NULL, status INTEGER NOT NULL, input_tokens INTEGER, output_tokens INTEGER
+)"""
+
+
+def test_s107_a_ledger_of_an_older_schema_is_migrated_and_nothing_is_lost(house: House) -> None:
+    db = ledger_of(house)
+    db.execute(OLD)
+    db.execute(
+        "INSERT INTO requests VALUES (1, 5.0, 'req_old', 'demo', 'echo', 'demo', 'echo/demo', 200, 3, 4)"
+    )
+    port = up(house)
+    post(port, message("new"))
+    old, new = rows(house, count=2)
+
+    assert (old["request_id"], old["input_tokens"], old["output_tokens"]) == ("req_old", 3, 4)
+    assert (old["cost_usd"], old["retry_count"]) == (None, 0)
+    assert (new["status"], new["proxy"], new["port"]) == (200, "echo/demo", port)
+    assert set(old) == set(new)
+    db.close()
+
+
+def test_s107_a_ledger_of_a_newer_schema_is_left_alone_and_the_log_says_so(house: House) -> None:
+    """Its rows can still be read, and requests are answered as ever."""
+    port = up(house)
+    post(port, message("mine"))
+    rows(house, count=1)
+    house.tell("down", "all", "--json")
+    db = ledger_of(house)
+    db.execute("ALTER TABLE requests ADD COLUMN colour TEXT")
+    db.execute("INSERT INTO migrations VALUES ('m999_colour', 'tomorrow')")
+    port = up(house)
+    assert post(port, message("not to be written")).status == 200
+    for _ in attempts():
+        said = house.command("logs", "echo/demo").stdout
+        if "newer version (m999_colour)" in said:
+            break
+
+    assert len(rows(house)) == 1
+    assert db.execute("SELECT count(*) FROM requests").fetchone() == (1,)
+    db.close()
+
+
+def ledger_of(house: House) -> sqlite3.Connection:
+    path = house.home / "state" / "modelproxy" / "ledger.db"
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return sqlite3.connect(path, isolation_level=None)

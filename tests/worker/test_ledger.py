@@ -132,6 +132,33 @@ def test_s107_an_older_schema_is_migrated_and_nothing_is_lost(path: str) -> None
     db.close()
 
 
+OLD = """CREATE TABLE requests (
+    id INTEGER PRIMARY KEY, ts REAL NOT NULL, request_id TEXT NOT NULL, proxy TEXT NOT NULL, model TEXT NOT NULL,
+    status INTEGER NOT NULL, input_tokens INTEGER, cost_usd REAL, note TEXT
+)"""
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_s107_a_table_that_lacks_columns_gets_them(path: str, recorded: bool) -> None:
+    """With or without a record of migrations; its rows stay, and so does a column that nobody knows."""
+    db = sqlite3.connect(path, isolation_level=None)
+    db.execute(OLD)
+    db.execute("INSERT INTO requests VALUES (7, 500.0, 'req_0', 'demo', 'm', 200, 10, 0.5, 'kept')")
+    if recorded:
+        db.execute("CREATE TABLE migrations (name TEXT PRIMARY KEY, at TEXT NOT NULL)")
+        db.execute("INSERT INTO migrations VALUES ('m001_requests', 'then')")
+    old = Row(
+        ts=500.0, request_id="req_0", proxy="demo", port=0, provider="", model="m", route="", status=200,
+        input_tokens=10, cost_usd=0.5, duration_ms=0,
+    )  # fmt: skip
+    assert ledger.read(path) == [old]
+    fill(path, ROW)
+
+    assert ledger.read(path) == [old, ROW]
+    assert db.execute("SELECT note FROM requests").fetchall() == [("kept",), (None,)]
+    db.close()
+
+
 def test_a_newer_schema_is_not_touched(path: str) -> None:
     """Not by as much as a byte; reading it is fine."""
     fill(path, ROW, migrations=LATER)
