@@ -25,7 +25,6 @@ import random
 import re
 import signal
 import socket
-import subprocess
 import threading
 import time
 from collections import Counter
@@ -38,7 +37,7 @@ from typing import Any
 import attrs
 
 from . import grammar
-from .house import House, attempts, is_alive, listens, message
+from .house import House, attempts, fork_servers_of, is_alive, listens, message
 from .upstream import Reply, Seen, Upstream
 
 # As patient as a storm allows: pauses of half a minute would outlast it. All else is what users have.
@@ -52,10 +51,14 @@ POLICY = {
 }
 ECHOES = ("echo/a", "echo/b", "echo/c")
 FAR = "ollama/far"
+LAZY = "echo/lazy"
+IDLE_S = 1.0
 EXTRA = "echo/extra"
 GAP_S = 0.2
 ANSWER_LIMIT_S = 40.0
 _REST_S = 0.03
+_LONG_REST_S = 3.0
+"""Up to so long nobody asks the lazy one."""
 _FAR_STATUSES = frozenset({500, 502, 503, 504, 529})
 """500: what its provider began and did not finish is nobody's whole answer."""
 _OUR_STATUSES = frozenset({503, 529})
@@ -128,7 +131,8 @@ class Client(threading.Thread):
 
     def run(self) -> None:
         count = 0
-        while not self._stop_asking.wait(_REST_S):
+        dice = random.Random(self._number)
+        while not self._stop_asking.wait(dice.uniform(0, _LONG_REST_S) if self._proxy == LAZY else _REST_S):
             count += 1
             self._ask(f"n{self._number}-{count}", streamed=bool((count + self._number) % 2))
 
@@ -260,6 +264,7 @@ class Storm:
         for name in ECHOES:
             self.ports[name] = self.house.up(name)["port"]
         self.ports[FAR] = self.house.up(FAR, base_url=self.far.url)["port"]
+        self.ports[LAZY] = self.house.up(LAZY, lazy=True, idle_stop_s=IDLE_S)["port"]
         self.fds = settled_fds(self.house.supervisors[-1].pid)
 
     # --- during ---
@@ -370,6 +375,14 @@ class Storm:
         if self._is_held_by([self._supervisor()]):
             for pid in holders:
                 self._strike("holder", pid, signal.SIGKILL)
+
+    def _do_kill_fork_server(self) -> None:
+        for pid in fork_servers_of(self.house):
+            self._strike("fork server", pid, signal.SIGKILL)
+
+    def _do_pause_fork_server(self) -> None:
+        for pid in fork_servers_of(self.house):
+            self._pause(("fork server", pid), self._dice.uniform(0.05, 2.0))
 
     def _do_restart(self) -> None:
         name = self._dice.choice([*self.ports, EXTRA])
@@ -556,6 +569,8 @@ _FAULTS = {
     "pause_supervisor": 1.5,
     "kill_both": 0.5,
     "kill_holder": 1.5,
+    "kill_fork_server": 1,
+    "pause_fork_server": 0.5,
     "restart": 4,
     "daemon_restart": 1,
     "garbage": 3,
@@ -606,11 +621,3 @@ def _go_on(pid: int) -> None:
         os.kill(pid, signal.SIGCONT)
     except ProcessLookupError:
         pass
-
-
-def children_of(pid: int) -> list[int]:
-    """Direct children, zombies too."""
-    done = subprocess.run(
-        ["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False
-    )
-    return [int(word) for word in done.stdout.split()]

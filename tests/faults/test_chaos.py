@@ -5,8 +5,8 @@ from __future__ import annotations
 import faulthandler
 
 import pytest
-from fakes.chaos import EXTRA, Storm, settled_fds, storm
-from fakes.house import is_refused
+from fakes.chaos import EXTRA, LAZY, Storm, settled_fds, storm
+from fakes.house import fork_servers_of, is_refused
 
 pytestmark = [pytest.mark.slow, pytest.mark.fault]
 
@@ -38,18 +38,20 @@ def nothing_leaked(storm: Storm) -> None:
     """One worker per proxy, one holder, the files of those and no other, no descriptor more than before."""
     house = storm.house
     house.down(EXTRA, grace_s=0.1)
+    house.wait_row(lambda row: row["state"] == "idle" and not row["draining"], LAZY)
     rows = house.ps()
     supervisor = house.api("GET", "/v1/version").json["pid"]
-    workers = {row["pid"] for row in rows}
-    others = set(house.processes()) - workers - {supervisor}
+    working = [row for row in rows if row["name"] != LAZY]
+    workers = {row["pid"] for row in working}
+    holders, makers = house.processes_named(b"supervisor/holder.py"), fork_servers_of(house)
 
-    assert len(workers) == len(storm.ports)
-    assert others == set(house.processes_named(b"supervisor/holder.py"))
-    assert len(others) == 1
+    assert len(workers) == len(working) == len(storm.ports) - 1
+    assert set(house.processes()) == {supervisor, *workers, *holders, *makers}
+    assert (len(holders), len(makers)) == (1, 1)
     pid_files = {
         file.name: int(file.read_text()) for file in (house.runtime / "modelproxy" / "proxies").iterdir()
     }
-    assert pid_files == {f"{row['port']}.pid": row["pid"] for row in rows}
+    assert pid_files == {f"{row['port']}.pid": row["pid"] for row in working}
     files = {file.name for file in (house.runtime / "modelproxy").iterdir()}
     assert files == {"control.sock", "workers.sock", "holder.sock", "lock", "proxies"}
     assert settled_fds(supervisor, storm.fds) <= storm.fds
