@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import os
 import socket
@@ -11,15 +10,19 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import contract, serve
+from . import serve
 from .contract import EXIT_USAGE, WorkerSpec, problems, strict_converter
+
+_BIRTH = "--birth-fd"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = _parse(argv)
-    if arguments.birth_fd is not None:
-        birth, listeners = _read_birth(arguments.birth_fd)
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] == [_BIRTH]:
+        # Ours to say and nobody's to mistype: argparse alone would take a worker a megabyte and a tenth of its start.
+        birth, listeners = _read_birth(int(words[1]))
         return serve.run(listeners, birth=birth)
+    arguments = _parse(words)
     try:
         spec = _read_spec(arguments.spec)
         listeners = _bind(spec.port)
@@ -29,28 +32,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     return serve.run(listeners, spec=spec, ledger=arguments.ledger)
 
 
-def warm() -> None:
-    """Build what the first birth would build, so that those who are forked afterwards find it."""
-    _parse(["--birth-fd", "0"])
-    contract.warm()
-
-
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    return _parser().parse_args(argv)
-
-
-@functools.cache
-def _parser() -> argparse.ArgumentParser:
+def _parse(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m modelproxy.worker",
-        description="Serve one proxy. Without a supervisor: --spec names a JSON file with the fields of WorkerSpec.",
+        description="Serve one proxy without a supervisor. (One that has one is started with "
+        f"{_BIRTH} FD NAME GENERATION, for FD to tell it where it comes from.)",
     )
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--spec", metavar="FILE", help="serve this spec, without a supervisor; - reads stdin")
-    source.add_argument("--birth-fd", type=int, metavar="FD", help="used by the supervisor")
-    parser.add_argument("--ledger", metavar="FILE", help="with --spec: write a row per model request here")
-    parser.add_argument("label", nargs="*", help="shown by ps, otherwise unused")
-    return parser
+    parser.add_argument(
+        "--spec",
+        metavar="FILE",
+        required=True,
+        help="serve this spec: a JSON file with the fields of WorkerSpec; - reads stdin",
+    )
+    parser.add_argument("--ledger", metavar="FILE", help="write a row per model request here")
+    return parser.parse_args(words)
 
 
 def _read_birth(fd: int) -> tuple[serve.Birth, list[socket.socket]]:

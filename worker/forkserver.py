@@ -85,7 +85,7 @@ def load(name: str) -> Callable[[list[str]], int]:
             importlib.import_module(found.name)
     for library in _LATER:
         importlib.import_module(library)
-    importlib.import_module("modelproxy.worker.__main__").warm()
+    importlib.import_module("modelproxy.worker.contract").warm()
     module = importlib.import_module(name)
     if hasattr(module, "__path__"):
         module = importlib.import_module(f"{name}.__main__")

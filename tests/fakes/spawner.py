@@ -188,6 +188,8 @@ class World:
         self.conduct: Callable[[runner.Birth], str] = lambda birth: "good"
         self.trouble: dict[str, Exception] = {}
         """Proxy -> what `spawn` raises instead."""
+        self.spawning_takes: dict[str, float] = {}
+        """Proxy -> seconds until `spawn` has made its process."""
         self.blind: dict[str, Exception] = {}
         """Proxy -> what waiting for an exit raises."""
         self.on_spawn: Callable[[runner.Birth], None] = lambda birth: None
@@ -237,7 +239,7 @@ class World:
     # what the keeper calls
 
     async def spawn(self, birth: runner.Birth) -> FakeHandle:
-        await trio.lowlevel.checkpoint()
+        await trio.sleep(self.spawning_takes.get(birth.name, 0.0))
         self.births.append(birth)
         self.on_spawn(birth)
         if birth.name in self.trouble:

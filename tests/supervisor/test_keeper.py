@@ -185,6 +185,21 @@ async def test_down_takes_back_a_start_that_waits(world: World) -> None:
     assert "echo/late" not in [birth.name for birth in world.births]
 
 
+async def test_down_takes_back_a_start_that_is_being_made(world: World) -> None:
+    """A fork server that does not answer is waited for; a wish that is gone waits for nothing."""
+    world.spawning_takes["echo/late"] = 60.0
+    await up(world, "echo/late", wait=False)
+    await trio.testing.wait_all_tasks_blocked()
+    began = trio.current_time()
+    await world.commands.down("echo/late", DownRequest())
+
+    assert trio.current_time() == began
+    assert world.proxy("echo/late").state is State.STOPPED
+    assert world.births == []
+    await up(world)  # its turn is free again
+    await up(world, "echo/b")
+
+
 async def test_one_that_is_to_leave_gives_its_turn_away(world: World) -> None:
     """It is not going to be ready any more, however long it takes to leave."""
     world.conduct = lambda birth: "mute"
