@@ -163,6 +163,10 @@ class Upstream:
 
     # --- life ---
 
+    @property
+    def is_stopped(self) -> bool:
+        return self._listener is None
+
     def start(self) -> None:
         """Listen."""
         self._stopping.clear()
