@@ -13,10 +13,11 @@ import trio
 import trio.testing
 from fakes import grammar
 from fakes.exchange import JSON_HEADERS, FakeExchange, request
+from fakes.provider import FakeProvider
 from fakes.serving import serving
 
 from modelproxy.worker import handler as handler_module
-from modelproxy.worker.contract import Options, WorkerSpec
+from modelproxy.worker.contract import Options, Quota, Target, WorkerSpec
 from modelproxy.worker.failures import Failure, Kind
 from modelproxy.worker.handler import Handler, refuse
 from modelproxy.worker.httpd import ClientGone, Exchange
@@ -24,8 +25,9 @@ from modelproxy.worker.httpd_parse import BodyIncomplete, BodyTooLarge
 from modelproxy.worker.stats import Stats
 from modelproxy.worker.wire import codec
 from modelproxy.worker.wire.asks import Ask
-from modelproxy.worker.wire.items import Item, Text, Usage
+from modelproxy.worker.wire.items import Finish, Item, Text, Usage
 
+NO_LIMITS = Quota()
 SPEC = WorkerSpec(name="demo", model_id="echo/demo", provider="echo", kind="echo", model="demo", port=3457)
 
 
@@ -753,3 +755,279 @@ async def test_thirty_two_streams_at_once(bench: Bench) -> None:
 
     assert [said.text for said in results] == ["word " * 20] * 32
     assert bench.stats == Stats(requests=32)
+
+
+# --- other targets --------------------------------------------------------------------------------
+
+BUSY = Failure(Kind.OVERLOADED, "busy")
+
+
+def saying(text: str) -> list[Sequence[Item] | float]:
+    """The script of a short answer."""
+    return [[Text(text), Finish()]]
+
+
+def targets(bench: Bench, *far: FakeProvider, quota: Quota = NO_LIMITS) -> None:
+    """A worker with these targets."""
+    others = [Target("echo", f"echo/{number}", "echo", str(number)) for number in range(1, len(far))]
+    spec = attrs.evolve(SPEC, fallback=others, quota=quota)
+    bench.handler = Handler(spec, stats=bench.stats, log=bench.log, started_at=trio.current_time())
+    for target, provider in zip(bench.handler._fars, far, strict=True):
+        target.provider = provider
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_next_target_answers_when_the_first_fails(bench: Bench, stream: bool) -> None:
+    first, second = FakeProvider([[BUSY]]), FakeProvider(saying("hi"))
+    targets(bench, first, second)
+    exchange = await post(bench, stream=stream)
+
+    assert exchange.status == 200
+    assert exchange.headers[b"x-proxy-fallback"] == exchange.headers[b"x-proxy-model"] == b"echo/1"
+    assert b"hi" in exchange.sent
+    assert [source.closed for source in (*first.sources, *second.sources)] == [True, True]
+    assert (bench.stats.fallbacks, bench.stats.failures, bench.line["fallback"]) == (1, 0, "echo/1")
+    [told] = [fields for _, event, fields in bench.logged if event == "fallback"]
+    assert (told["failed"], told["to"], told["cause"], told["detail"]) == (
+        "echo/demo",
+        "echo/1",
+        "server error",
+        "busy",
+    )
+
+
+async def test_a_plain_answer_that_breaks_off_is_begun_anew_elsewhere(bench: Bench) -> None:
+    """Its client has seen nothing of the first half."""
+    targets(bench, FakeProvider([[Text("half")]]), FakeProvider(saying("whole")))
+    exchange = await post(bench)
+
+    assert json.loads(exchange.sent)["content"] == [{"type": "text", "text": "whole"}]
+
+
+async def test_a_stream_that_has_begun_stays_where_it_is(bench: Bench) -> None:
+    second = FakeProvider(saying("hi"))
+    targets(bench, FakeProvider([[Text("half")], [BUSY]]), second)
+    said = grammar.check(bytes((await post(bench, stream=True)).sent))
+
+    assert (said.text, said.complete) == ("half", False)
+    assert (second.asked, bench.stats.fallbacks) == ([], 0)
+
+
+async def test_all_targets_together_have_one_hold(
+    bench: Bench, autojump_clock: trio.testing.MockClock
+) -> None:
+    """A client that has heard nothing for ten seconds is told something, whoever was asked meanwhile."""
+    targets(bench, FakeProvider([8, [BUSY]]), FakeProvider([5, *saying("hi")]))
+    began = trio.current_time()
+    exchange = await post(bench, stream=True)
+
+    assert exchange.sends[0][0] - began == pytest.approx(10)
+    assert exchange.headers[b"x-proxy-model"] == b"echo/1"
+    assert grammar.check(bytes(exchange.sent)).text == "hi"
+
+
+async def test_what_fails_after_the_hold_is_told_and_remembered(
+    bench: Bench, autojump_clock: trio.testing.MockClock
+) -> None:
+    """The headers have said who answers; the client's next try goes elsewhere at once."""
+    second = FakeProvider(saying("hi"))
+    targets(bench, FakeProvider([12, [BUSY]]), second)
+    late = grammar.check(bytes((await post(bench, stream=True)).sent))
+    assert (late.complete, second.asked) == (False, [])
+
+    assert (await post(bench)).headers[b"x-proxy-fallback"] == b"echo/1"
+
+
+async def test_a_first_word_ends_the_probe(bench: Bench, autojump_clock: trio.testing.MockClock) -> None:
+    """Half open until then: a stream may go on for minutes."""
+    first = FakeProvider([[BUSY]], [[Text("a")], 100.0, [Finish()]])
+    targets(bench, first, FakeProvider(saying("b")))
+    await post(bench)
+    states = bench.handler._rota.targets
+    await trio.sleep(5)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(post, bench)
+        await trio.sleep(0.1)
+        assert (states[0].cause, states[0].probing) == (None, False)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_client_that_leaves_is_no_verdict(
+    bench: Bench, autojump_clock: trio.testing.MockClock
+) -> None:
+    targets(bench, FakeProvider([[BUSY]], [1000.0]), FakeProvider(saying("b")))
+    await post(bench)
+    await trio.sleep(5)
+    state = bench.handler._rota.targets[0]
+    with trio.move_on_after(1):
+        await post(bench)
+
+    assert (state.failures, state.probing, state.is_open(trio.current_time())) == (1, False, True)
+
+
+async def test_when_all_say_when_they_will_be_well_nobody_is_asked(bench: Bench) -> None:
+    limited = Failure(Kind.RATE_LIMITED, "slow down", retry_after_s=50.0)
+    asked = [FakeProvider([[limited]]), FakeProvider([[limited]])]
+    targets(bench, *asked)
+    await post(bench)
+    exchange = await post(bench)
+
+    assert error(exchange) == (429, "rate_limit_error", "slow down")
+    assert 45 <= int(exchange.headers[b"retry-after"]) <= 50
+    assert [len(one.asked) for one in asked] == [1, 1]
+
+
+async def test_health_shows_the_targets(bench: Bench) -> None:
+    targets(bench, FakeProvider([[BUSY]]), FakeProvider(saying("b")))
+    await post(bench)
+    exchange = FakeExchange(request("GET", "/health"))
+    await bench.handler(exchange)
+    [first, second] = json.loads(exchange.sent)["targets"]
+
+    assert (first["model_id"], first["state"], first["cause"]) == ("echo/demo", "cooling", "server error")
+    assert second == {"model_id": "echo/1", "state": "ok"}
+
+
+# --- limits ---------------------------------------------------------------------------------------
+
+
+async def test_who_waits_in_line_is_pinged_and_then_answered_in_the_same_stream(
+    bench: Bench, autojump_clock: trio.testing.MockClock
+) -> None:
+    """The start is said at the hold, before anybody was asked; it is not said again."""
+    targets(bench, FakeProvider([25, *saying("one")], saying("two")), quota=Quota(max_concurrent=1))
+    exchange = FakeExchange(body=asking("later", stream=True))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(post, bench, "first")
+        await trio.testing.wait_all_tasks_blocked(1)
+        began = trio.current_time()
+        nursery.start_soon(bench.handler, exchange)
+    said = grammar.check(bytes(exchange.sent))
+
+    assert said.names[:3] == ["message_start", "ping", "ping"]
+    assert (said.text, said.complete) == ("two", True)
+    assert exchange.sends[0][0] - began == pytest.approx(10)
+
+
+async def test_a_failure_after_the_wait_is_an_event_of_the_same_stream(
+    bench: Bench, autojump_clock: trio.testing.MockClock
+) -> None:
+    """And no other target is asked: the headers have named one."""
+    second = FakeProvider(saying("hi"))
+    targets(bench, FakeProvider([15, *saying("one")], [[BUSY]]), second, quota=Quota(max_concurrent=1))
+    exchange = FakeExchange(body=asking("later", stream=True))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(post, bench, "first")
+        await trio.testing.wait_all_tasks_blocked(1)
+        nursery.start_soon(bench.handler, exchange)
+    said = grammar.check(bytes(exchange.sent))
+
+    assert said.names == ["message_start", "ping", "error"]
+    assert second.asked == []
+
+
+async def test_the_end_of_the_wait_is_told_in_the_way_that_is_possible(
+    bench: Bench, autojump_clock: trio.testing.MockClock
+) -> None:
+    quota = Quota(max_concurrent=1, queue_timeout_s=12.0)
+    targets(bench, FakeProvider([60, *saying("one")]), quota=quota)
+    streamed = FakeExchange(body=asking("later", stream=True))
+    plain = FakeExchange(body=asking("later"))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(post, bench, "first")
+        await trio.testing.wait_all_tasks_blocked(1)
+        nursery.start_soon(bench.handler, streamed)
+        nursery.start_soon(bench.handler, plain)
+
+    assert grammar.check(bytes(streamed.sent)).names == ["message_start", "ping", "error"]
+    assert error(plain)[:2] == (429, "rate_limit_error")
+    assert plain.headers[b"x-limit-type"] == b"concurrency"
+    assert bench.handler._gate.enter_now()
+
+
+async def test_a_drain_finds_those_in_line_as_well(
+    bench: Bench, autojump_clock: trio.testing.MockClock
+) -> None:
+    targets(bench, FakeProvider([60, *saying("one")]), quota=Quota(max_concurrent=1))
+    waiting = FakeExchange(body=asking("later"))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(post, bench, "first")
+        await trio.testing.wait_all_tasks_blocked(1)
+        nursery.start_soon(bench.handler, waiting)
+        await trio.testing.wait_all_tasks_blocked(1)
+        bench.handler.cut()
+
+    assert error(waiting)[:2] == (529, "overloaded_error")
+    assert bench.handler._gate.shown() == {"max_concurrent": 1, "inside": 0, "waiting": 0, "line": []}
+
+
+async def test_what_asks_nobody_waits_for_nobody(bench: Bench) -> None:
+    targets(bench, FakeProvider(saying("no")), quota=Quota(max_concurrent=1, rpm=1))
+    assert bench.handler._gate.enter_now()
+    bench.handler._gate.count()
+
+    assert (await post(bench, max_tokens=0)).status == 200
+    counted = FakeExchange(
+        request(target="/v1/messages/count_tokens"),
+        body=codec.dumps({"model": "x", "messages": [{"role": "user", "content": "hi"}]}),
+    )
+    await bench.handler(counted)
+    assert counted.status == 200
+
+
+async def test_a_request_has_its_time_and_no_more(
+    bench: Bench, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Before the first byte a status, afterwards an event; waiting counts."""
+    slow = [60, *saying("late")]
+    far = FakeProvider(slow, slow, [[Text("half")], *slow])
+    targets(bench, far, quota=Quota(request_timeout_s=15.0))
+    began = trio.current_time()
+    plain = await post(bench)
+
+    assert error(plain) == (504, "timeout_error", "the request took longer than 15s (request_timeout)")
+    assert trio.current_time() - began == pytest.approx(15)
+    pinged = grammar.check(bytes((await post(bench, stream=True)).sent))
+    assert pinged.names == ["message_start", "ping", "error"]
+    begun = grammar.check(bytes((await post(bench, stream=True)).sent))
+    assert (begun.text, begun.complete) == ("half", False)
+    assert bench.stats.in_flight == 0
+
+
+async def test_what_is_whole_is_not_late(bench: Bench, autojump_clock: trio.testing.MockClock) -> None:
+    """A client that takes its time to read has it."""
+    targets(bench, FakeProvider(saying("whole")), quota=Quota(request_timeout_s=1.0))
+    exchange = FakeExchange(body=asking(), stall=trio.Event())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bench.handler, exchange)
+        await trio.sleep(100)
+        assert exchange.stall is not None
+        exchange.stall.set()
+
+    assert (exchange.status, exchange.finished) == (200, True)
+
+
+async def test_a_prompt_over_the_limit_is_refused_in_the_words_that_make_clients_compact(
+    bench: Bench,
+) -> None:
+    far = FakeProvider(saying("no"))
+    targets(bench, far, quota=Quota(max_context=100))
+
+    assert error(await post(bench, "word " * 500)) == (
+        400,
+        "invalid_request_error",
+        "prompt is too long: 699 tokens > 100 maximum",
+    )
+    assert far.asked == []
+
+
+async def test_the_rate_is_counted_once_per_request_that_can_be_read(bench: Bench) -> None:
+    targets(bench, FakeProvider(saying("a")), quota=Quota(rpm=1))
+    await bench.handler(FakeExchange(body=b"not JSON"))
+    assert (await post(bench)).status == 200
+    exchange = await post(bench)
+
+    assert error(exchange)[:2] == (429, "rate_limit_error")
+    assert exchange.headers[b"x-limit-type"] == b"rpm"
+    bench.handler.adjust(Quota())
+    assert (await post(bench)).status == 200
