@@ -127,11 +127,6 @@ class Call:
         """The client has been sent something."""
         return self.exchange.started
 
-    @property
-    def events(self) -> Stream | None:
-        """The streamed answer that has begun."""
-        return self._events if self._said_start else None
-
     def turn_to(self, far: Far, fallbacks: list[str]) -> None:
         """From now on this target is asked, and nothing that another one said counts."""
         if self.far is not None and self.account is not None:
@@ -183,6 +178,7 @@ class Call:
         """From now on `say` may begin a streamed answer; nothing is sent yet.
 
         Without `events` only pings may be said: the answer's own events will be somebody else's.
+        One that has begun while it waited for its turn may be opened again: what was said is not said twice.
         """
         self._events = events
         self._headers = headers

@@ -65,7 +65,7 @@ class Gate:
 
     def enter_now(self) -> bool:
         """A place without a wait, if there is one. Whoever has got a place must `leave` it."""
-        if self._line or not self._has_room:
+        if not self._has_room:  # nobody waits where there is room
             return False
         self._inside += 1
         return True

@@ -439,10 +439,8 @@ class Handler:
         return None
 
     async def _streamed(self, call: Call, head: Head, source: Source, far: Far) -> Failure | None:
-        stream = call.events
-        if stream is None:
-            stream = Stream(head)
-            call.open_stream(stream, [*_SSE, far.truth])
+        stream = Stream(head)
+        call.open_stream(stream, [*_SSE, far.truth])
         call.tell(stream.turn)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep_alive, call)

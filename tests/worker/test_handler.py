@@ -926,6 +926,24 @@ async def test_a_failure_after_the_wait_is_an_event_of_the_same_stream(
     assert second.asked == []
 
 
+async def test_what_has_begun_in_line_stays_with_whom_it_has_named(
+    bench: Bench, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Also when that one has begun to cool meanwhile."""
+    first = FakeProvider([15, [BUSY]], saying("mine"))
+    targets(bench, first, FakeProvider(saying("other")), quota=Quota(max_concurrent=1))
+    exchange = FakeExchange(body=asking("later", stream=True))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(post, bench, "first")
+        await trio.testing.wait_all_tasks_blocked(1)
+        nursery.start_soon(bench.handler, exchange)
+
+    assert grammar.check(bytes(exchange.sent)).text == "mine"
+    assert exchange.headers[b"x-proxy-model"] == b"echo/demo"
+    assert b"x-proxy-fallback" not in exchange.headers
+    assert bench.stats.fallbacks == 1
+
+
 async def test_the_end_of_the_wait_is_told_in_the_way_that_is_possible(
     bench: Bench, autojump_clock: trio.testing.MockClock
 ) -> None:
