@@ -12,7 +12,7 @@ from fakes import grammar
 from fakes.house import Stream, attempts, get
 from fakes.upstream import Reply, Seen
 
-from .providers import HEADERS, Estate, Ollama, estate, msg, post
+from .providers import HEADERS, Anthropic, Estate, Ollama, estate, msg, post
 from .test_manners import ask
 
 pytestmark = pytest.mark.slow
@@ -20,6 +20,10 @@ pytestmark = pytest.mark.slow
 CONFIG = """
 [providers.ollama]
 base_url = "{fo}"
+hold = "200ms"
+ping = "200ms"
+[providers.anthropic]
+base_url = "{fa}"
 hold = "200ms"
 ping = "200ms"
 """
@@ -35,17 +39,22 @@ def the_home() -> Iterator[Estate]:
 def home(the_home: Estate) -> Iterator[Estate]:
     """For one test: nobody was asked yet, nobody is held back."""
     the_home.reset()
-    answer = the_home.fo.answer
+    answers = [(far, far.answer) for far in (the_home.fo, the_home.fa)]
     yield the_home
-    the_home.fo.answer = answer  # type: ignore[method-assign]  # see Turnstile
+    for far, answer in answers:
+        far.answer = answer  # type: ignore[method-assign]  # see Turnstile
     the_home.house.command("down", "all", "--grace", "0")
     the_home.ports.clear()
+
+
+PING = b'event: ping\ndata: {"type":"ping"}\n\n'
+"""Ours; the providers' own have a space in it."""
 
 
 class Turnstile:
     """Holds a provider's answers back one by one, and counts how many it works at."""
 
-    def __init__(self, far: Ollama) -> None:
+    def __init__(self, far: Ollama | Anthropic) -> None:
         self.asked: list[str] = []
         """The last words of each prompt, in the order in which they came."""
         self.at_work = self.most = 0
@@ -216,6 +225,32 @@ def large_of(size: int) -> int:
     import json
 
     return len(json.dumps(msg("x" * size)))
+
+
+def test_bytes_that_are_passed_through_wait_in_line_as_well(home: Estate) -> None:
+    """Pings first, and then every byte of the provider's; an error that comes late is an event."""
+    port = home.up("anthropic/claude-sonnet-4-5", "--max-concurrent", "1")
+    turnstile, found = Turnstile(home.fa), dict[str, Any]()
+    with client(port, "one", "a", found):
+        turnstile.wait(1)
+        second = Stream(port, "two")
+        second.read_until(b"event: ping")
+        third = Stream(port, "three")
+        third.read_until(b"event: ping")
+        wait_for_line(port, 2)
+        turnstile.let(1)
+        turnstile.wait(2)
+        # For the one behind it.
+        home.fa.instead(Reply(500, b'{"type":"error","error":{"type":"api_error","message":"boom"}}'))
+        turnstile.let(1)
+        whole = second.rest()
+        third.rest()
+
+    every_byte = b"".join(home.fa.streamed())
+    assert found["one"].body.replace(PING, b"") == whole.replace(PING, b"") == every_byte
+    assert third.seen.replace(PING, b"").startswith(b"event: error\n")
+    assert third.seen.count(b"boom") == 1
+    assert turnstile.asked == ["one", "two"]
 
 
 def test_who_hangs_up_in_line_is_never_asked_for(home: Estate) -> None:
