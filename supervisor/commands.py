@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -211,6 +212,40 @@ class Commands:
             except Fault as fault:
                 self._warn(f"{name} was not started by the configuration: {fault.message}")
 
+    async def seek_keys(self) -> None:
+        """Ask the configuration anew for the keys that an earlier supervisor had from it; none is on disk."""
+        async with trio.open_nursery() as nursery:
+            for unit in self._keeper.units.values():
+                if unit.proxy.key_sought:
+                    nursery.start_soon(self._seek_key, unit.proxy)
+
+    async def _seek_key(self, proxy: Proxy) -> None:
+        try:
+            found = fleet.KeySought(await self._with_keys(proxy.spec))
+        except Fault as fault:
+            again = f"proxyctl up {proxy.spec.model_id}"
+            found = fleet.KeySought(None, f"{fault.message}: {fault.hint}; then {again}")
+        except Exception as error:  # whatever a user's key command leads to: one proxy's trouble
+            found = fleet.KeySought(None, f"its key cannot be fetched: {type(error).__name__}")
+            self._log(f"{proxy.name}: internal error\n{traceback.format_exc()}")
+        self._keeper.post(proxy.name, found)
+
+    async def _with_keys(self, spec: WorkerSpec) -> WorkerSpec:
+        config = await trio.to_thread.run_sync(self.read_config)
+
+        async def key_for(route: routes.Route) -> str | None:
+            key = await self._configured_key(route)
+            if key is None and route.provider.needs_key:
+                raise self._missing_key(route)
+            return key
+
+        fallback = [
+            attrs.evolve(target, api_key=await key_for(routes.resolve_target(target.model_id, config)))
+            for target in spec.fallback
+        ]
+        key = await key_for(routes.resolve(spec.model_id, config))
+        return attrs.evolve(spec, api_key=key, fallback=fallback)
+
     def _warn(self, text: str) -> None:
         self.warnings.append(text)
         self._log(text)
@@ -358,7 +393,7 @@ class Commands:
         spec = attrs.evolve(order.spec, name=name, port=port)
         unit = self._keeper.units.get(name) or self._keeper.create(Proxy(name, spec))
         unit.listeners = listeners
-        unit.pid_file = request.pid_file
+        unit.pid_file, unit.key_given = request.pid_file, _gives_key(request)
         self._keeper.apply(unit, fleet.Up(spec, _care(request, order.care)))
         return _Wished(unit, False, unit.proxy.order, notes)
 
@@ -399,6 +434,8 @@ class Commands:
             )
         if request.pid_file is not None:
             unit.pid_file = request.pid_file
+        if _gives_key(request) or request.replace:
+            unit.key_given = _gives_key(request) or (unit.key_given and _keys(wanted) == _keys(spec))
         same = attrs.evolve(wanted, quota=spec.quota) == spec  # other limits need no other worker
         before = 0 if same else unit.proxy.generation
         self._keeper.apply(unit, fleet.Up(wanted, _care(request, _care(said, unit.proxy.care))))
@@ -611,6 +648,14 @@ def _check(request: UpRequest) -> None:
             checked_url(request.base_url)
         except ValueError as error:
             raise Fault("bad_request", f"the base URL {error}") from None
+
+
+def _gives_key(request: UpRequest) -> bool:
+    return request.api_key is not None or bool(request.fallback_keys)
+
+
+def _keys(spec: WorkerSpec) -> list[str | None]:
+    return [spec.api_key, *(target.api_key for target in spec.fallback)]
 
 
 def _care(said: UpRequest | ProxyOptions, known: Care) -> Care:

@@ -256,6 +256,7 @@ async def _serve(
         nursery.start_soon(unit.feed_watchdog, keeper, where.control_socket, log)
         await _report_ready(unit, where, log)
         nursery.start_soon(commands.autostart)
+        nursery.start_soon(commands.seek_keys)
         await ending.asked.wait()
         unit.notifier.tell("STOPPING=1")
         if ending.how == STOP:

@@ -145,6 +145,8 @@ class Proxy:
     trouble: str | None = None
     """The last thing that went wrong, in words."""
     last_pid: int | None = None
+    key_sought: bool = False
+    """Its key is lost, but came from the configuration, which is being asked for it again."""
     key_lost: bool = False
     """A key of it lived in memory only and nobody who knew it is left."""
     roll_grace_s: float = policy.ROLL_GRACE_S
@@ -166,7 +168,8 @@ class Proxy:
             if current.hung:
                 return State.HUNG
             return State.DEGRADED if current.ill or current.starved else State.READY
-        if any(worker.phase is Phase.ABSENT for worker in self.workers):
+        awaited = any(worker.phase is Phase.ABSENT for worker in self.workers)
+        if awaited or (self.key_sought and self.idle_since is None):
             return State.ADOPTING
         if self.successor is not None:
             return State.STARTING
@@ -209,6 +212,7 @@ class Proxy:
             self.is_up
             and self.idle_since is not None
             and self.given_up is None
+            and not self.key_sought
             and all(worker.phase is Phase.DRAINING for worker in self.workers)
         )
 

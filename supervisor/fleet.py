@@ -108,6 +108,15 @@ class Begin:
 
 
 @attrs.frozen
+class KeySought:
+    """What the configuration says of a key that was lost with an earlier supervisor."""
+
+    spec: WorkerSpec | None
+    """With the key; None: there is none any more."""
+    reason: str = ""
+
+
+@attrs.frozen
 class Knocked:
     """A connection waits in the queue of an idle proxy."""
 
@@ -218,6 +227,7 @@ Event = (
     | Dialled
     | Renew
     | Begin
+    | KeySought
     | Knocked
     | Spawned
     | SpawnFailed
@@ -380,7 +390,7 @@ def _settle(turn: _Turn) -> None:
     current, successor = proxy.current, proxy.successor
     if any(worker.phase is Phase.ABSENT for worker in proxy.workers):
         return  # an earlier worker may still dial; starting another now would make two
-    if successor is not None:
+    if successor is not None or proxy.key_sought:
         return
     if current is None:
         if proxy.given_up is None and proxy.retry_at is None and proxy.idle_since is None:
@@ -424,7 +434,7 @@ def _on_up(turn: _Turn, event: Up) -> None:
         _wake_unless_lazy(turn)
         return
     turn.forgive()
-    turn.set(wanted=True, spec=event.spec, key_lost=False)
+    turn.set(wanted=True, spec=event.spec, key_lost=False, key_sought=False)
     _wake_unless_lazy(turn)
     if changed:
         turn.set(order=proxy.order + 1, worked=False)
@@ -554,7 +564,7 @@ def _take_spec(turn: _Turn, event: Dialled) -> None:
     theirs = attrs.evolve(theirs, quota=ours.quota)  # other limits are told, not a reason to replace it
     same = theirs.without_secrets() == ours.without_secrets()
     if same and not ours.has_secrets:
-        turn.set(spec=theirs, key_lost=False)
+        turn.set(spec=theirs, key_lost=False, key_sought=False)
     if not same:
         turn.amend(event.generation, order=turn.proxy.order - 1)
 
@@ -572,8 +582,21 @@ def _on_renew(turn: _Turn, event: Renew) -> None:
 def _on_begin(turn: _Turn, event: Begin) -> None:
     if not turn.proxy.is_up:
         turn.drain_all(turn.proxy.spec.grace_s)
-    elif turn.proxy.key_lost:
+    elif turn.proxy.key_lost and not turn.proxy.key_sought:
         turn.set(idle_since=None)  # better known now than by the first who comes
+
+
+def _on_key_sought(turn: _Turn, event: KeySought) -> None:
+    if not turn.proxy.key_sought:
+        return  # a worker has brought it, or a person said it anew
+    turn.set(key_sought=False)
+    if event.spec is not None:
+        turn.set(spec=event.spec, key_lost=False)
+        return
+    turn.tell("no-key", event.reason)
+    if turn.proxy.is_up and all(worker.phase is Phase.DRAINING for worker in turn.proxy.workers):
+        turn.set(given_up=event.reason, idle_since=None, order=turn.proxy.order)
+        turn.tell("failed", event.reason)
 
 
 def _on_spawned(turn: _Turn, event: Spawned) -> None:
@@ -961,6 +984,7 @@ _HANDLERS: dict[type, Callable[[_Turn, Any], None]] = {
     Dialled: _on_dialled,
     Renew: _on_renew,
     Begin: _on_begin,
+    KeySought: _on_key_sought,
     Knocked: _on_knocked,
     Spawned: _on_spawned,
     SpawnFailed: _on_spawn_failed,

@@ -360,6 +360,7 @@ class Keeper:
             pid_file=unit.pid_file,
             last_pid=proxy.last_pid,
             care=proxy.care,
+            key_given=unit.key_given,
             idle=proxy.idle_since is not None,
         )
 
@@ -404,12 +405,13 @@ class Keeper:
                 generation=record.generation,
                 restarts=record.restarts,
                 key_lost=record.needs_key,
+                key_sought=record.needs_key and not record.key_given,
                 last_pid=record.last_pid,
                 care=record.care,
                 idle_since=self._now() if record.idle and record.wanted else None,
             )
         )
-        unit.pid_file = record.pid_file
+        unit.pid_file, unit.key_given = record.pid_file, record.key_given
         unit.listeners = listeners
         for worker in record.workers:
             self._recall_worker(unit, worker)

@@ -43,11 +43,13 @@ class ProxyRecord:
     generation: int
     restarts: int
     needs_key: bool
-    """It ran with a key that was given by flag and lives in memory only."""
+    """It ran with a key."""
     workers: list[WorkerRecord]
     pid_file: str | None = None
     last_pid: int | None = None
     care: Care = attrs.Factory(Care)
+    key_given: bool = True
+    """A key of it came with `up` and lived in memory only; else the configuration has it."""
     idle: bool = False
     """Up, and without a worker until somebody comes."""
 

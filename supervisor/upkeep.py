@@ -37,6 +37,8 @@ class Unit:
     stand_in: trio.CancelScope | None = None
     watch: trio.CancelScope | None = None
     """Over the task that waits for an idle proxy's next connection."""
+    key_given: bool = False
+    """A key of it came with `up`: the configuration does not know it."""
     pid_file: str | None = None
     """One more place for the pid, by the user's wish."""
     held: tuple[int, list[socket.socket]] | None = None

@@ -231,6 +231,8 @@ def _failed(proxy: Proxy, now: float, _: dict[int, Tally]) -> str:
 
 def _adopting(proxy: Proxy, now: float, _: dict[int, Tally]) -> str:
     pids = _awaited(proxy)
+    if not pids and proxy.key_sought:
+        return "adopting: its key is being fetched"
     return f"adopting: waiting for pid {pids} to dial" if pids else "adopting"
 
 
@@ -329,6 +331,8 @@ def _next_failed(proxy: Proxy, now: float) -> str:
 
 
 def _next_adopting(proxy: Proxy, now: float) -> str:
+    if proxy.key_sought and not proxy.workers:
+        return "it starts when its key is there; connections wait"
     due = min((worker.kill_by for worker in proxy.workers if worker.kill_by is not None), default=now)
     return f"if it has not dialled in {seconds(due - now)} it is replaced"
 

@@ -757,3 +757,95 @@ async def test_bad_limits_and_unknown_proxies_are_refused(world: World) -> None:
         assert fault.code == "bad_request"
     assert (await refused(lambda: up(world, rpm=-1))).code == "bad_request"
     assert (await refused(lambda: world.commands.set("echo/none", SetRequest(rpm=1)))).code == "unknown_proxy"
+
+
+# --- keys after a supervisor's end ----------------------------------------------------------------
+
+
+async def test_a_key_of_the_configuration_is_fetched_anew(
+    make_world: Callable[[], World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of the proxy and those of its targets; no key was ever on disk."""
+    monkeypatch.setenv("OPENROUTER_API_KEY", "sk-old")
+    first = await make_world().start()
+    configure(first, "")
+    row = await up(first, "openrouter/a/b", fallback=["openrouter/c/d", "echo/x"])
+    give_back(first)
+    monkeypatch.setenv("OPENROUTER_API_KEY", "sk-new")
+    second = await make_world().start()
+    assert second.proxy("openrouter/a/b").state is State.ADOPTING
+    await second.commands.seek_keys()
+    await second.until(lambda: second.proxy("openrouter/a/b").state is State.READY)
+
+    found = second.proxy("openrouter/a/b").spec
+    assert (found.port, found.api_key) == (row.port, "sk-new")
+    assert [target.api_key for target in found.fallback] == ["sk-new", None]
+
+
+@pytest.mark.parametrize("again", [{}, {"api_key": "sk-flag-2", "replace": True}, {"idle_stop_s": 60.0}])
+async def test_a_key_that_came_with_up_is_not_replaced_by_another(
+    make_world: Callable[[], World], monkeypatch: pytest.MonkeyPatch, again: dict[str, Any]
+) -> None:
+    """It may be somebody else's account: its user is to say it again."""
+    monkeypatch.setenv("OPENROUTER_API_KEY", "sk-env")
+    first = await make_world().start()
+    await up(first, "openrouter/a/b", api_key="sk-flag")
+    await up(first, "openrouter/a/b", **again)
+    give_back(first)
+    second = await make_world().start()
+    await second.commands.seek_keys()
+
+    assert second.proxy("openrouter/a/b").state is State.FAILED
+    assert "given by flag" in (second.proxy("openrouter/a/b").given_up or "")
+
+
+async def test_a_key_by_flag_that_was_replaced_by_the_configured_one(
+    make_world: Callable[[], World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = await make_world().start()
+    await up(first, "openrouter/a/b", api_key="sk-flag")
+    monkeypatch.setenv("OPENROUTER_API_KEY", "sk-env")
+    await up(first, "openrouter/a/b", replace=True)
+    give_back(first)
+    second = await make_world().start()
+    await second.commands.seek_keys()
+    await second.until(lambda: second.proxy("openrouter/a/b").state is State.READY)
+
+    assert second.proxy("openrouter/a/b").spec.api_key == "sk-env"
+
+
+@pytest.mark.parametrize(
+    ("config", "why"),
+    [
+        ("", "openrouter needs an API key"),
+        ("nonsense", "config.toml"),
+        ('[providers.openrouter]\napi_key_file = "/nowhere"', "/nowhere cannot be read"),
+    ],
+)
+async def test_a_key_that_is_gone_says_what_to_do(
+    make_world: Callable[[], World], monkeypatch: pytest.MonkeyPatch, config: str, why: str
+) -> None:
+    monkeypatch.setenv("OPENROUTER_API_KEY", "sk-env")
+    first = await make_world().start()
+    await up(first, "openrouter/a/b", lazy=True)
+    give_back(first)
+    monkeypatch.delenv("OPENROUTER_API_KEY")
+    second = make_world()
+    configure(second, config)
+    await second.start()
+    assert second.proxy("openrouter/a/b").state is State.IDLE
+    await second.commands.seek_keys()
+    await second.until(lambda: second.proxy("openrouter/a/b").state is State.FAILED)
+
+    reason = second.proxy("openrouter/a/b").given_up or ""
+    assert why in reason
+    assert reason.endswith("then proxyctl up openrouter/a/b")
+
+
+def give_back(world: World) -> None:
+    """Its supervisor is dead: the ports are nobody's."""
+    for unit in world.keeper.units.values():
+        if unit.watch is not None:
+            unit.watch.cancel()
+        while unit.listeners:
+            unit.listeners.pop().close()

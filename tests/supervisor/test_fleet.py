@@ -1198,6 +1198,58 @@ def test_an_idle_one_whose_key_is_lost_says_so_at_once() -> None:
     assert story.state() is State.FAILED
 
 
+def keyless(**facts: Any) -> Story:
+    """Of an earlier supervisor, whose key the configuration had."""
+    story = Story(Proxy(SPEC.name, SPEC, wanted=True, key_lost=True, key_sought=True, **facts))
+    assert story(fleet.Begin()) == []
+    return story
+
+
+@pytest.mark.parametrize("facts", [{}, {"idle_since": 0.0}, {"care": LAZY}], ids=["plain", "idle", "lazy"])
+def test_a_key_of_the_configuration_is_asked_for_again(facts: dict[str, Any]) -> None:
+    """Until it is there nothing starts and nobody is let in; then it is as it was."""
+    story = keyless(**facts)
+    assert story.state() is (State.IDLE if "idle_since" in facts else State.ADOPTING)
+    assert not story.proxy.awaits_visitors
+    assert story(fleet.Knocked()) == []
+
+    found = story(fleet.KeySought(spec(api_key="sk-1")))
+    assert (found == [fleet.Spawn(1)]) == (not facts)
+    assert story.state() is (State.IDLE if facts else State.STARTING)
+    assert (story.proxy.spec.api_key, story.proxy.key_lost) == ("sk-1", False)
+    assert story(fleet.KeySought(None, "too late")) == []
+    assert story.proxy.given_up is None
+
+
+@pytest.mark.parametrize("facts", [{}, {"idle_since": 0.0}, {"care": LAZY}], ids=["plain", "idle", "lazy"])
+def test_a_key_that_the_configuration_has_no_more(facts: dict[str, Any]) -> None:
+    """Said at once, and `up` with a key mends it."""
+    story = keyless(**facts)
+    assert story(fleet.KeySought(None, "openai needs an API key")) == []
+
+    assert (story.state(), story.proxy.given_up) == (State.FAILED, "openai needs an API key")
+    assert story(fleet.Up(spec(api_key="sk-1"))) == [fleet.Spawn(1)]
+
+
+def test_a_worker_that_brings_its_key_is_quicker() -> None:
+    """And one that is awaited keeps the proxy from being given up."""
+    story = recalled(key_lost=True, key_sought=True)
+    story(fleet.Begin())
+    assert story(fleet.KeySought(None, "openai needs an API key")) == []
+    assert (story.state(), story.proxy.given_up) == (State.ADOPTING, None)
+    story(dialled(spec=spec(api_key="sk-1")))
+
+    assert (story.state(), story.proxy.spec.api_key, story.proxy.key_lost) == (State.READY, "sk-1", False)
+
+
+def test_an_up_that_brings_a_key_does_not_wait_for_the_search() -> None:
+    story = keyless()
+
+    assert story(fleet.Up(spec(api_key="sk-2"))) == [fleet.Spawn(1)]
+    assert story(fleet.KeySought(spec(api_key="sk-1"))) == []
+    assert story.proxy.spec.api_key == "sk-2"
+
+
 def test_a_watch_that_breaks_is_made_good_by_a_pause() -> None:
     """Perhaps nobody stands at the door any more; after the pause somebody does, or a worker answers."""
     story = lazy()
@@ -1391,6 +1443,8 @@ def _stories() -> dict[str, Story]:
     made["limited"] = limited()
     made["outdated"] = recalled()
     made["outdated"](dialled(outdated="0.0.9"))
+    made["keyless"] = keyless()
+    made["keyless idle"] = keyless(idle_since=0.0)
     for name, pid in (("adopting", 4001), ("adopting unborn", None)):
         made[name] = Story(Proxy(SPEC.name, SPEC, wanted=True, generation=1))
         made[name](fleet.Recall(1, pid))
@@ -1412,6 +1466,8 @@ _EVENTS: list[fleet.Event] = [
     fleet.Begin(),
     fleet.Renew(),
     fleet.Knocked(),
+    fleet.KeySought(spec(api_key="sk-1")),
+    fleet.KeySought(None, "none"),
     fleet.Up(SPEC, Care(lazy=True, idle_stop_s=1.0, max_rss=100)),
     fleet.Spawned(1, 4001),
     fleet.SpawnFailed(1, "no"),
@@ -1444,6 +1500,7 @@ def check(proxy: Proxy, now: float) -> None:
         assert sum(worker.phase is Phase.READY for worker in proxy.workers) <= 1, "at most one current"
         resting = proxy.idle_since is not None
         has_plan = proxy.workers or proxy.given_up or proxy.retry_at is not None or resting
+        has_plan = has_plan or proxy.key_sought
         serving = [w for w in proxy.workers if w.phase in (Phase.READY, Phase.STARTING)]
         assert not (resting and serving), "who rests has no worker but one that leaves"
         assert proxy.state is not State.IDLE or not proxy.workers

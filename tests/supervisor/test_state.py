@@ -31,6 +31,8 @@ RECORD = ProxyRecord(
     workers=WORKERS,
     pid_file="/x.pid",
     care=Care(lazy=True, idle_stop_s=900.0, max_rss=2**29),
+    key_given=False,
+    idle=True,
 )
 SAVED = Saved(DaemonRecord(1, 2.0), [RECORD, attrs.evolve(RECORD, name="ü/☃", wanted=False, workers=[])], 3.0)
 
