@@ -42,7 +42,12 @@ def start(paths: Paths) -> dict[str, Any]:
     """Start a supervisor that outlives this command, and wait until it (or another one) answers."""
     _prepare(paths)
     if units.is_installed(paths):
-        return _start_service(paths)
+        try:
+            return _start_service(paths)
+        except Fault as fault:
+            # No login, no service manager: until there is one, it is started by hand. Then the service takes over.
+            if fault.code != "no_systemd":
+                raise
     try:
         child = _spawn(paths)
     except OSError as error:

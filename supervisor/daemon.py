@@ -15,6 +15,7 @@ import gc
 import os
 import random
 import resource
+import select
 import signal
 import socket
 import sys
@@ -42,6 +43,9 @@ EXIT_OK = 0
 EXIT_FAILED = 1
 STOP, RESTART, LEAVE = service.STOP, service.RESTART, "leave"
 _LOG_CHECK_EVERY = 256
+LEAVE_SIGNAL = signal.SIGUSR2
+"""From the service to a supervisor that was started by hand: systemd's control socket has taken its place."""
+_LEAVE_LIMIT_S = 20.0
 _HAND_OVER_LIMIT_S = 5.0
 """How long a restart waits for a holder that has just been lost."""
 _DRAIN_SPARE_S = 15.0
@@ -84,6 +88,9 @@ def main(argv: list[str] | None = None) -> int:
         holder = lock.take()
     except OSError as error:
         return _refuse(f"cannot use its lock {where.lock}: {error.strerror}")
+    if holder and arguments.unit:
+        _say(f"takes over from pid {holder}, which was started by hand; the workers serve on")
+        holder = lock.take_from(holder)
     if holder is not None:
         _say(f"is already running (pid {holder or 'unknown'})")
         return EXIT_OK
@@ -143,6 +150,27 @@ class _Lock:
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
         return None
+
+    def take_from(self, holder: int) -> int | None:
+        """As `take`, after its holder was asked to leave. One that knows no such signal just dies of it."""
+        try:
+            leaving = kernel.open_pidfd(holder)
+            if leaving is not None:
+                # The number may be that of the holder before, and somebody else's by now.
+                if self._is_open_in(holder):
+                    kernel.send_signal(holder, leaving, LEAVE_SIGNAL)
+                    select.select([leaving], [], [], _LEAVE_LIMIT_S)
+                os.close(leaving)
+        except OSError:
+            pass  # it has gone by itself
+        os.close(self._fd)
+        return self.take()
+
+    def _is_open_in(self, pid: int) -> bool:
+        ours = os.fstat(self._fd)
+        return any(
+            os.path.samestat(one.stat(), ours) for one in Path(f"/proc/{pid}/fd").iterdir() if one.exists()
+        )
 
     def release(self) -> None:
         os.ftruncate(self._fd, 0)
@@ -320,9 +348,11 @@ def _fork_server(where: paths.Paths, module: str, log: Callable[[str], None]) ->
 
 
 async def _heed_signals(unit: Service, ending: _Ending) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, LEAVE_SIGNAL) as signals:
         async for signum in signals:
-            if signum != signal.SIGHUP:  # a closed terminal is no reason to end
+            if signum == LEAVE_SIGNAL:
+                ending.ask(LEAVE)
+            elif signum != signal.SIGHUP:  # a closed terminal is no reason to end
                 ending.ask(STOP if await unit.is_to_stop() else LEAVE)
 
 

@@ -171,6 +171,18 @@ def test_start_is_systemd_s(
     assert systemctl.asked[-1] == f"start {BOTH}"
 
 
+def test_without_a_login_it_is_started_by_hand(
+    run: Run, systemctl: Systemctl, paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No service manager runs then; once one does, its service takes over."""
+    run("daemon", "install", "--no-start")
+    systemctl.answers("start", stderr="Failed to connect to bus: No medium found\n", code=1)
+    monkeypatch.setattr(autostart, "COMMAND", ("/bin/true",))
+    monkeypatch.setattr(autostart, "_version", lambda paths: {"pid": 7})
+
+    assert autostart.start(paths) == {"pid": 7}
+
+
 def test_stop_waits_for_systemd(
     systemctl: Systemctl, control: Control, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,9 +30,16 @@ class Unit:
         self.systemctl = systemctl
         house.runtime.joinpath("modelproxy").mkdir(mode=0o700)
         self.control = socket.socket(socket.AF_UNIX)
-        self.control.bind(str(house.control))
-        self.control.listen()
+        self.bind()
         house.env |= {"PATH": systemctl.path, "NOTIFY_SOCKET": manager.address, "FDSTORE": "512"}
+
+    def bind(self) -> None:
+        """As systemd does, whatever stands there."""
+        self.control.close()
+        self.house.control.unlink(missing_ok=True)
+        self.control = socket.socket(socket.AF_UNIX)
+        self.control.bind(str(self.house.control))
+        self.control.listen()
 
     def start(self, **environment: str) -> subprocess.Popen[bytes]:
         """As systemd does: the control socket and what is in the store, from number 3 on."""
@@ -180,6 +187,24 @@ def test_a_supervisor_by_hand_leaves_for_the_service(house: House) -> None:
     house.start()
     house.wait_event("adopted")
     assert house.row()["pid"] == row["pid"]
+
+
+def test_a_service_takes_over_from_one_by_hand(unit: Unit) -> None:
+    """Also when nobody has asked that one to leave: its control socket has been replaced by systemd's."""
+    named = {"NOTIFY_SOCKET": unit.house.env.pop("NOTIFY_SOCKET"), "FDSTORE": unit.house.env.pop("FDSTORE")}
+    unit.control.close()
+    unit.house.control.unlink()
+    by_hand = unit.house.start()
+    row = unit.house.up()
+    unit.bind()
+    process = unit.start(**named)
+
+    assert by_hand.wait(timeout=30) == 0
+    assert unit.house.api("GET", "/v1/version").json["pid"] == process.pid
+    unit.house.wait_event("adopted")
+    assert unit.house.row()["pid"] == row["pid"]
+    assert processes_of(unit.house, b"supervisor/holder.py") == []
+    unit.manager.wait_for(FDSTORE="1", FDNAME=f"port-{row['port']}")
 
 
 def test_the_journal_has_its_own_clock(house: House) -> None:
