@@ -21,8 +21,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from e2e.providers import HEADERS, Estate, estate, msg  # found by the line above
+from e2e.providers import HEADERS, Estate, Ollama, estate, msg  # found by the line above
 from fakes.house import free_port  # the same
+from fakes.upstream import Reply
 
 PIECES = 20
 PAUSE_S = 0.1
@@ -46,6 +47,18 @@ def nobody_there(here: Estate) -> Iterator[float]:
             began = time.monotonic()
             with asked(port, "POST", "/v1/messages", msg(stream=streamed)) as response:
                 response.read()
+                assert response.status == 503
+            yield time.monotonic() - began
+
+
+def silent_health(here: Estate) -> Iterator[float]:
+    """S47b: a provider that accepts and says nothing. Each worker's first look, because later ones are known."""
+    with Ollama() as far:
+        far.on("*", Reply(hang=True)).on("/api/tags", Reply(hang=True))
+        for number in itertools.count():
+            port = here.up(f"ollama/silent{number}", "--base-url", far.base, "--no-wait")
+            began = time.monotonic()
+            with asked(port, "GET", "/health") as response:
                 assert response.status == 503
             yield time.monotonic() - began
 
@@ -88,6 +101,9 @@ def main(rounds: int) -> int:
             return [span for span, _ in zip(measure(here), range(rounds), strict=False)]
 
         good = told("S70", "nobody listens: the whole 503", 1000, taken(nobody_there))
+        good &= told(
+            "S47b", "/health of a silent provider", 3000, list(itertools.islice(silent_health(here), 3))
+        )
         streams = [one for one, _ in zip(deltas(here), range(rounds), strict=False)]
         good &= told("S129", "the first delta, since the request", 300, [one[0] for one in streams])
         fewest = min(map(len, streams))
