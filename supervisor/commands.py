@@ -423,7 +423,7 @@ class Commands:
         )
         if wanted != spec and not request.replace:
             changed = ", ".join(
-                field.name
+                "limits" if field.name == "quota" else field.name
                 for field in attrs.fields(WorkerSpec)
                 if getattr(wanted, field.name) != getattr(spec, field.name)
             )

@@ -277,6 +277,7 @@ class Control:
                 f"modelproxy_requests_total{label} {row.requests}",
                 f"modelproxy_in_flight{label} {row.in_flight}",
                 f"modelproxy_restarts_total{label} {row.restarts}",
+                f"modelproxy_fallbacks_total{label} {row.fallbacks}",
             ]
             if row.queue is not None:
                 lines.append(f"modelproxy_accept_queue{label} {row.queue}")

@@ -85,14 +85,20 @@ _REFUSALS = {
 class _Asked:
     """A model request, as far as it was read."""
 
-    model: str
-    stream: bool
     body: bytes = attrs.field(repr=False)
     """Empty where nobody passes it on."""
     ask: Ask | None = None
     """None: it is read when somebody must translate it."""
-    wants_nothing: bool = False
-    """No output at all: no provider is troubled."""
+
+    @property
+    def wants_nothing(self) -> bool:
+        """No output at all: no provider is troubled."""
+        return self.ask is not None and self.ask.max_tokens == 0
+
+    @property
+    def stream(self) -> bool:
+        """Raises Refused where that cannot be told."""
+        return peek(self.body).stream if self.ask is None else self.ask.stream
 
 
 class Handler:
@@ -256,7 +262,8 @@ class Handler:
         call.asked_at = trio.current_time()
         asked = self._read(body)
         del body  # of a picture book it is large, and what translates has read it
-        call.know(model=asked.model, stream=asked.stream, subscription=False)
+        if asked.ask is not None:  # the relay says it itself
+            call.know(model=asked.ask.model, stream=asked.ask.stream, subscription=False)
         if asked.wants_nothing:
             await self._say_or_fail(call, await self._attempt(call, asked, self._first))
             return
@@ -274,15 +281,13 @@ class Handler:
 
     def _read(self, body: bytes) -> _Asked:
         """What must be known of a request before anybody is asked. Raises Refused."""
-        kept = body if self._keeps_bytes else b""
         most = self._gate.quota.max_context
         if self._first.relay is None:
             ask = asks.ask(body)
-            asked = _Asked(ask.model, ask.stream, kept, ask, ask.max_tokens == 0)
-            estimate = self._first.gauge.tuned(ask.input_tokens) if most is not None else 0
+            asked = _Asked(body if self._keeps_bytes else b"", ask)
+            estimate = self._first.gauge.tuned(ask.input_tokens)
         else:
-            peeked = peek(body)
-            asked = _Asked(peeked.model, peeked.stream, kept)
+            asked = _Asked(body)
             estimate = asks.count(body)[1] if most is not None else 0
         if most is not None and estimate > most:
             raise Refused(failures.overflow(estimate, most))

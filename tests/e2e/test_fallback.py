@@ -139,6 +139,11 @@ def test_a_chain_over_dialects_and_what_it_leaves_behind(home: Estate, streamed:
     assert the_row(home)["retry_count"] == 2
     if streamed:
         assert grammar.check(answer.body).text == "Hello"
+    for file in home.house.state.rglob("*"):
+        if file.is_file():
+            found = file.read_bytes()
+            assert b"sk-or-v1-configured" not in found, file
+            assert b"of-the-caller" not in found, file
 
 
 def test_a_translated_target_gets_no_credential_of_the_caller(home: Estate) -> None:

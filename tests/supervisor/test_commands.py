@@ -734,7 +734,7 @@ async def test_up_with_other_limits_needs_replace_but_no_worker(world: World) ->
     first = await up(world, rpm=60)
     fault = await refused(lambda: up(world, rpm=30))
 
-    assert (fault.code, "quota" in fault.message) == ("options_differ", True)
+    assert (fault.code, "(limits)" in fault.message) == ("options_differ", True)
     row = await up(world, rpm=30, replace=True)
     assert (row.pid, row.generation, row.limits) == (first.pid, 1, {"rpm": 30})
 

@@ -799,6 +799,21 @@ async def test_a_drain_that_was_not_heard_is_in_the_greeting(world: World) -> No
     assert worker.handle.signals[0] == signal.SIGTERM  # nobody was on the line
 
 
+async def test_a_key_of_a_target_is_on_record_as_needed_and_nowhere_else(world: World) -> None:
+    """The proxy alone does not need one."""
+    await world.commands.up(
+        UpRequest("echo/demo", port=0, fallback=["openai/x"], fallback_keys={"openai": "sk-of-the-target"})
+    )
+    record = on_disk(world)["echo/demo"]
+
+    assert record["needs_key"]
+    assert record["spec"]["fallback"][0]["model_id"] == "openai/x"
+    assert "sk-of-the-target" not in json.dumps(record)
+    worker = world.worker()
+    assert worker.spec is not None
+    assert worker.spec.fallback[0].api_key == "sk-of-the-target"
+
+
 async def test_limits_that_were_not_heard_are_in_the_greeting(world: World) -> None:
     """But not for one that speaks a protocol without them: it is left alone, and rolled at its adoption."""
     await up(world)

@@ -1031,11 +1031,9 @@ async def test_a_prompt_over_the_limit_is_refused_in_the_words_that_make_clients
     far = FakeProvider(saying("no"))
     targets(bench, far, quota=Quota(max_context=100))
 
-    assert error(await post(bench, "word " * 500)) == (
-        400,
-        "invalid_request_error",
-        "prompt is too long: 699 tokens > 100 maximum",
-    )
+    status, type_, message = error(await post(bench, "word " * 500))
+    assert (status, type_) == (400, "invalid_request_error")
+    assert re.fullmatch(r"prompt is too long: \d{3} tokens > 100 maximum", message)
     assert far.asked == []
 
 
