@@ -13,6 +13,8 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import trio
+
 from modelproxy.worker import httpd
 
 from . import views
@@ -20,6 +22,7 @@ from .facts import Proxy
 
 Answer = tuple[list[tuple[bytes, bytes]], bytes]
 
+_LEAVE_S = 5.0
 _LIMITS = httpd.HttpLimits(max_connections=256, head_timeout_s=10.0, keep_alive_s=1.0)
 
 
@@ -74,11 +77,14 @@ def _error(message: str, headers: list[tuple[bytes, bytes]], more: dict[str, Any
 
 
 async def serve(
-    listeners: Sequence[socket.socket], words: Callable[[str], Answer], log: Callable[[str], None]
+    listeners: Sequence[socket.socket],
+    words: Callable[[str], Answer],
+    log: Callable[[str], None],
+    relieved: trio.Event,
 ) -> None:
-    """Answer everything with 503 until cancelled, in `words` for the path that was asked.
+    """Answer everything with 503, in `words` for the path that was asked, until relieved.
 
-    The listeners given are closed, their copies live on.
+    Whoever has been let in by then still gets an answer. The listeners given are closed, their copies live on.
     """
 
     async def handle(exchange: httpd.Exchange) -> None:
@@ -90,7 +96,17 @@ async def serve(
 
     server = httpd.Server(handle, refuse=refuse, limits=_LIMITS, log=log)
     try:
-        await server.run(listeners)
+        async with trio.open_nursery() as nursery:
+
+            async def serve_until_drained() -> None:
+                await server.run(listeners)
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(serve_until_drained)
+            await relieved.wait()
+            server.drain()
+            await trio.sleep(_LEAVE_S)
+            nursery.cancel_scope.cancel()  # slower than anybody may be with two lines
     finally:
         for one in listeners:
             one.close()

@@ -34,7 +34,8 @@ class Unit:
     tokens: dict[int, str] = attrs.Factory(dict)
     past: views.Tally = attrs.Factory(views.Tally)
     """What the workers that have ended counted."""
-    stand_in: trio.CancelScope | None = None
+    stand_in: trio.Event | None = None
+    """Set when it is relieved."""
     watch: trio.CancelScope | None = None
     """Over the task that waits for an idle proxy's next connection."""
     key_given: bool = False
@@ -152,20 +153,19 @@ class Upkeep:
     def _stand_in_or_not(self, unit: Unit) -> None:
         needed = bool(unit.listeners) and unit.proxy.answers_down(self._now())
         if needed and unit.stand_in is None:
-            unit.stand_in = trio.CancelScope()
+            unit.stand_in = trio.Event()
             self._start(unit, self._stand_in, unit, unit.stand_in)
         elif not needed and unit.stand_in is not None:
-            unit.stand_in.cancel()
+            unit.stand_in.set()
             unit.stand_in = None
 
-    async def _stand_in(self, unit: Unit, scope: trio.CancelScope) -> None:
-        if scope.cancel_called:
+    async def _stand_in(self, unit: Unit, relieved: trio.Event) -> None:
+        if relieved.is_set():
             return  # not needed after all; the listeners may be closed by now
         copies = [one.dup() for one in unit.listeners]
-        with scope:
-            await stand_in.serve(
-                copies, lambda path: stand_in.answer(unit.proxy, self._now(), path), self._log
-            )
+        await stand_in.serve(
+            copies, lambda path: stand_in.answer(unit.proxy, self._now(), path), self._log, relieved
+        )
 
     def _keep_pid_files(self, unit: Unit) -> None:
         proxy = unit.proxy

@@ -107,13 +107,16 @@ def test_it_never_asks_to_come_back_at_once() -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 async def test_every_request_gets_it(host: str, nursery: trio.Nursery) -> None:
-    """Until it is cancelled; the socket itself lives on for the worker to come."""
+    """Until it is relieved; the socket itself lives on for the worker to come."""
     listeners = sockets.bind_loopback(0)
     port = listeners[0].getsockname()[1]
     log: list[str] = []
     proxy = failed()
     copies = [one.dup() for one in listeners]
-    nursery.start_soon(stand_in.serve, copies, lambda path: stand_in.answer(proxy, 0.0, path), log.append)
+    relieved = trio.Event()
+    nursery.start_soon(
+        stand_in.serve, copies, lambda path: stand_in.answer(proxy, 0.0, path), log.append, relieved
+    )
     found = []
     for request in (
         b"POST /v1/messages HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}",
@@ -123,9 +126,10 @@ async def test_every_request_gets_it(host: str, nursery: trio.Nursery) -> None:
             await stream.send_all(request)
             with trio.fail_after(20):
                 found.append(await stream.receive_some())
-    nursery.cancel_scope.cancel()
-    with trio.CancelScope(shield=True):
-        await trio.testing.wait_all_tasks_blocked()
+    relieved.set()
+    with trio.fail_after(20):
+        while nursery.child_tasks:
+            await trio.testing.wait_all_tasks_blocked()
 
     assert found[0].startswith(b"HTTP/1.1 503 ")
     assert b"x-should-retry: false" in found[0]
@@ -134,4 +138,26 @@ async def test_every_request_gets_it(host: str, nursery: trio.Nursery) -> None:
     assert {one.fileno() for one in copies} == {-1}
     for one in listeners:
         assert one.fileno() != -1
+        one.close()
+
+
+async def test_who_was_let_in_is_answered_also_after_it_is_relieved(nursery: trio.Nursery) -> None:
+    """A cut would look like a worker that has died. Found by chaos (seed 4)."""
+    listeners = sockets.bind_loopback(0)
+    proxy, relieved = failed(), trio.Event()
+    copies = [one.dup() for one in listeners]
+    nursery.start_soon(
+        stand_in.serve, copies, lambda path: stand_in.answer(proxy, 0.0, path), lambda text: None, relieved
+    )
+    async with await trio.open_tcp_stream("127.0.0.1", listeners[0].getsockname()[1]) as stream:
+        await stream.send_all(b"POST /v1/messages HTTP/1.1\r\nhost: x\r\n")
+        await trio.testing.wait_all_tasks_blocked()
+        relieved.set()
+        await trio.testing.wait_all_tasks_blocked()
+        await stream.send_all(b"content-length: 2\r\n\r\n{}")
+        with trio.fail_after(20):
+            said = await stream.receive_some()
+
+    assert said.startswith(b"HTTP/1.1 503 ")
+    for one in listeners:
         one.close()
