@@ -17,7 +17,7 @@ from .processes import daemon_pid, is_alive, start_time
 POLL_S = 0.01
 PATIENCE_S = 1.0
 """After so long somebody at a terminal is told why nothing happens."""
-RESTARTED_S = 10.0
+RESTARTED_S = 20.0
 
 
 def run(unit: str | None) -> None:

@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
-import fcntl
 import gc
 import os
 import random
 import resource
-import select
 import signal
 import socket
 import sys
@@ -35,6 +33,7 @@ from .events import Events
 from .facts import State
 from .forks import CAN_FORK, ForkServer
 from .keeper import Keeper
+from .lock import LEAVE_SIGNAL, Lock
 from .runner import Runner, worker_environment
 from .service import Service
 from .store import StoreCustody
@@ -43,9 +42,6 @@ EXIT_OK = 0
 EXIT_FAILED = 1
 STOP, RESTART, LEAVE = service.STOP, service.RESTART, "leave"
 _LOG_CHECK_EVERY = 256
-LEAVE_SIGNAL = signal.SIGUSR2
-"""From the service to a supervisor that was started by hand: systemd's control socket has taken its place."""
-_LEAVE_LIMIT_S = 20.0
 _HAND_OVER_LIMIT_S = 5.0
 """How long a restart waits for a holder that has just been lost."""
 _DRAIN_SPARE_S = 15.0
@@ -83,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
         paths.prepare(where)
     except (paths.UnsafeDirectoryError, OSError) as error:
         return _refuse(f"cannot use its directories: {error}")
-    lock = _Lock(where.lock)
+    lock = Lock(where.lock)
     try:
         holder = lock.take()
     except OSError as error:
@@ -130,51 +126,6 @@ def _refuse(text: str) -> int:
 
 def _say(text: str) -> None:
     sys.stderr.write(f"modelproxy: the supervisor {text}\n")
-
-
-class _Lock:
-    """One supervisor per runtime directory. The kernel frees the lock however its holder ends."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._fd = -1
-
-    def take(self) -> int | None:
-        """None: it is ours. Else the pid of the holder, 0 when it has not said."""
-        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            text = os.pread(self._fd, 20, 0).decode(errors="replace").strip()
-            return int(text) if text.isdigit() else 0
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
-        return None
-
-    def take_from(self, holder: int) -> int | None:
-        """As `take`, after its holder was asked to leave. One that knows no such signal just dies of it."""
-        try:
-            leaving = kernel.open_pidfd(holder)
-            if leaving is not None:
-                # The number may be that of the holder before, and somebody else's by now.
-                if self._is_open_in(holder):
-                    kernel.send_signal(holder, leaving, LEAVE_SIGNAL)
-                    select.select([leaving], [], [], _LEAVE_LIMIT_S)
-                os.close(leaving)
-        except OSError:
-            pass  # it has gone by itself
-        os.close(self._fd)
-        return self.take()
-
-    def _is_open_in(self, pid: int) -> bool:
-        ours = os.fstat(self._fd)
-        return any(
-            os.path.samestat(one.stat(), ours) for one in Path(f"/proc/{pid}/fd").iterdir() if one.exists()
-        )
-
-    def release(self) -> None:
-        os.ftruncate(self._fd, 0)
-        os.close(self._fd)
 
 
 class _Log:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import plistlib
 import re
 import shutil
 import subprocess
@@ -107,6 +108,16 @@ def test_only_what_we_wrote_for_this_user_is_ours(paths: Paths, tmp_path: Path) 
     assert units.is_installed(paths)
 
     assert not units.is_installed(Paths(tmp_path / "other", paths.state, paths.config))
+
+
+def test_the_agent_for_launchd_is_one() -> None:
+    """Nobody can load it here; that it is a property list with a command of ours can be seen."""
+    agent = plistlib.loads((units.TEMPLATES / "modelproxy.plist").read_bytes())
+
+    assert Path(agent["ProgramArguments"][0]).name == "proxyctl"
+    assert agent["ProgramArguments"][1:] == ["daemon", "run"]
+    assert agent["AbandonProcessGroup"]
+    assert agent["KeepAlive"] == {"SuccessfulExit": False}
 
 
 @pytest.mark.slow

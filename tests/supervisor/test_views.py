@@ -229,6 +229,18 @@ def test_backoff_for_want_of_a_process_names_the_system() -> None:
     assert words(story) == "backoff 1, next in 1.0s; cannot start python: Cannot allocate memory"
 
 
+def test_a_worker_of_another_version_says_so_until_it_is_replaced() -> None:
+    story = Story(Proxy(SPEC.name, SPEC, wanted=True, generation=1))
+    story(fleet.Recall(1, 4001))
+    story(fleet.Dialled(1, 4001, serving=True, draining=False, spec=SPEC, outdated="0.0.9"))
+    assert words(story) == "runs 0.0.9, replaced when its turn comes"
+
+    story(fleet.Renew())
+    story.born(2)
+    story.die(2, "exit 7", 7)
+    assert words(story) == "the roll failed, generation 1 goes on: exit 7; runs 0.0.9"
+
+
 def test_a_crash_loop_is_called_one() -> None:
     story = crash_loop()
 
