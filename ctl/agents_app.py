@@ -36,7 +36,9 @@ def set_(
     ],
     json: Json = False,
 ) -> int:
-    """Let an agent use a model: one line of your config.toml, the rest stays as it is
+    """Let an agent use a model
+
+    One line of your config.toml; the rest stays as it is.
 
     \b
     Examples:
@@ -61,7 +63,9 @@ def set_(
 
 @app.command()
 def unset(agent: Agent, json: Json = False) -> int:
-    """Take an agent's entry out of your config.toml; it uses models.default then, or its own model
+    """Take an agent's entry out of your config.toml
+
+    It uses models.default then, or its own model.
 
     \b
     Examples:
@@ -108,9 +112,10 @@ def list_(json: Json = False) -> int:
 
 @app.command()
 def resolve(agent: Agent, json: Json = False) -> int:
-    """Tell which model an agent uses and where its proxy is or would be; starts nothing
+    """Tell which model an agent uses, and through which proxy
 
-    Always exit code 0: with a configuration that cannot be read the answer is that there is no proxy.
+    Starts nothing: a proxy that is not up is named with the address that it would have. Always exit code
+    0: with a configuration that cannot be read the answer is that there is no proxy.
 
     \b
     Examples:
@@ -156,7 +161,7 @@ def _answer(answer: dict[str, object], warnings: list[str], *, json: bool) -> in
 
 @app.command()
 def guide() -> int:
-    """Print the exact commands that an agent, or its author, needs
+    """Print the exact commands that an agent needs
 
     \b
     Examples:

@@ -33,9 +33,10 @@ def config() -> None:
 
 @app.command()
 def validate(json: Json = False) -> int:
-    """Check every file that holds here, and say all that is wrong with it
+    """Check every file that holds here
 
-    Your own file and the project's (.modelproxy.toml in this folder). Exit code 1 when something is wrong.
+    All that is wrong is told at once: your own file and the project's (.modelproxy.toml in this folder).
+    Exit code 1 when something is wrong.
 
     \b
     Examples:
@@ -122,9 +123,10 @@ def set_(
     ],
     json: Json = False,
 ) -> int:
-    """Set one value in your own file; everything else in it stays as it is
+    """Set one value in your own file
 
-    What `config validate` would refuse is refused. A list may be written with commas.
+    Everything else in it stays as it is. What `config validate` would refuse is refused. A list may be
+    written with commas.
 
     \b
     Examples:
@@ -197,7 +199,9 @@ def schema() -> int:
 
 @app.command()
 def init(json: Json = False) -> int:
-    """Write a config.toml with every key in it, explained and commented out
+    """Write a config.toml with every key explained
+
+    All are commented out: it says nothing yet.
 
     \b
     Examples:
@@ -218,7 +222,9 @@ def init(json: Json = False) -> int:
 
 @app.command()
 def edit(json: Json = False) -> int:
-    """Open your own file in $VISUAL or $EDITOR; it is replaced once it is valid
+    """Open your own file in $VISUAL or $EDITOR
+
+    It is replaced once what you wrote is valid.
 
     \b
     Examples:
@@ -276,9 +282,10 @@ def import_(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A JSON file with models and apiKeys.")],
     json: Json = False,
 ) -> int:
-    """Take over a JSON configuration: models.default, models.fallbackEnabled, models.agents and apiKeys
+    """Take over a JSON configuration
 
-    Keys go to keys.toml, everything else to config.toml; what is there already stays.
+    Its models.default, models.fallbackEnabled, models.agents and apiKeys. Keys go to keys.toml,
+    everything else to config.toml; what is there already stays.
 
     \b
     Examples:
@@ -309,9 +316,10 @@ def trust(
     revoke: Annotated[bool, typer.Option("--revoke", help="Trust it no more.")] = False,
     json: Json = False,
 ) -> int:
-    """Let a project's file say where keys and prompts go, as it stands now
+    """Let a project's file say where keys and prompts go
 
-    Without trust it may say aliases, proxies and models of agents only. Trust ends when the file changes.
+    As it stands now. Without trust it may say aliases, proxies and models of agents only. Trust ends when
+    the file changes.
 
     \b
     Examples:

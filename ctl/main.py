@@ -472,6 +472,32 @@ def restart(
     return EXIT_OK
 
 
+@app.command("reload")
+def reload_(json: Json = False) -> int:
+    """Apply a changed configuration
+
+    To the proxies that it concerns, by a roll, so that no request fails. The supervisor also looks at the
+    file by itself every 2 s, and at SIGHUP. What was said by flag stays. A file with mistakes changes nothing.
+
+    \b
+    Examples:
+      proxyctl reload
+      proxyctl reload --json
+    """
+    from modelproxy.supervisor.paths import find
+
+    from .client import Client
+
+    answer = Client(find()).ask("POST", "/v1/daemon/reload", {})
+    if json:
+        say_json(answer)
+        return EXIT_OK
+    for warning in answer["warnings"]:
+        talk(f"warning: {warning}")
+    say(f"changed  {'  '.join(answer['changed'])}" if answer["changed"] else "nothing to change")
+    return EXIT_OK
+
+
 @app.command()
 def logs(
     target: Target,

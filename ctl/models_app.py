@@ -109,9 +109,9 @@ def resolve(name: Name, json: Json = False) -> int:
 
 @app.command("test")
 def try_one(name: Name, json: Json = False) -> int:
-    """Send one real request for one token, and print how long it took or what is wrong
+    """Send one real request for one token
 
-    A proxy that is brought up for it goes again.
+    How long it took, or what is wrong. A proxy that is brought up for it goes again.
 
     \b
     Examples:

@@ -14,8 +14,8 @@ import trio
 
 from modelproxy.worker.contract import Quota, Target, WorkerSpec
 
+from . import aliases, fleet, kernel, keys, layers, logs, policy, quotas, routes, sockets, views
 from . import config as configuration
-from . import fleet, kernel, keys, layers, logs, policy, quotas, routes, sockets, views
 from .config import Config, ConfigError, ProxyOptions, checked_url
 from .facts import Care, Phase, Proxy, State
 from .keeper import Keeper, port_trouble
@@ -70,8 +70,6 @@ class Commands:
         self._keeper = keeper
         self._paths = paths
         self._log = log
-        self.warnings: list[str] = []
-        """What of the configuration could not be done."""
         # A key command may take its time; it is not to keep others from the threads they need.
         self._key_threads = trio.CapacityLimiter(8)
         self.closing = False
@@ -170,6 +168,16 @@ class Commands:
         by_name = [unit for unit in units if unit.proxy.name == target]
         return by_name or [unit for unit in units if _means(unit.proxy, target)]
 
+    async def _meant(self, target: str) -> str:
+        """An alias is as good as its model, where nothing of ours is called so."""
+        if target == "all" or self.find(target, stopped=True):
+            return target
+        try:
+            config = await trio.to_thread.run_sync(self.read_config)
+        except Fault:
+            return target
+        return aliases.find(target, config.aliases) or target
+
     def find_one(self, target: str) -> Unit:
         found = self.find(target, stopped=False) or self.find(target, stopped=True)
         if not found:
@@ -193,25 +201,6 @@ class Commands:
         self._refuse_a_failed_roll(unit, wished.before)
         return self.row(unit, reused=wished.reused, notes=wished.notes)
 
-    async def autostart(self) -> None:
-        """Bring up what the configuration wants from the start. What goes wrong is a warning: the rest goes on.
-
-        A proxy that is known already has a wish of its own, and the last wish wins: who took it down by hand
-        does not want to see it again after the next start.
-        """
-        try:
-            config = await trio.to_thread.run_sync(self.read_config)
-        except Fault as fault:
-            self._warn(f"nothing was started by the configuration: {fault.message}")
-            return
-        for name, options in config.proxies.items():
-            if not options.autostart or name in self._keeper.units:
-                continue
-            try:
-                await self.up(UpRequest(name, wait=False))
-            except Fault as fault:
-                self._warn(f"{name} was not started by the configuration: {fault.message}")
-
     async def seek_keys(self) -> None:
         """Ask the configuration anew for the keys that an earlier supervisor had from it; none is on disk."""
         async with trio.open_nursery() as nursery:
@@ -233,29 +222,19 @@ class Commands:
     async def _with_keys(self, spec: WorkerSpec) -> WorkerSpec:
         config = await trio.to_thread.run_sync(self.read_config)
 
-        async def key_for(route: routes.Route) -> str | None:
-            key = await self._configured_key(route)
-            if key is None and route.provider.needs_key:
-                raise self._missing_key(route)
-            return key
-
         fallback = [
-            attrs.evolve(target, api_key=await key_for(routes.resolve_target(target.model_id, config)))
+            attrs.evolve(target, api_key=await self.key_of(routes.resolve_target(target.model_id, config)))
             for target in spec.fallback
         ]
-        key = await key_for(routes.resolve(spec.model_id, config))
+        key = await self.key_of(routes.resolve(spec.model_id, config))
         return attrs.evolve(spec, api_key=key, fallback=fallback)
-
-    def _warn(self, text: str) -> None:
-        self.warnings.append(text)
-        self._log(text)
 
     async def _wish(self, request: UpRequest) -> _Wished:
         """Put the wish on record; a port that a leaving worker of ours still holds is waited for."""
         order = await self._resolve(request)
         deadline = trio.current_time() + _PORT_HANDOVER_S
         while True:
-            self._refuse_when_closing()
+            self.refuse_when_closing()
             try:
                 return await self._keeper.ask(lambda: self._place(request, order))
             except sockets.PortInUseError as error:
@@ -350,6 +329,13 @@ class Commands:
         if key is None and running is None and route.provider.needs_key:
             raise self._missing_key(route)
         return key or running if replace else running or key
+
+    async def key_of(self, route: routes.Route) -> str | None:
+        """The configured key; a Fault when there must be one and there is none."""
+        key = await self._configured_key(route)
+        if key is None and route.provider.needs_key:
+            raise self._missing_key(route)
+        return key
 
     async def _configured_key(self, route: routes.Route) -> str | None:
         try:
@@ -533,6 +519,7 @@ class Commands:
 
     async def down(self, target: str, request: DownRequest) -> list[Stopped]:
         check_grace(request.grace_s)
+        target = await self._meant(target)
         stopped = await self._keeper.ask(lambda: self._unwish(target, request))
         if not stopped and target != "all":
             raise self._unknown(target)
@@ -560,7 +547,8 @@ class Commands:
     async def restart(self, target: str, request: RestartRequest) -> list[ProxyView]:
         check_grace(request.grace_s)
         _check_wait(request.wait_s)
-        self._refuse_when_closing()
+        self.refuse_when_closing()
+        target = await self._meant(target)
         renewed = await self._keeper.ask(lambda: self._renew(target, request))
         if not renewed and target != "all":
             raise self._unknown(target)
@@ -584,7 +572,7 @@ class Commands:
     async def set(self, target: str, request: SetRequest) -> list[ProxyView]:
         """Other limits for what serves, without a new worker."""
         quotas.check(request)
-        self._refuse_when_closing()
+        self.refuse_when_closing()
         limited = await self._keeper.ask(lambda: self._limit(target, request))
         if not limited and target != "all":
             raise self._unknown(target)
@@ -596,7 +584,7 @@ class Commands:
             self._keeper.apply(unit, fleet.Limited(quotas.granted(request, unit.proxy.spec.quota)))
         return found
 
-    def _refuse_when_closing(self) -> None:
+    def refuse_when_closing(self) -> None:
         if self.closing:
             raise Fault("stopping", "the supervisor is stopping", "wait for it, then proxyctl daemon start")
 

@@ -24,6 +24,7 @@ from .protocol import (
     DownRequest,
     Event,
     Fault,
+    Reloaded,
     RestartRequest,
     SetRequest,
     UpRequest,
@@ -63,6 +64,7 @@ class Control:
         warnings: Callable[[], list[str]],
         spawn: Callable[[], str],
         leave: Callable[[str, float | None], None],
+        reload: Callable[[], Awaitable[Reloaded]],
         log: Callable[[str], None],
         unit: str = "",
     ) -> None:
@@ -73,6 +75,7 @@ class Control:
         self._warnings = warnings
         self._spawn = spawn
         self._leave = leave
+        self._reload = reload
         self._unit = unit
         self._log = log
         self._followers = 0
@@ -217,8 +220,14 @@ class Control:
         )
 
     async def _daemon(self, exchange: httpd.Exchange, target: str, query: dict[str, str]) -> None:
+        if target == "reload":
+            await exchange.read_body()
+            await _answer(exchange, 200, to_json(await self._reload()))
+            return
         if target not in ("stop", "restart", "leave"):
-            raise Fault("unknown_route", f"the daemon cannot {target}", "it can stop, restart and leave")
+            raise Fault(
+                "unknown_route", f"the daemon cannot {target}", "it can reload, stop, restart and leave"
+            )
         request = parse(await exchange.read_body(), DaemonRequest)
         check_grace(request.grace_s)
         if target == "restart":

@@ -31,6 +31,7 @@ from .control import Control
 from .custody import Custody, HolderCustody
 from .events import Events
 from .facts import State
+from .following import Following
 from .forks import CAN_FORK, ForkServer
 from .keeper import Keeper
 from .lock import LEAVE_SIGNAL, Lock
@@ -208,6 +209,7 @@ async def _serve(
         jitter=lambda: random.uniform(0.75, 1.25),
     )
     commands = Commands(keeper, where, log)
+    following = Following(commands, keeper, where, log)
     gc.collect()
     gc.freeze()  # what is imported stays; the collector need not look at it again
     async with trio.open_nursery() as nursery:
@@ -220,13 +222,14 @@ async def _serve(
             events,
             where,
             started_at=started_at,
-            warnings=lambda: [*keeper.warnings, *commands.warnings, *keeper.renewal_words()],
+            warnings=lambda: [*keeper.warnings, *following.warnings, *keeper.renewal_words()],
             spawn=lambda: spawner.way,
             leave=leave,
+            reload=following.reload,
             log=log,
             unit=unit.unit,
         )
-        nursery.start_soon(_heed_signals, unit, ending)
+        nursery.start_soon(_heed_signals, unit, ending, lambda: nursery.start_soon(following.look_again))
         if fork_server is not None:
             nursery.start_soon(fork_server.run)
         await nursery.start(keeper.run, workers_socket)
@@ -234,7 +237,7 @@ async def _serve(
         nursery.start_soon(unit.keep_posted, keeper)
         nursery.start_soon(unit.feed_watchdog, keeper, where.control_socket, log)
         await _report_ready(unit, where, log)
-        nursery.start_soon(commands.autostart)
+        nursery.start_soon(following.run)
         nursery.start_soon(commands.seek_keys)
         await ending.asked.wait()
         unit.notifier.tell("STOPPING=1")
@@ -298,12 +301,14 @@ def _fork_server(where: paths.Paths, module: str, log: Callable[[str], None]) ->
     return ForkServer(module, log, worker_environment(os.environ))
 
 
-async def _heed_signals(unit: Service, ending: _Ending) -> None:
+async def _heed_signals(unit: Service, ending: _Ending, reload: Callable[[], None]) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, LEAVE_SIGNAL) as signals:
         async for signum in signals:
             if signum == LEAVE_SIGNAL:
                 ending.ask(LEAVE)
-            elif signum != signal.SIGHUP:  # a closed terminal is no reason to end
+            elif signum == signal.SIGHUP:  # a closed terminal is no reason to end, either
+                reload()
+            else:
                 ending.ask(STOP if await unit.is_to_stop() else LEAVE)
 
 

@@ -13,8 +13,8 @@ from .values import Field, ListOf, Section, TableOf, Text, Value
 
 HEAD = """\
 # modelproxy's configuration. It lies at ~/.config/modelproxy/config.toml (below $XDG_CONFIG_HOME if that is set).
-# It is read anew at each `proxyctl up`; a mistake is refused with every problem and its line, and proxies that
-# run are left as they are. To apply a change to one that runs: `proxyctl up NAME --replace`.
+# A change is applied within 2 s (or by `proxyctl reload`) to the proxies that it concerns, by a roll, so that no
+# request fails. A file with mistakes is not used: the last good one holds, and `proxyctl ps` says so.
 #
 # `proxyctl config set KEY VALUE` changes a line and keeps the rest, `proxyctl config validate` checks all of it,
 # `proxyctl config show --origin` tells what holds and who said it: a flag goes before the environment, that before

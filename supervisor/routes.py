@@ -10,11 +10,11 @@ from typing import Any
 
 import attrs
 
-from modelproxy.worker.contract import Target, WorkerSpec
+from modelproxy.worker.contract import Quota, Target, WorkerSpec
 
-from . import aliases
+from . import aliases, quotas
 from .config import Config, Provider, ProxyOptions
-from .protocol import Fault
+from .protocol import DEFAULT_GRACE_S, Fault
 
 EXPECTED = "Expected: provider/model-name"
 MAX_MODEL_ID = 200
@@ -83,6 +83,17 @@ def spec(route: Route) -> WorkerSpec:
     found = target(route)
     fields = {field.name: getattr(found, field.name) for field in attrs.fields(Target)}
     return WorkerSpec(name=route.proxy or route.model_id, port=0, **fields)
+
+
+def order(route: Route, config: Config) -> WorkerSpec:
+    """All that the configuration says of it, targets and limits too; only keys are missing."""
+    said = route.options
+    return attrs.evolve(
+        spec(route),
+        grace_s=DEFAULT_GRACE_S if said.grace_s is None else said.grace_s,
+        fallback=[target(resolve_target(text, config)) for text in said.fallback or ()],
+        quota=quotas.granted(said, Quota()),
+    )
 
 
 def target(route: Route) -> Target:

@@ -49,6 +49,7 @@ TOO_HEAVY = {
 # Modules that decide and do not do: all they know comes in as arguments.
 PURE = (
     "supervisor.aliases",
+    "supervisor.changes",
     "supervisor.config",
     "supervisor.consistency",
     "supervisor.editing",

@@ -11,4 +11,5 @@ def test_help_with_examples(run: Run, command: str) -> None:
     ran = run("agents", command, "--help")
 
     assert ran.code == 0
+    assert not ran.out.splitlines()[2].endswith(".")
     assert f"proxyctl agents {command}" in ran.out

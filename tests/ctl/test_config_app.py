@@ -15,6 +15,7 @@ def test_help_with_examples(run: Run, command: str) -> None:
     ran = run("config", command, "--help")
 
     assert ran.code == 0
+    assert not ran.out.splitlines()[2].endswith(".")
     assert "Examples:" in ran.out
 
 

@@ -253,6 +253,7 @@ COMMANDS = [
     ["why"],
     ["restart"],
     ["set"],
+    ["reload"],
     ["logs"],
     ["events"],
     ["usage"],
@@ -260,7 +261,13 @@ COMMANDS = [
     ["daemon"],
     *(["daemon", name] for name in ("run", "start", "stop", "restart", "status")),
     *(["keys", name] for name in ("set", "unset", "list")),
+    ["config"],
+    ["agents"],
+    ["models"],
 ]
+
+GROUPS = (["daemon"], ["keys"], ["config"], ["agents"], ["models"])
+"""What is in the last three: test_config_app.py and its like."""
 
 
 @pytest.mark.parametrize("command", [[], *COMMANDS], ids=" ".join)
@@ -289,9 +296,7 @@ def test_every_command_is_tested_here() -> None:
         command.name or command.callback.__name__ for command in app.registered_commands if command.callback
     }
 
-    assert names == {
-        command[0] for command in COMMANDS if command not in (["daemon"], ["keys"]) and len(command) == 1
-    }
+    assert names == {command[0] for command in COMMANDS if command not in GROUPS and len(command) == 1}
 
 
 def test_set_says_the_limits_that_hold_now(run: Run, control: Control) -> None:
@@ -309,3 +314,16 @@ def test_set_refuses_what_is_no_limit_before_anybody_is_asked(run: Run, control:
     assert (ran.code, ran.out) == (2, "")
     assert 'There is no limit "speed"' in ran.err
     assert control.paths_asked == []
+
+
+def test_reload_says_whom_it_concerned(run: Run, control: Control) -> None:
+    control.replies["POST"] = 200, {"changed": ["coder", "echo/demo"], "warnings": ["mind the port"]}
+    ran = run("reload")
+
+    assert (ran.code, ran.out, ran.err) == (0, "changed  coder  echo/demo\n", "warning: mind the port\n")
+    assert control.paths_asked[-1] == "POST /v1/daemon/reload"
+    assert run("reload", "--json").json["changed"] == ["coder", "echo/demo"]
+    control.replies["POST"] = 200, {"changed": [], "warnings": []}
+    assert run("reload").out == "nothing to change\n"
+    control.replies["POST"] = fault(409, "bad_config", "line 3: no")
+    assert run("reload").code == 1

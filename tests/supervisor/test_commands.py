@@ -380,35 +380,14 @@ async def test_every_mistake_of_the_file_is_named_with_its_line(world: World) ->
     assert world.births == []
 
 
-async def test_autostart_brings_up_what_is_not_known_yet(world: World, usual_port: int) -> None:
-    """Who took it down by hand does not see it again."""
+async def test_an_alias_takes_down_its_model(world: World, usual_port: int) -> None:
     configure(world, CODER.format(port=usual_port))
-    await world.commands.autostart()
-    await world.until(lambda: world.proxy("coder").state is State.READY)
-    await world.commands.down("coder", DownRequest())
-    await world.commands.autostart()
+    await up(world, "local")
+    [row] = await world.commands.restart("local", RestartRequest())
+    [stopped] = await world.commands.down("local", DownRequest())
 
-    assert world.proxy("coder").state is State.STOPPED
-    assert world.commands.warnings == []
-
-
-@pytest.mark.parametrize(
-    ("text", "warning"),
-    [
-        ("= =", "nothing was started by the configuration: "),
-        ('[proxies.a]\nmodel = "openrouter/x"\nautostart = true', "a was not started by the configuration: "),
-    ],
-)
-async def test_autostart_that_cannot_is_a_warning(
-    world: World, monkeypatch: pytest.MonkeyPatch, text: str, warning: str
-) -> None:
-    """The supervisor starts all the same."""
-    monkeypatch.delenv("OPENROUTER_API_KEY", raising=False)
-    configure(world, text)
-    await world.commands.autostart()
-
-    assert [line.startswith(warning) for line in world.commands.warnings] == [True]
-    assert world.log[-1].startswith(warning)
+    assert row.name == stopped.name == "echo/model"
+    assert (await refused(partial(world.commands.down, "lokal", DownRequest()))).code == "unknown_proxy"
 
 
 # --- ports ----------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from fakes.spawner import World
 
 from modelproxy.supervisor import control, kernel
 from modelproxy.supervisor.control import Control
-from modelproxy.supervisor.protocol import UpRequest
+from modelproxy.supervisor.protocol import Reloaded, UpRequest
 from modelproxy.worker.httpd import Server
 
 
@@ -52,9 +52,13 @@ class Playbook:
             spawn=lambda: "exec",
             warnings=lambda: ["beware"],
             leave=lambda how, grace_s: self.left.append((how, grace_s)),
+            reload=self.reload,
             log=world.log.append,
         )
         self.server: Server = self.control.server()
+
+    async def reload(self) -> Reloaded:
+        return Reloaded(["coder"], ["mind"])
 
     async def dial(self) -> trio.SocketStream:
         return await trio.open_unix_socket(str(self.world.paths.control_socket))
@@ -135,6 +139,13 @@ async def test_the_version(book: Playbook) -> None:
 
     assert about["pid"] == os.getpid()
     assert (about["api"], about["warnings"], about["started_at"]) == (1, ["beware"], 1000.0)
+
+
+async def test_reload_tells_what_it_touched(book: Playbook) -> None:
+    reply = await book.ask("POST", "/v1/daemon/reload")
+
+    assert (reply.status, reply.json()) == (200, {"changed": ["coder"], "warnings": ["mind"]})
+    assert book.left == []
 
 
 @pytest.mark.parametrize("how", ["stop", "restart"])

@@ -64,6 +64,7 @@ async def ask(paths: Paths, peer: socket.socket, query: str = "") -> tuple[int |
         spawn=lambda: "exec",
         warnings=list,
         leave=nothing,
+        reload=nothing,
         log=lambda text: None,
     )
     exchange: Any = Asked(request=request("GET", f"/v1/usage{query}", ()), socket=peer)

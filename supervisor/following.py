@@ -1,0 +1,186 @@
+"""The configuration as it is followed: when the supervisor starts, when somebody says reload, when the file changes.
+
+A change touches the proxies that it concerns and no other, by a roll: nobody's request fails for it. A file
+with mistakes changes nothing; the last good one holds, and a warning says so until the file is mended.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import attrs
+import trio
+
+from modelproxy.worker.contract import Target
+
+from . import changes, fleet, routes
+from .commands import Commands
+from .config import Config
+from .facts import Care
+from .keeper import Keeper
+from .paths import Paths
+from .protocol import Fault, Reloaded, UpRequest
+from .upkeep import Unit
+
+WATCH_S = 2.0
+"""How often the file is looked at: one stat."""
+ROLL_LIMIT_S = 15.0
+
+
+class Following:
+    """Keeps the last good configuration and applies what differs from it."""
+
+    def __init__(self, commands: Commands, keeper: Keeper, paths: Paths, log: Callable[[str], None]) -> None:
+        self._commands = commands
+        self._keeper = keeper
+        self._file = paths.config_file
+        self._log = log
+        self._config: Config | None = None
+        self._one_at_a_time = trio.Lock()
+        self._bad: list[str] = []
+        self._troubles: list[str] = []
+
+    @property
+    def warnings(self) -> list[str]:
+        """What of the file does not hold, and why."""
+        return [*self._bad, *self._troubles]
+
+    async def run(self) -> None:
+        """Begin with what the file says, then follow it."""
+        seen = self._stamp()
+        await self.look_again()
+        while True:
+            await trio.sleep(WATCH_S)
+            now = self._stamp()
+            if now != seen:
+                seen = now
+                await self.look_again()
+
+    async def look_again(self) -> None:
+        """Reload for nobody in particular: what is wrong stands in the warnings."""
+        try:
+            await self.reload(wait=False)
+        except Fault:
+            pass
+
+    def _stamp(self) -> tuple[int, int, int] | None:
+        try:
+            found = os.stat(self._file)
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_size, found.st_ino
+
+    async def reload(self, *, wait: bool = True) -> Reloaded:
+        """Read the file and apply what changed; with `wait`, until the rolls are over."""
+        async with self._one_at_a_time:
+            self._commands.refuse_when_closing()
+            try:
+                config = await trio.to_thread.run_sync(self._commands.read_config)
+            except Fault as fault:
+                self._refused(fault)
+                raise
+            self._bad = []
+            old, self._config = self._config, config
+            if old == config:
+                return Reloaded([], self.warnings)
+            self._troubles = []
+            touched = await self._apply(old, config) if old is not None else []
+            await self._start(config)
+        if touched:
+            self._log(f"the configuration changed: {', '.join(unit.proxy.name for unit, _ in touched)}")
+        for unit, order in touched if wait else ():
+            await self._settle(unit, order)
+        return Reloaded([unit.proxy.name for unit, _ in touched], self.warnings)
+
+    def _refused(self, fault: Fault) -> None:
+        held = "the last good one holds" if self._config is not None else "nothing was started by it"
+        text = f"the configuration is not used, {held}: {fault.message}"
+        if self._bad != [text]:
+            self._log(text)
+        self._bad = [text]
+
+    def _trouble(self, text: str) -> None:
+        self._troubles.append(text)
+        self._log(text)
+
+    async def _start(self, config: Config) -> None:
+        """What is to run from the start. A proxy that is known has a wish of its own, and the last wish wins:
+        who took it down by hand does not want to see it again.
+        """
+        for name, options in config.proxies.items():
+            if not options.autostart or name in self._keeper.units:
+                continue
+            try:
+                await self._commands.up(UpRequest(name, wait=False))
+            except Fault as fault:
+                self._trouble(f"{name} was not started by the configuration: {fault.message}")
+
+    # --- what changed -----------------------------------------------------------------------------
+
+    async def _apply(self, old: Config, new: Config) -> list[tuple[Unit, int]]:
+        touched = []
+        for unit in [unit for unit in self._keeper.units.values() if unit.proxy.wanted]:
+            try:
+                order = await self._follow(unit, old, new)
+            except Fault as fault:
+                self._trouble(f"{unit.proxy.name} goes on as it was: {fault.message}")
+                continue
+            if order is not None:
+                touched.append((unit, order))
+        return touched
+
+    async def _follow(self, unit: Unit, old: Config, new: Config) -> int | None:
+        """Apply to one proxy what concerns it; the order of the change, None when nothing does."""
+        running, name = unit.proxy.spec, _said(unit)
+        try:
+            was = routes.resolve(name, old)
+        except Fault:
+            return None  # it never was the file's
+        now = routes.resolve(name, new)
+        spec = changes.followed(running, routes.order(was, old), routes.order(now, new))
+        care = changes.cared(unit.proxy.care, care_of(was), care_of(now))
+        if was.provider.key != now.provider.key or spec.provider != running.provider:
+            spec = attrs.evolve(spec, api_key=await self._commands.key_of(now))
+        spec = attrs.evolve(spec, fallback=[await self._with_key(target, new) for target in spec.fallback])
+        if was.options.port != now.options.port and now.options.port not in (None, running.port):
+            self._trouble(
+                f"{unit.proxy.name} keeps port {running.port} until it is taken down; "
+                f"the configuration says {now.options.port} now"
+            )
+        if (spec, care) == (running, unit.proxy.care):
+            return None
+        return await self._keeper.ask(lambda: self._place(unit, running, fleet.Up(spec, care)))
+
+    async def _with_key(self, target: Target, config: Config) -> Target:
+        if target.api_key is not None:
+            return target
+        route = routes.resolve_target(target.model_id, config)
+        return attrs.evolve(target, api_key=await self._commands.key_of(route))
+
+    def _place(self, unit: Unit, seen: object, wish: fleet.Up) -> int | None:
+        """Inside the loop, unless a command has overtaken the change."""
+        if not unit.proxy.wanted or unit.proxy.spec != seen:
+            return None
+        self._keeper.apply(unit, wish)
+        return unit.proxy.order
+
+    async def _settle(self, unit: Unit, order: int) -> None:
+        def decided() -> bool:
+            current = unit.proxy.current
+            fresh = current is not None and current.order >= order
+            return fresh or unit.proxy.given_up is not None or not unit.proxy.is_up
+
+        if unit.proxy.is_up and unit.proxy.workers:
+            await self._keeper.wait_until(decided, ROLL_LIMIT_S)
+
+
+def _said(unit: Unit) -> str:
+    """What was said to `up`: its model, or the name of its own without the port of a second one."""
+    name = unit.proxy.name
+    return unit.proxy.spec.model_id if "/" in name else name.partition("@")[0]
+
+
+def care_of(route: routes.Route) -> Care:
+    said = route.options
+    return Care(lazy=bool(said.lazy), idle_stop_s=said.idle_stop_s or None, max_rss=said.max_rss or None)

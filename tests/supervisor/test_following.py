@@ -1,0 +1,188 @@
+"""The configuration as it is followed: at the start, at reload, as the file changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import trio
+from fakes import clock
+from fakes.spawner import World
+
+from modelproxy.supervisor.facts import State
+from modelproxy.supervisor.following import WATCH_S, Following
+from modelproxy.supervisor.protocol import DownRequest, Fault, UpRequest
+
+pytestmark = clock.jumping
+
+FILE = """
+aliases = { local = "echo/model" }
+[proxies.coder]
+model = "local"
+context_window = 4096
+[proxies."echo/other"]
+max_concurrent = 2
+"""
+
+
+def write(world: World, text: str) -> None:
+    world.paths.config.mkdir(exist_ok=True)
+    world.paths.config_file.write_text(text)
+
+
+@pytest.fixture
+async def following(world: World) -> Following:
+    """That has read the file, with three proxies of which two are its."""
+    write(world, FILE)
+    found = Following(world.commands, world.keeper, world.paths, world.log.append)
+    await found.reload()
+    for name in ("coder", "echo/other", "echo/third"):
+        await world.commands.up(UpRequest(name, port=0))
+    return found
+
+
+async def test_a_change_touches_only_what_it_concerns(world: World, following: Following) -> None:
+    """By a roll; the others have the worker that they had."""
+    write(world, FILE.replace("4096", "8192"))
+    answer = await following.reload()
+
+    assert (answer.changed, answer.warnings) == (["coder"], [])
+    assert world.proxy("coder").spec.options.context_window == 8192
+    assert world.worker("coder", generation=2).spec == world.proxy("coder").spec
+    assert [world.proxy(name).generation for name in ("coder", "echo/other", "echo/third")] == [2, 1, 1]
+    assert (await following.reload()).changed == []
+
+
+async def test_limits_change_without_another_worker(world: World, following: Following) -> None:
+    write(world, FILE.replace("max_concurrent = 2", "max_concurrent = 5"))
+
+    assert (await following.reload()).changed == ["echo/other"]
+    assert world.proxy("echo/other").spec.quota.max_concurrent == 5
+    assert world.proxy("echo/other").generation == 1
+
+
+async def test_an_alias_that_means_another_model_moves_its_proxy(world: World, following: Following) -> None:
+    write(world, FILE.replace("echo/model", "echo/better"))
+
+    assert (await following.reload()).changed == ["coder"]
+    assert world.proxy("coder").spec.model_id == "echo/better"
+
+
+async def test_a_file_with_mistakes_changes_nothing_and_is_told(world: World, following: Following) -> None:
+    """Until it is mended."""
+    before = world.proxy("coder").spec
+    write(world, FILE.replace("4096", "1"))
+    with pytest.raises(Fault, match=r"line 5: proxies\.coder\.context_window = 1"):
+        await following.reload()
+
+    [warning] = following.warnings
+    assert warning.startswith("the configuration is not used, the last good one holds: ")
+    assert world.proxy("coder").spec == before
+    write(world, FILE)
+    await following.reload()
+    assert following.warnings == []
+
+
+async def test_what_cannot_follow_goes_on_as_it_was(world: World, following: Following) -> None:
+    """A table that is gone, a key that is missing: a reload is no reason to end a proxy."""
+    write(world, "")
+    answer = await following.reload()
+
+    assert [text.partition(": ")[0] for text in answer.warnings] == ["coder goes on as it was"]
+    assert world.proxy("coder").state is State.READY
+    assert world.proxy("coder").generation == 1
+
+
+async def test_a_new_port_is_for_the_next_time(world: World, following: Following) -> None:
+    port = world.proxy("coder").spec.port
+    write(world, FILE.replace("context_window", "port = 1\ncontext_window"))
+    answer = await following.reload()
+
+    assert (answer.changed, world.proxy("coder").spec.port) == ([], port)
+    assert f"coder keeps port {port} until it is taken down" in answer.warnings[0]
+
+
+async def test_the_file_is_followed_as_it_changes(
+    world: World, following: Following, nursery: trio.Nursery
+) -> None:
+    nursery.start_soon(following.run)
+    await trio.testing.wait_all_tasks_blocked()
+    write(world, FILE.replace("4096", "16384"))
+    await world.until(lambda: world.proxy("coder").generation == 2)
+    write(world, "= =")
+    await trio.sleep(2 * WATCH_S)
+    assert len(following.warnings) == 1
+    world.paths.config_file.unlink()
+    await trio.sleep(2 * WATCH_S)
+    assert following.warnings[0].startswith("coder goes on as it was")
+
+
+# --- autostart --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fresh(world: World) -> Callable[[str], Following]:
+    def make(text: str) -> Following:
+        write(world, text)
+        return Following(world.commands, world.keeper, world.paths, world.log.append)
+
+    return make
+
+
+def wanted(port: int) -> str:
+    return f'[proxies.coder]\nmodel = "echo/x"\nautostart = true\nport = {port}'
+
+
+async def test_autostart_brings_up_what_is_not_known_yet(
+    world: World, fresh: Callable[[str], Following], free_port: int
+) -> None:
+    """Who took it down by hand does not see it again."""
+    await fresh(wanted(free_port)).reload()
+    await world.until(lambda: world.proxy("coder").state is State.READY)
+    await world.commands.down("coder", DownRequest())
+    again = fresh(wanted(free_port))
+    await again.reload()
+
+    assert world.proxy("coder").state is State.STOPPED
+    assert again.warnings == []
+
+
+@pytest.mark.parametrize(
+    ("text", "warning"),
+    [
+        ("= =", "the configuration is not used, nothing was started by it: "),
+        ('[proxies.a]\nmodel = "openrouter/x"\nautostart = true', "a was not started by the configuration: "),
+    ],
+)
+async def test_autostart_that_cannot_is_a_warning(
+    world: World,
+    fresh: Callable[[str], Following],
+    monkeypatch: pytest.MonkeyPatch,
+    text: str,
+    warning: str,
+) -> None:
+    """The supervisor starts all the same."""
+    monkeypatch.delenv("OPENROUTER_API_KEY", raising=False)
+    following = fresh(text)
+    await following.look_again()
+
+    assert [line.startswith(warning) for line in following.warnings] == [True]
+    assert world.log[-1].startswith(warning)
+
+
+async def test_a_supervisor_that_stops_reloads_nothing(world: World, following: Following) -> None:
+    world.commands.closing = True
+
+    with pytest.raises(Fault, match="stopping"):
+        await following.reload()
+
+
+@pytest.fixture
+def free_port() -> int:
+    from modelproxy.supervisor import sockets
+
+    opened = sockets.bind_loopback(0)
+    port: int = opened[0].getsockname()[1]
+    for one in opened:
+        one.close()
+    return port
