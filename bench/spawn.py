@@ -154,15 +154,19 @@ def memory_of(running: Daemon, count: int) -> tuple[float, float, float]:
 
 def main(rounds: int, counts: list[int]) -> int:
     times: dict[tuple[str, int], list[float]] = {(way, count): [] for way in WAYS for count in counts}
-    weights: dict[tuple[str, int], tuple[float, float, float]] = {}
-    for way in WAYS:
+    with daemon("exec") as slow, daemon("fork") as fast:
         for count in counts:
             names = [f"echo/w{number}" for number in range(count)]
-            with daemon(way) as running:
-                # Many workers take long and vary little.
-                for _ in range(rounds if count <= 10 else 1):
+            # In turn, so that whatever else the machine does hits both; many workers take long and vary little.
+            for _ in range(rounds if count <= 10 else 2):
+                for way, running in zip(WAYS, (slow, fast), strict=True):
                     times[way, count].append(running.time_of(names))
                     running.down()
+    weights = {}
+    for way in WAYS:
+        for count in counts:
+            # Alone, because the libraries' pages are shared with whoever has them.
+            with daemon(way) as running:
                 weights[way, count] = memory_of(running, count)
     return report(times, weights, counts)
 

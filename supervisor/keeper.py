@@ -431,6 +431,9 @@ class Keeper:
             if not kernel.CAN_IDENTIFY and kernel.is_there(worker.pid):
                 # Perhaps ours, perhaps not: it is awaited by its token, and never touched by its number.
                 self.apply(unit, fleet.Recall(worker.generation, None))
+                return
+            # It is gone, and its pid files are not: they are taken away before a successor has a pid of its own.
+            unit.written = (unit.proxy.spec.port, worker.pid, unit.pid_file)
             return
         handle.ready_at = worker.started_at
         self._count_oom_kills(handle)

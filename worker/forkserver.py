@@ -28,7 +28,8 @@ the libraries they would load later, are here before the first fork, so that an 
 underneath (`pip install -U`) cannot mix two versions in one worker, nor give an old supervisor a worker that
 speaks of newer things. The other way, to start anew whenever files change, would do just that, and in the
 middle of an installation it would load half of each. A new version comes with `proxyctl daemon restart`: the
-supervisor is executed anew, and a supervisor always starts its own fork server.
+supervisor is executed anew, and a supervisor always starts its own fork server. (One that replaces another that
+was lost loads what is there then, as exec does at each start; what differs is the channel's to bridge.)
 
 What workers share by this: the layout of their address space and the seed of their hashes. What comes from
 the system's random source is each one's own; `random` seeds itself anew after each fork.
