@@ -43,6 +43,8 @@ LIMITS = httpd.HttpLimits(
     write_stall_timeout_s=60.0,
 )
 MAX_LOG_LINES = 10_000
+_ANSWERS = ("ready", "degraded", "rolling", "idle")
+"""States in which a request is answered, by an idle proxy after a start."""
 MAX_FOLLOWERS = 64
 """Streams that stay open; fewer than connections, so that `ps` always finds one."""
 _FOLLOW_PAUSE_S = 0.1
@@ -282,12 +284,14 @@ class Control:
         for row in self._commands.rows():
             label = '{proxy="' + row.name.replace("\\", "\\\\").replace('"', '\\"') + '"}'
             lines += [
-                f"modelproxy_up{label} {int(row.state in ('ready', 'degraded', 'rolling'))}",
+                f"modelproxy_up{label} {int(row.state in _ANSWERS)}",
                 f"modelproxy_requests_total{label} {row.requests}",
                 f"modelproxy_in_flight{label} {row.in_flight}",
                 f"modelproxy_restarts_total{label} {row.restarts}",
                 f"modelproxy_fallbacks_total{label} {row.fallbacks}",
             ]
+            if row.rss is not None:
+                lines.append(f"modelproxy_resident_memory_bytes{label} {row.rss}")
             if row.queue is not None:
                 lines.append(f"modelproxy_accept_queue{label} {row.queue}")
         headers = [(b"content-type", b"text/plain; version=0.0.4")]

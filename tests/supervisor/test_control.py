@@ -396,13 +396,18 @@ async def test_there_is_room_for_others_beside_the_followers(
         await read_line(stream, b"200")
 
 
-async def test_metrics(book: Playbook) -> None:
+async def test_metrics(book: Playbook, monkeypatch: pytest.MonkeyPatch) -> None:
     """For Prometheus; a quote in a name does not break a line."""
     book.world.conduct = lambda birth: "silent" if '"' in birth.name else "good"
     await up(book)
     await book.world.commands.up(UpRequest('echo/"x"', port=0, wait=False))
+    await book.world.commands.up(UpRequest("echo/idle", port=0, lazy=True))
+    monkeypatch.setattr(kernel, "rss", lambda pid: 4096)
     text = (await book.ask("GET", "/v1/metrics")).body.decode()
 
     assert 'modelproxy_up{proxy="echo/demo"} 1\n' in text
     assert 'modelproxy_up{proxy="echo/\\"x\\""} 0\n' in text
+    assert 'modelproxy_up{proxy="echo/idle"} 1\n' in text
+    assert 'modelproxy_resident_memory_bytes{proxy="echo/demo"} 4096\n' in text
+    assert 'modelproxy_resident_memory_bytes{proxy="echo/idle"}' not in text
     assert 'modelproxy_accept_queue{proxy="echo/demo"} 0\n' in text
