@@ -43,8 +43,6 @@ EXIT_OK = 0
 EXIT_FAILED = 1
 STOP, RESTART, LEAVE = service.STOP, service.RESTART, "leave"
 _LOG_CHECK_EVERY = 256
-_HAND_OVER_LIMIT_S = 5.0
-"""How long a restart waits for a holder that has just been lost."""
 _DRAIN_SPARE_S = 15.0
 """What a stop may take beyond the longest grace, until the service manager loses patience."""
 
@@ -247,7 +245,7 @@ async def _serve(
             await custody.quit()
         else:
             # The sockets outlive the change in other hands. A worker that stands still could not bring its own.
-            await custody.confirm(_HAND_OVER_LIMIT_S)
+            await keeper.hand_over()
         nursery.cancel_scope.cancel()
     workers_socket.close()
     for one in control_sockets:

@@ -61,6 +61,9 @@ KEPT_STOPPED = 100
 _LATE_S = 5.0
 """A clock that rings this much too late means that this process itself was standing still."""
 
+_HAND_OVER_LIMIT_S = 5.0
+"""How long a restart waits for those who are being answered, and for a holder that has just been lost."""
+
 _T = TypeVar("_T")
 Monotonic = Callable[[], float]
 
@@ -185,6 +188,12 @@ class Keeper:
     def renewal_words(self) -> list[str]:
         """How far the upgrade is, if one is under way."""
         return renewal.words([unit.proxy for unit in self._units.values()])
+
+    async def hand_over(self) -> None:
+        """Before the next supervisor: who is being answered is answered, and the sockets are in safe hands."""
+        with trio.move_on_after(_HAND_OVER_LIMIT_S):
+            await self._upkeep.relieve_all()
+        await self.custody.confirm(_HAND_OVER_LIMIT_S)
 
     # --- what commands may do, inside the loop only ------------------------------------------------
 

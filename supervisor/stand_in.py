@@ -13,6 +13,7 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import attrs
 import trio
 
 from modelproxy.worker import httpd
@@ -74,6 +75,14 @@ def _error(message: str, headers: list[tuple[bytes, bytes]], more: dict[str, Any
         [(b"content-type", b"application/json"), (b"request-id", request_id.encode()), *headers],
         json.dumps({**body, **(more or {})}).encode(),
     )
+
+
+@attrs.frozen(eq=False)
+class Shift:
+    """One time of standing in: it is relieved from outside, and over when the last answer has been given."""
+
+    relieved: trio.Event = attrs.field(factory=trio.Event)
+    over: trio.Event = attrs.field(factory=trio.Event)
 
 
 async def serve(

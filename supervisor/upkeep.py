@@ -20,6 +20,7 @@ from . import fleet, runner, sockets, stand_in, views
 from .custody import Custody
 from .facts import Proxy
 from .paths import Paths
+from .stand_in import Shift
 
 
 @attrs.define(eq=False)
@@ -34,8 +35,7 @@ class Unit:
     tokens: dict[int, str] = attrs.Factory(dict)
     past: views.Tally = attrs.Factory(views.Tally)
     """What the workers that have ended counted."""
-    stand_in: trio.Event | None = None
-    """Set when it is relieved."""
+    stand_in: Shift | None = None
     watch: trio.CancelScope | None = None
     """Over the task that waits for an idle proxy's next connection."""
     key_given: bool = False
@@ -90,6 +90,7 @@ class Upkeep:
         self._post = post
         self._now = now
         self._log = log
+        self._shifts: set[Shift] = set()
 
     def sweep(self) -> None:
         """Take away the pid files of an earlier supervisor."""
@@ -153,19 +154,31 @@ class Upkeep:
     def _stand_in_or_not(self, unit: Unit) -> None:
         needed = bool(unit.listeners) and unit.proxy.answers_down(self._now())
         if needed and unit.stand_in is None:
-            unit.stand_in = trio.Event()
+            unit.stand_in = Shift()
             self._start(unit, self._stand_in, unit, unit.stand_in)
         elif not needed and unit.stand_in is not None:
-            unit.stand_in.set()
+            unit.stand_in.relieved.set()
             unit.stand_in = None
 
-    async def _stand_in(self, unit: Unit, relieved: trio.Event) -> None:
-        if relieved.is_set():
+    async def _stand_in(self, unit: Unit, shift: Shift) -> None:
+        if shift.relieved.is_set():
             return  # not needed after all; the listeners may be closed by now
         copies = [one.dup() for one in unit.listeners]
-        await stand_in.serve(
-            copies, lambda path: stand_in.answer(unit.proxy, self._now(), path), self._log, relieved
-        )
+        self._shifts.add(shift)
+        try:
+            await stand_in.serve(
+                copies, lambda path: stand_in.answer(unit.proxy, self._now(), path), self._log, shift.relieved
+            )
+        finally:
+            self._shifts.remove(shift)
+            shift.over.set()
+
+    async def relieve_all(self) -> None:
+        """Let nobody in any more, and answer who is in: this supervisor is about to be executed anew."""
+        for shift in list(self._shifts):
+            shift.relieved.set()
+        for shift in list(self._shifts):
+            await shift.over.wait()
 
     def _keep_pid_files(self, unit: Unit) -> None:
         proxy = unit.proxy
