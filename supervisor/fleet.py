@@ -943,7 +943,7 @@ def _on_overslept(turn: _Turn, event: Overslept) -> None:
             silent_by=_later(worker.silent_by, event.by_s + policy.WAKE_GRACE_S),
             kill_by=_later(worker.kill_by, event.by_s + policy.WAKE_GRACE_S),
             heard_at=_later(worker.heard_at, event.by_s),
-            active_at=_later(worker.active_at, event.by_s + policy.WAKE_GRACE_S),
+            active_at=_later(_active_at(worker), event.by_s + policy.WAKE_GRACE_S),
             stuck_since=None,
         )
 
@@ -964,6 +964,10 @@ def _on_broke(turn: _Turn, event: Broke) -> None:
 
 
 _LOOKED_AT_BY = {Phase.READY: "silent_by", Phase.STARTING: "start_by", Phase.ABSENT: "kill_by"}
+
+
+def _active_at(worker: Worker) -> float:
+    return worker.since if worker.active_at is None else worker.active_at
 
 
 def _later(deadline: float | None, by_s: float) -> float | None:

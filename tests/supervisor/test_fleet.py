@@ -1133,6 +1133,20 @@ def test_each_request_begins_the_time_anew() -> None:
     assert beats(story, 600.0, requests=9) == []
 
 
+def test_a_silence_of_our_own_sends_nobody_to_rest() -> None:
+    """Requests may have come while we stood still, also to one that had none before: they are heard first."""
+    story = Story()
+    story(fleet.Up(SPEC, IDLE_STOP))
+    story.born(1)
+    story.ready(1)
+    story.now += 600.0
+    story(fleet.Overslept(590.0))
+
+    assert story(fleet.Clock()) == []
+    assert beats(story, 10.0, requests=7) == []
+    assert story.state() is State.READY
+
+
 def test_an_older_one_that_drains_keeps_the_newer_one() -> None:
     """Somebody still uses the proxy."""
     story = Story()
