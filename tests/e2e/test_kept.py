@@ -78,7 +78,7 @@ def test_a_stream_keeps_a_worker_from_resting(house: House) -> None:
     """However long it takes: what is in flight is a use."""
     house.start()
     row = house.up(idle_stop_s=1.0)
-    stream = Stream(row["port"], "echo:slow 1s\none two three four")
+    stream = Stream(row["port"], "echo:slow 500ms\none two three four")
     stream.read_until(b"three")
     assert house.row()["state"] == "ready"
 
