@@ -246,9 +246,10 @@ def daemon(version: dict[str, Any], proxies: int | None, now: float) -> str:
     age = uptime(now - float(version.get("started_at") or now))
     many = "" if proxies is None else "  " + _count(proxies, "proxy", "proxies")
     unit = f"  by systemd: {cell(version['unit'])}" if version.get("unit") else ""
+    spawn = f"  workers by {cell(version['spawn'])}" if version.get("spawn") else ""
     return (
         f"running  pid {cell(version.get('pid'))}  version {cell(version.get('version'))}"
-        f"  up {age}{many}  {cell(version.get('socket'))}{unit}"
+        f"  up {age}{many}{spawn}  {cell(version.get('socket'))}{unit}"
     )
 
 

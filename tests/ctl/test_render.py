@@ -267,6 +267,7 @@ def test_daemon_and_stopped_lines() -> None:
     version = {"pid": 1, "version": "0.1.0", "started_at": 40.0, "socket": "/s"}
 
     assert render.daemon(version, 1, 100.0) == "running  pid 1  version 0.1.0  up 1m00s  1 proxy  /s"
+    assert render.daemon({**version, "spawn": "fork"}, 1, 100.0).endswith("  1 proxy  workers by fork  /s")
     unit = {**version, "unit": "modelproxy.service"}
     assert render.daemon(unit, 1, 100.0).endswith("  /s  by systemd: modelproxy.service")
     assert render.serving(1) == "supervisor not running; 1 worker serving"
