@@ -15,6 +15,7 @@ import pytest
 from fakes.house import House, attempts, post
 
 from .providers import Estate, estate, msg
+from .test_secrets import command_lines, environments
 
 pytestmark = pytest.mark.slow
 
@@ -151,6 +152,34 @@ def test_s57_the_order_of_the_keys(here: Estate) -> None:
     written = [path for path in here.house.home.rglob("*") if path.is_file() and path.name != "config.toml"]
     assert [path for path in written if KEY.encode() in path.read_bytes()] == []
     assert [path for path in written if ENV_KEY.encode() in path.read_bytes()] == []
+
+
+def test_the_keys_of_targets_are_nowhere_either(here: Estate) -> None:
+    """What a table falls back to has its key in its worker's memory, and only there; the request gets through."""
+    write(
+        here,
+        f'''
+aliases = {{ far = "openrouter/a/b" }}
+[providers.ollama]
+base_url = "http://127.0.0.1:1"
+[providers.openrouter]
+base_url = "FR"
+api_key = "{KEY}"
+[proxies.coder]
+model = "ollama/codellama"
+fallback = ["far"]
+''',
+    )
+    row = here.house.tell("up", "coder", "--port", "0", "--json")
+    answer = post(row["port"], msg())
+
+    assert answer.status == 200
+    assert here.fr.asked[-1].headers["authorization"] == f"Bearer {KEY}"
+    seen = environments(here.house) + command_lines() + json.dumps(here.house.ps())
+    seen += proxyctl(here, "config", "show", "--origin").stdout + proxyctl(here, "ps", "-v").stdout
+    assert KEY not in seen
+    written = [path for path in here.house.home.rglob("*") if path.is_file() and path.name != "config.toml"]
+    assert [path for path in written if KEY.encode() in path.read_bytes()] == []
 
 
 def test_models_are_listed_by_their_providers(here: Estate) -> None:
