@@ -142,7 +142,9 @@ class Following:
         care = changes.cared(unit.proxy.care, care_of(was), care_of(now))
         if was.provider.key != now.provider.key or spec.provider != running.provider:
             spec = attrs.evolve(spec, api_key=await self._commands.key_of(now))
-        spec = attrs.evolve(spec, fallback=[await self._with_key(target, new) for target in spec.fallback])
+        if spec.fallback != running.fallback:
+            targets = [await self._with_key(target, new) for target in spec.fallback]
+            spec = attrs.evolve(spec, fallback=targets)
         if was.options.port != now.options.port and now.options.port not in (None, running.port):
             self._trouble(
                 f"{unit.proxy.name} keeps port {running.port} until it is taken down; "

@@ -75,7 +75,7 @@ def checked(
             schema.dotted(path),
             what,
             line_of(path, lines or {}),
-            None if value is UNSHOWN or schema.is_secret(path) else shown(value),
+            None if value is UNSHOWN else shown(value),
             path,
         )
         for path, value, what in collected

@@ -68,6 +68,21 @@ async def test_an_alias_that_means_another_model_moves_its_proxy(world: World, f
     assert world.proxy("coder").spec.model_id == "echo/better"
 
 
+async def test_a_new_target_gets_its_key_and_an_old_one_keeps_its(
+    world: World, following: Following, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A variable that is set since is nothing that the file has changed."""
+    monkeypatch.setenv("OPENROUTER_API_KEY", "sk-1")
+    write(world, FILE.replace("context_window", 'fallback = ["openrouter/x"]\ncontext_window'))
+    await following.reload()
+    monkeypatch.setenv("OPENROUTER_API_KEY", "sk-2")
+    write(world, FILE.replace("context_window = 4096", 'fallback = ["openrouter/x"]\nretries = 2'))
+    await following.reload()
+
+    assert [target.api_key for target in world.proxy("coder").spec.fallback] == ["sk-1"]
+    assert world.proxy("coder").spec.options.retries == 2
+
+
 async def test_a_file_with_mistakes_changes_nothing_and_is_told(world: World, following: Following) -> None:
     """Until it is mended."""
     before = world.proxy("coder").spec
