@@ -33,6 +33,7 @@ from .events import Events
 from .facts import State
 from .following import Following
 from .forks import CAN_FORK, ForkServer
+from .jobs import RESTART, STOP
 from .keeper import Keeper
 from .lock import LEAVE_SIGNAL, Lock
 from .runner import Runner, worker_environment
@@ -41,7 +42,7 @@ from .store import StoreCustody
 
 EXIT_OK = 0
 EXIT_FAILED = 1
-STOP, RESTART, LEAVE = service.STOP, service.RESTART, "leave"
+LEAVE = "leave"
 _LOG_CHECK_EVERY = 256
 _DRAIN_SPARE_S = 15.0
 """What a stop may take beyond the longest grace, until the service manager loses patience."""

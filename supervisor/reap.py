@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
 import sys
 
+from .jobs import LISTING, STOP, job_of, systemctl
+
+_ANSWER_LIMIT_S = 5.0
 _GRACE_S = 5.0
 """What a worker gets: its streams have had the whole time of the supervisor already."""
 
@@ -20,23 +24,38 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m modelproxy.supervisor.reap", description=__doc__)
     parser.add_argument("--unit", required=True)
     unit = parser.parse_args(argv).unit
-    if os.environ.get("SERVICE_RESULT") == "success":
-        return 0  # it left in order; decided before anything is imported that takes time
+    # Decided before anything is imported that takes time: after a crash the next supervisor waits for this to end.
+    if os.environ.get("SERVICE_RESULT") == "success" or not _is_stopping(unit):
+        return 0
     import trio
 
-    trio.run(_reap, unit)
+    trio.run(_reap)
     return 0
 
 
-async def _reap(unit: str) -> None:
+def _is_stopping(unit: str) -> bool:
+    """Whether the manager has a stop in hand, for certain."""
+    try:
+        done = subprocess.run(
+            systemctl(dict(os.environ), *LISTING),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_ANSWER_LIMIT_S,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return job_of(unit, done.stdout) == STOP
+
+
+async def _reap() -> None:
     import signal
 
     import trio
 
-    from . import paths, runner, service, state
+    from . import paths, runner, state
 
-    if not await service.is_stopping(unit):
-        return
     records = state.peek(paths.find().state_file)
     workers = [worker for record in records for worker in record.workers if worker.pid is not None]
     handles = [

@@ -28,6 +28,7 @@ import attrs
 import trio
 
 from . import notify
+from .jobs import LISTING, RESTART, STOP, job_of, systemctl
 from .keeper import Keeper
 from .paths import SocketAddress
 
@@ -35,7 +36,6 @@ _ANSWER_LIMIT_S = 5.0
 _SIGNS_PER_LIMIT = 4
 """How often the watchdog is fed within its limit: one sign may be late, and one lost."""
 _OVERDUE_S = 5.0
-STOP, RESTART = "stop", "restart"
 
 
 @attrs.frozen
@@ -46,7 +46,6 @@ class Service:
     """`modelproxy.service`; "" when nobody but a person has started us."""
     notifier: notify.Notifier
     watchdog_s: float | None
-    of_user: bool
     has_socket_unit: bool
 
     @property
@@ -59,12 +58,7 @@ class Service:
 
         OSError when it does not say.
         """
-        said = await self._systemctl("list-jobs", "--no-legend", "--plain", "--full")
-        for line in said.splitlines():
-            words = line.split()
-            if len(words) >= 4 and words[1] == self.unit:
-                return words[2]
-        return None
+        return job_of(self.unit, await self._systemctl(*LISTING))
 
     async def is_to_stop(self) -> bool:
         """Asked at SIGTERM: whether this is the end, and not just the end of this process."""
@@ -85,13 +79,7 @@ class Service:
         await self._systemctl(verb, "--no-block", *units)
 
     async def _systemctl(self, *words: str) -> str:
-        command = [
-            "systemctl",
-            *(["--user"] if self.of_user else []),
-            "--no-pager",
-            "--no-ask-password",
-            *words,
-        ]
+        command = systemctl(dict(os.environ), *words)
         with trio.move_on_after(_ANSWER_LIMIT_S):
             done = await trio.run_process(
                 command, capture_stdout=True, capture_stderr=True, stdin=subprocess.DEVNULL, check=False
@@ -130,15 +118,6 @@ class Service:
             await trio.sleep(pause)
 
 
-async def is_stopping(unit: str) -> bool:
-    """For a process beside the supervisor: whether the manager has a stop of `unit` in hand, for certain."""
-    asking = Service(unit, notify.Notifier(), None, "MANAGERPID" in os.environ, has_socket_unit=False)
-    try:
-        return await asking.job() == STOP
-    except OSError:
-        return False
-
-
 def of_environment(unit: str | None, environment: notify.Environment, *, activated: bool) -> Service:
     """As the manager has started us."""
     notifier = notify.Notifier(environment.get("NOTIFY_SOCKET", ""))
@@ -146,7 +125,6 @@ def of_environment(unit: str | None, environment: notify.Environment, *, activat
         unit=(unit or "") if notifier.is_heard else "",
         notifier=notifier,
         watchdog_s=notify.watchdog_s(environment),
-        of_user="MANAGERPID" in environment,
         has_socket_unit=activated,
     )
 

@@ -29,6 +29,7 @@ ALLOWED = {
         "supervisor.editing",
         "supervisor.example",
         "supervisor.keys",
+        "supervisor.jobs",
         "supervisor.layers",
         "supervisor.reading",
         "supervisor.schema",

@@ -89,6 +89,28 @@ def test_without_a_stop_workers_serve_on(
     assert worker.poll() is None
 
 
+@pytest.mark.parametrize("hook", ["exit 1", "exec sleep 60"])
+def test_a_manager_that_does_not_answer_means_no_stop(
+    systemctl: Systemctl, worker: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch, hook: str
+) -> None:
+    """Better a worker too many than a stream cut for nothing."""
+    monkeypatch.setattr(reap, "_ANSWER_LIMIT_S", 0.2)
+    put_on_record(worker)
+    systemctl.answers("list-jobs", f"1 {UNIT} stop running\n", hook=hook)
+
+    assert reap.main(["--unit", UNIT]) == 0
+    assert worker.poll() is None
+
+
+def test_without_a_stop_nothing_is_imported_that_takes_time(systemctl: Systemctl) -> None:
+    """After a crash the next supervisor waits for it to end."""
+    begin = "import sys; from modelproxy.supervisor import reap"
+    line = f"{begin}; reap.main(['--unit', 'x']); print('trio' in sys.modules)"
+    done = subprocess.run([sys.executable, "-P", "-c", line], capture_output=True, text=True, check=True)
+
+    assert done.stdout == "False\n"
+
+
 def test_a_stranger_with_the_same_number_is_left_alone(
     systemctl: Systemctl, worker: subprocess.Popen[bytes]
 ) -> None:

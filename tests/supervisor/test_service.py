@@ -20,7 +20,7 @@ from modelproxy.supervisor.protocol import UpRequest
 from modelproxy.supervisor.service import Service
 
 UNIT = "modelproxy.service"
-AS_UNIT = Service(UNIT, Notifier(), None, of_user=True, has_socket_unit=True)
+AS_UNIT = Service(UNIT, Notifier(), None, has_socket_unit=True)
 
 
 @pytest.fixture
@@ -107,30 +107,15 @@ async def test_a_manager_that_refuses_is_quoted(systemctl: Systemctl) -> None:
         await AS_UNIT.pass_on("stop")
 
 
-@pytest.mark.parametrize(("job", "sure"), [("stop", True), ("restart", False), ("", False)])
-async def test_for_others_only_a_stop_that_is_certain_counts(
-    systemctl: Systemctl, job: str, sure: bool
-) -> None:
-    systemctl.answers("list-jobs", f"1 {UNIT} {job} running\n" if job else "")
-
-    assert sure == await service.is_stopping(UNIT)
-
-
-async def test_a_manager_that_does_not_answer_is_no_certain_stop(systemctl: Systemctl) -> None:
-    systemctl.answers("list-jobs", code=1)
-
-    assert not await service.is_stopping(UNIT)
-
-
 # --- what the environment makes of us -------------------------------------------------------------------
 
 
 def test_a_service_is_one_that_is_notified_and_named() -> None:
-    heard = {"NOTIFY_SOCKET": "/run/notify", "WATCHDOG_USEC": "3000000", "MANAGERPID": "7"}
+    heard = {"NOTIFY_SOCKET": "/run/notify", "WATCHDOG_USEC": "3000000"}
 
     made = service.of_environment(UNIT, heard, activated=True)
 
-    assert (made.unit, made.watchdog_s, made.of_user, made.has_socket_unit) == (UNIT, 3.0, True, True)
+    assert (made.unit, made.watchdog_s, made.has_socket_unit) == (UNIT, 3.0, True)
     assert made.is_one
     assert not service.of_environment(None, heard, activated=False).is_one
     assert not service.of_environment(UNIT, {}, activated=False).is_one
@@ -140,7 +125,7 @@ def test_a_service_is_one_that_is_notified_and_named() -> None:
 
 
 def a_service(manager: ServiceManager, watchdog_s: float | None = None) -> Service:
-    return Service(UNIT, Notifier(manager.address), watchdog_s, of_user=True, has_socket_unit=True)
+    return Service(UNIT, Notifier(manager.address), watchdog_s, has_socket_unit=True)
 
 
 async def told(manager: ServiceManager, **lines: str) -> None:
