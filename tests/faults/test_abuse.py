@@ -73,6 +73,7 @@ def test_fault_34_port_taken_by_a_stranger_is_named(house: House) -> None:
     assert error["code"] == "port_in_use"
     assert f"Port {port} is already in use by" in error["message"]
     assert f"(pid {os.getpid()})" in error["message"]
+    assert "another --port" in error["hint"]
     assert house.ps(stopped=True) == []
 
 
