@@ -6,7 +6,7 @@ import faulthandler
 
 import pytest
 from fakes.chaos import EXTRA, LAZY, Storm, settled_fds, storm
-from fakes.house import fork_servers_of, is_refused
+from fakes.house import attempts, fork_servers_of, is_refused
 
 pytestmark = [pytest.mark.slow, pytest.mark.fault]
 
@@ -43,7 +43,10 @@ def nothing_leaked(storm: Storm) -> None:
     supervisor = house.api("GET", "/v1/version").json["pid"]
     working = [row for row in rows if row["name"] != LAZY]
     workers = {row["pid"] for row in working}
-    holders, makers = house.processes_named(b"supervisor/holder.py"), fork_servers_of(house)
+    for _ in attempts(10.0):  # one that was lost at the very end may just be coming back
+        holders, makers = house.processes_named(b"supervisor/holder.py"), fork_servers_of(house)
+        if (len(holders), len(makers)) == (1, 1):
+            break
 
     assert len(workers) == len(working) == len(storm.ports) - 1
     assert set(house.processes()) == {supervisor, *workers, *holders, *makers}
