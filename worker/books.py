@@ -46,6 +46,8 @@ MOST_WAITING = 10_000
 BATCH = 500
 CHECKPOINT_ROWS = 250
 """So many rows take about 3 MB of the write-ahead log."""
+MOST_LOG = 8 * 1024 * 1024
+"""A write-ahead log over this is emptied, though writers are kept out for a moment."""
 LAST_WORDS_S = 1.0
 
 Log = Callable[..., None]
@@ -243,7 +245,7 @@ class Books:
 
     def _checkpoint(self) -> None:
         assert self._patient is not None  # `_work` connects first
-        ledger.checkpoint(self._patient)
+        ledger.checkpoint(self._patient, most_log=MOST_LOG)
 
     def _disconnect(self) -> None:
         """The last one of all workers to do this settles the file and removes its companions."""

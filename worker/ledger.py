@@ -236,9 +236,23 @@ def replace(db: sqlite3.Connection, number: int, row: Row) -> None:
     db.execute(_REPLACE, (*values(row, recurse=False), number))
 
 
-def checkpoint(db: sqlite3.Connection) -> None:
-    """Move what was committed into the file itself. Waits for the disk, never for other writers."""
+def checkpoint(db: sqlite3.Connection, *, most_log: int) -> None:
+    """Move what was committed into the file itself. Waits for the disk, never for other writers.
+
+    Rows that come meanwhile keep the log from being begun anew, so without a pause it would grow without end:
+    over `most_log` bytes it is emptied under the writers' lock, which is short, as little is left to move.
+    """
     db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    if _log_size(db) > most_log:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+
+
+def _log_size(db: sqlite3.Connection) -> int:
+    path = db.execute("PRAGMA database_list").fetchone()[2]
+    try:
+        return os.stat(f"{path}-wal").st_size
+    except OSError:
+        return 0
 
 
 # --- reading ------------------------------------------------------------------------------------------
