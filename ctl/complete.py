@@ -19,6 +19,22 @@ def targets(incomplete: str) -> list[str]:
         return []
 
 
+def models(incomplete: str) -> list[str]:
+    """The same for what `up` takes: also the aliases and proxies of the configuration."""
+    return sorted({*targets(incomplete), *_configured(incomplete)})
+
+
+def _configured(incomplete: str) -> list[str]:
+    from . import settings
+
+    try:
+        found = settings.read(find())
+        names = [*found.table("aliases"), *found.table("proxies")]
+    except Exception:  # as above
+        return []
+    return [name for name in names if name.startswith(incomplete) and not {"*", "?"} & set(name)]
+
+
 def _names() -> list[str]:
     paths = find()
     try:

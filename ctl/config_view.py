@@ -41,7 +41,7 @@ def validate(paths: Paths) -> dict[str, Any]:
         "valid": not problems,
         "files": [layer.origin for layer in found.layers if layer.origin != "environment"],
         "problems": problems,
-        "warnings": [*found.warnings, *_unused(found)],
+        "warnings": [*found.warnings, *_unused(found), *_loose(found)],
     }
 
 
@@ -54,6 +54,14 @@ def _unused(found: settings.Settings) -> Iterator[str]:
         field = schema.at(path)
         if isinstance(field, Field) and not field.wired:
             yield f"{schema.dotted(path)} is checked, and not used by this version"
+
+
+def _loose(found: settings.Settings) -> Iterator[str]:
+    """A file with a secret in it that others can read."""
+    for layer in found.layers:
+        secret = any(schema.is_secret(path) for path, _ in layers.leaves(layer.document))
+        if secret and layer.origin.startswith("/") and Path(layer.origin).stat().st_mode & 0o077:
+            yield f"{layer.origin} holds a key and others can read it: chmod 600 {layer.origin}"
 
 
 def _missing(found: settings.Settings, paths: Paths) -> Iterator[tuple[str, str]]:

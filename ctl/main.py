@@ -99,6 +99,12 @@ def _complete_target(incomplete: str) -> list[str]:
     return targets(incomplete)
 
 
+def _complete_model(incomplete: str) -> list[str]:
+    from .complete import models
+
+    return models(incomplete)
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
@@ -202,7 +208,7 @@ def up(
         typer.Argument(
             metavar="MODEL",
             help="provider/model-name, an alias, or a proxy of the configuration.",
-            autocompletion=_complete_target,
+            autocompletion=_complete_model,
         ),
     ],
     port: Annotated[
@@ -233,6 +239,10 @@ def up(
     rpm: Rpm = None,
     queue_timeout: QueueTimeout = None,
     request_timeout: RequestTimeout = None,
+    trust_project: Annotated[
+        bool,
+        typer.Option("--trust-project", help="Let this folder's .modelproxy.toml say all, this once."),
+    ] = False,
     json: Json = False,
 ) -> int:
     """Bring a proxy up and wait until it is ready
@@ -278,7 +288,7 @@ def up(
             }
         ),
     )
-    view = bring_up(where, wanted)
+    view = bring_up(where, wanted, trust_project=trust_project)
     if json:
         say_json(view)
         return EXIT_OK

@@ -37,10 +37,10 @@ def model(paths: Paths, text: str) -> str:
     raise Fault("bad_model_id", f'Invalid model "{text}". {typed.MODEL_FORM}', hint)
 
 
-def overlay(paths: Paths) -> dict[str, Any]:
+def overlay(paths: Paths, *, trust_project: bool = False) -> dict[str, Any]:
     """What this folder and this shell say over the user's file; nearly always nothing, and then it costs nothing."""
     if not os.path.exists(_PROJECT_FILE) and not any(os.environ.get(name) for name in _VARIABLES):
         return {}
     from . import settings
 
-    return settings.overlay(paths)
+    return settings.overlay(paths, trust_project=trust_project)

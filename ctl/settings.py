@@ -66,14 +66,15 @@ class Settings:
         return {key: value for key, value in (here or {}).items() if value is not None}
 
 
-def read(paths: Paths) -> Settings:
+def read(paths: Paths, *, trust_project: bool = False) -> Settings:
     """Everything that says something here, in this folder and this shell."""
     wrong: list[Wrong] = []
     warnings: list[str] = []
     found = [_file(paths.config_file, wrong)]
     project = project_file()
     if project.exists():
-        found.append(_project(project, paths, wrong, warnings))
+        trusted = trust_project or is_trusted(paths, project)
+        found.append(_project(project, wrong, warnings, trusted=trusted))
     environment = layers.environment(os.environ)
     if environment:
         found.append(layers.Layer("environment", environment))
@@ -86,14 +87,14 @@ def read(paths: Paths) -> Settings:
     return Settings(present, wrong, warnings, values)
 
 
-def overlay(paths: Paths) -> dict[str, Any]:
+def overlay(paths: Paths, *, trust_project: bool = False) -> dict[str, Any]:
     """What this folder and this shell say over the user's file, which the supervisor reads itself.
 
     A project's file with mistakes is refused here, where its lines are known.
     """
     if not project_file().exists():
         return layers.environment(os.environ)
-    settings = read(paths)
+    settings = read(paths, trust_project=trust_project)
     own = str(paths.config_file)
     ours = [wrong for wrong in settings.wrong if wrong.file != own]
     if ours:
@@ -120,11 +121,10 @@ def project_file() -> Path:
         return Path("/") / PROJECT_FILE
 
 
-def _project(file: Path, paths: Paths, wrong: list[Wrong], warnings: list[str]) -> layers.Layer | None:
+def _project(file: Path, wrong: list[Wrong], warnings: list[str], *, trusted: bool) -> layers.Layer | None:
     layer = _file(file, wrong)
     if layer is None:
         return None
-    trusted = is_trusted(paths, file)
     document, refused = layers.admitted(layer.document, trusted=trusted)
     for path in refused:
         line = line_of(path, layer.lines)

@@ -16,11 +16,11 @@ from .faults import DEFAULT_WAIT_S, EXIT_NO_DAEMON, Fault, talk
 from .processes import daemon_pid, is_alive
 
 
-def bring_up(paths: Paths, request: dict[str, Any]) -> dict[str, Any]:
+def bring_up(paths: Paths, request: dict[str, Any], *, trust_project: bool = False) -> dict[str, Any]:
     """The proxy's view once it is as `request` (an UpRequest) wants it; starts the supervisor if none runs."""
     limit = float(request.get("wait_s", DEFAULT_WAIT_S))
     deadline = time.monotonic() + limit
-    over = names.overlay(paths)
+    over = names.overlay(paths, trust_project=trust_project)
     if over:
         request = {**request, "overlay": over}
     while True:

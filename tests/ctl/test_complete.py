@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from fakes.control import Control, view
 
-from modelproxy.ctl.complete import targets
+from modelproxy.ctl.complete import models, targets
 from modelproxy.supervisor.paths import Paths
 
 
@@ -31,6 +32,23 @@ def test_nothing_to_tell(paths: Paths) -> None:
     paths.state_file.write_text("{")
 
     assert targets("") == []
+
+
+def test_names_of_the_configuration_for_up(
+    control: Control, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """No globs; and nothing when the file is broken."""
+    monkeypatch.chdir(tmp_path)
+    control.proxies = {"echo/demo": view()}
+    control.paths.config.mkdir(parents=True)
+    control.paths.config_file.write_text(
+        'aliases = { local = "echo/a", "gpt-*" = "echo/b" }\nproxies.coder.model = "local"'
+    )
+
+    assert models("") == ["coder", "echo/demo", "local"]
+    assert models("lo") == ["local"]
+    control.paths.config_file.write_bytes(b"\xff")
+    assert models("") == ["echo/demo"]
 
 
 @pytest.mark.slow

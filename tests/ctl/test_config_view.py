@@ -53,6 +53,16 @@ def test_what_this_version_does_not_use_is_said(run: Run, file: Path) -> None:
     ]
 
 
+def test_a_key_that_others_can_read_is_warned_of(run: Run, file: Path) -> None:
+    file.write_text('providers.openai.api_key = "sk-secret"')
+    file.chmod(0o644)
+    told = run("config", "validate").err
+    file.chmod(0o600)
+
+    assert told == f"warning: {file} holds a key and others can read it: chmod 600 {file}\n"
+    assert run("config", "validate").err == ""
+
+
 MAPPED = """
 aliases = { far = "openrouter/x", near = "ollama/x" }
 models.default = "claude"

@@ -69,6 +69,10 @@ def test_what_the_folder_says_travels_with_up(run: Run, control: Control, folder
     )
     ran = run("up", "mine", "--no-wait")
 
+    trusting = run("up", "mine", "--no-wait", "--trust-project")
+
     assert "providers is left out" in ran.err
-    [(_, _, body)] = [one for one in control.asked if one[0] == "PUT"]
-    assert body["overlay"] == {"proxies": {"mine": {"model": "local"}}}
+    assert trusting.err == ""
+    first, second = [body["overlay"] for method, _, body in control.asked if method == "PUT"]
+    assert first == {"proxies": {"mine": {"model": "local"}}}
+    assert second["providers"] == {"ollama": {"base_url": "http://evil"}}  # this once (S134)
