@@ -87,7 +87,7 @@ def _view(record: dict[str, Any], paths: Paths) -> dict[str, Any]:
         "fallbacks": 0,
         "last_error": None,
         "base_url": spec.get("base_url"),
-        "fallback": [target["model_id"] for target in spec.get("fallback") or [] if "model_id" in target],
+        "fallback": [str(_dict(one).get("model_id")) for one in _list(spec.get("fallback"))],
         "limits": {key: value for key, value in _dict(spec.get("quota")).items() if value is not None},
         "started_at": started,
         "generation": worker.get("generation", record.get("generation", 0)),
@@ -120,6 +120,10 @@ def _runs(worker: object) -> bool:
     if not isinstance(pid, int) or not isinstance(started, int | None):
         return False
     return is_same(pid, started, boot if isinstance(boot, str) and boot else None)
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _dict(value: object) -> dict[str, Any]:

@@ -149,9 +149,12 @@ def _costs(view: dict[str, Any]) -> str:
 
 def limits(view: dict[str, Any]) -> str:
     """What `set` says: a proxy and the limits that it has now."""
+    return f"{cell(view.get('name'))}  {_limits(view) or 'no limits'}"
+
+
+def _limits(view: dict[str, Any]) -> str:
     found = view.get("limits") or {}
-    said = ", ".join(f"{name.removesuffix('_s')}={_limit(name, value)}" for name, value in found.items())
-    return f"{cell(view.get('name'))}  {said or 'no limits'}"
+    return ", ".join(f"{name.removesuffix('_s')}={_limit(name, value)}" for name, value in found.items())
 
 
 def _limit(name: str, value: float) -> str:
@@ -274,7 +277,7 @@ def _request(clock: str, row: dict[str, Any]) -> list[str]:
         clock,
         clipped(cell(row.get("proxy"))),
         clipped(cell(row.get("requested_model"))),
-        cell(row.get("status")),
+        cell(row.get("status")) + (", fallback" if row.get("fallback") else ""),
         cell(row.get("stop_reason") or row.get("error_type")),
         about + str(sum(known)) if known else "-",
         "-" if row.get("output_tokens") is None else f"{about}{row['output_tokens']}",
@@ -319,6 +322,10 @@ def facts(view: dict[str, Any], now: float) -> Iterator[tuple[str, str]]:
     for label, key in (("next", "next"), ("run", "command"), ("url", "url"), ("provider at", "base_url")):
         if view.get(key):
             yield label, cell(view[key])
+    if view.get("fallback"):
+        yield "falls back to", ", ".join(map(cell, view["fallback"]))
+    if view.get("limits"):
+        yield "limits", _limits(view)
     if view.get("health") not in (None, "", "-", "unknown"):
         yield "health", cell(view["health"])
     if view.get("port_holder"):

@@ -458,9 +458,11 @@ class Handler:
         hold_s, ping_s = self._spec.options.hold_s, self._spec.options.ping_s
         await trio.sleep_until(call.asked_at + hold_s)
         while True:
-            silence = trio.current_time() - call.last_said
-            if call.talking or silence < ping_s:
-                await trio.sleep(ping_s - (0.0 if call.talking else silence))
+            due = call.last_said + ping_s
+            if call.talking:
+                await trio.sleep(ping_s)
+            elif trio.current_time() < due:
+                await trio.sleep_until(due)
             else:
                 await call.say(sse.PING)
 

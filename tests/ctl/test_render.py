@@ -282,3 +282,17 @@ def test_limits_are_said_as_they_are_set() -> None:
         "echo/demo  max_concurrent=2, queue_timeout=1.5s, max_body=33554432"
     )
     assert render.limits(view()) == "echo/demo  no limits"
+
+
+def test_verbose_names_other_targets_and_limits() -> None:
+    text = render.ps([view(fallback=["a/b", "anthropic"], limits={"rpm": 60})], verbose=True)
+
+    assert "  falls back to: a/b, anthropic\n" in text
+    assert "  limits: rpm=60\n" in text
+    assert "falls back to" not in render.ps([view()], verbose=True)
+
+
+def test_usage_marks_what_somebody_else_answered() -> None:
+    rows = [("12:00", {"status": 200, "fallback": True}), ("12:01", {"status": 200, "fallback": False})]
+
+    assert [line.count("200, fallback") for line in render.usage(rows).splitlines()] == [0, 1, 0]

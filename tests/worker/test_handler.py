@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -1047,3 +1048,45 @@ async def test_the_rate_is_counted_once_per_request_that_can_be_read(bench: Benc
     assert exchange.headers[b"x-limit-type"] == b"rpm"
     bench.handler.adjust(Quota())
     assert (await post(bench)).status == 200
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_whatever_happens_no_place_and_no_probe_is_lost(
+    bench: Bench, autojump_clock: trio.testing.MockClock, seed: int
+) -> None:
+    """Clients that come and leave when they like, providers that fail or hang, limits that change."""
+    dice = random.Random(seed)
+    failures = [Failure(kind, "no") for kind in (Kind.OVERLOADED, Kind.INVALID, Kind.UNREACHABLE)]
+    failures.append(Failure(Kind.RATE_LIMITED, "slow", retry_after_s=20.0))
+
+    def script() -> list[Sequence[Item] | float]:
+        ends: list[list[Sequence[Item] | float]] = [
+            saying("hi"),
+            [[Text("half")], dice.random() * 30, [dice.choice(failures)]],
+            [[dice.choice(failures)]],
+            [[Text("cut")]],
+            [1000.0],
+        ]
+        return [dice.random() * 20, *dice.choice(ends)]
+
+    async def client() -> None:
+        await trio.sleep(dice.random() * 300)
+        exchange = FakeExchange(body=asking(stream=dice.random() < 0.5))
+        with trio.move_on_after(dice.choice([0, 5, 30, 90])):
+            await bench.handler(exchange)
+
+    far = [FakeProvider(*(script() for _ in range(300))) for _ in range(3)]
+    quota = Quota(max_concurrent=3, queue_size=30, queue_timeout_s=40.0, request_timeout_s=60.0)
+    targets(bench, *far, quota=quota)
+    async with trio.open_nursery() as nursery:
+        for _ in range(200):
+            nursery.start_soon(client)
+        for most in (1, 5, 2, 3):
+            await trio.sleep(60)
+            bench.handler.adjust(attrs.evolve(quota, max_concurrent=most))
+
+    assert bench.handler._gate.shown() == {"max_concurrent": 3, "inside": 0, "waiting": 0, "line": []}
+    assert [target.probing for target in bench.handler._rota.targets] == [False] * 3
+    assert (bench.stats.in_flight, bench.stats.begun) == (0, {})
+    assert all(source.closed for provider in far for source in provider.sources)
+    assert bench.stats.fallbacks > 0
