@@ -754,7 +754,8 @@ class Keeper:
         await trio.sleep(0.0 if order.briefly else 0.5)
         after = kernel.cpu_ticks(handle.pid)
         letter = kernel.run_state(handle.pid)
-        busy = before is not None and after is not None and after > before
+        # R without progress waits for a processor that others have: nothing is wrong with it.
+        busy = letter == "R" or (before is not None and after is not None and after > before)
         detail = f"state {letter}, {'busy' if busy else 'idle'}" if letter else "silent"
         self.post(unit.proxy.name, fleet.Examined(generation, kernel.is_traced(handle.pid), busy, detail))
 

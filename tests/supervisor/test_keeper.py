@@ -95,6 +95,21 @@ async def test_a_hung_one_is_aborted_killed_and_replaced(world: World) -> None:
     assert world.proxy().deaths[0].cause == "hung (silent); SIGKILL"
 
 
+async def test_one_that_gets_no_processor_is_taken_for_busy(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would run if it could: on a machine where many want to, it has as long as one that calculates."""
+    monkeypatch.setattr(kernel, "cpu_ticks", lambda pid: 7)
+    monkeypatch.setattr(kernel, "run_state", lambda pid: "R")
+    await up(world)
+    world.worker().beating = False
+    await trio.sleep(policy.BUSY_SILENCE_LIMIT_S - 5.0)
+    assert world.worker().handle.signals == []
+    await world.until(lambda: world.proxy().generation == 2 and world.proxy().state is State.READY)
+
+    assert world.proxy().deaths[0].cause == "hung (state R, busy); SIGABRT"
+
+
 async def test_what_ignores_the_drain_is_killed_at_the_deadline(world: World) -> None:
     """And `down` returns then."""
     world.conduct = lambda birth: "stubborn"
