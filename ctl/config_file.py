@@ -21,7 +21,7 @@ from modelproxy.supervisor.toml_lines import lines_of
 
 from . import keys
 from .faults import Fault, usage
-from .files import replace
+from .files import alone, replace
 
 
 def key_of(text: str) -> Key:
@@ -54,14 +54,15 @@ def unset(paths: Paths, path: Key) -> bool:
 
 def change(file: Path, edit: Callable[[str], str]) -> None:
     """Write what `edit` makes of the file, unless that has mistakes that were not there before."""
-    old = text_of(file)
-    try:
-        new = edit(old)
-    except ValueError as error:
-        raise usage(f"{file}: {error}") from None
-    refuse_new_mistakes(old, new)
-    if new != old:
-        replace(file, new)
+    with alone(file):
+        old = text_of(file)
+        try:
+            new = edit(old)
+        except ValueError as error:
+            raise usage(f"{file}: {error}") from None
+        refuse_new_mistakes(old, new)
+        if new != old:
+            replace(file, new)
 
 
 def text_of(file: Path) -> str:

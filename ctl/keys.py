@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .faults import Fault, usage
-from .files import replace
+from .files import alone, replace
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _HEADING = "# Keys of providers, written by proxyctl keys set. Nobody else should read this file.\n"
@@ -25,16 +25,18 @@ def set_key(file: Path, provider: str, key: str) -> None:
         raise usage(
             f'"{provider}" is not the name of a provider', "for example: proxyctl keys set openrouter"
         )
-    _write(file, {**read(file), provider: key})
+    with alone(file):
+        _write(file, {**read(file), provider: key})
 
 
 def unset_key(file: Path, provider: str) -> None:
     """Forget it."""
-    keys = read(file)
-    if provider not in keys:
-        raise Fault("unknown_key", f'there is no key for "{provider}" in {file}')
-    del keys[provider]
-    _write(file, keys)
+    with alone(file):
+        keys = read(file)
+        if provider not in keys:
+            raise Fault("unknown_key", f'there is no key for "{provider}" in {file}')
+        del keys[provider]
+        _write(file, keys)
 
 
 def mask(key: str) -> str:

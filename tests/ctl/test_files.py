@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from modelproxy.ctl.faults import Fault
-from modelproxy.ctl.files import replace
+from modelproxy.ctl.files import alone, replace
 
 
 def test_it_is_private_whatever_it_was(tmp_path: Path) -> None:
@@ -41,3 +42,18 @@ def test_what_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
     with pytest.raises(Fault, match="cannot write") as caught:
         replace(tmp_path / "file" / "config.toml", "y")
     assert caught.value.hint == "nothing was changed"
+
+
+def test_many_at_once_lose_nothing(tmp_path: Path) -> None:
+    """Each reads, adds a line and writes: without the lock the last one would win."""
+    file = tmp_path / "config.toml"
+
+    def add(number: int) -> None:
+        with alone(file):
+            old = file.read_text() if file.exists() else ""
+            replace(file, f"{old}{number}\n")
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(add, range(40)))
+
+    assert sorted(file.read_text().split(), key=int) == [str(number) for number in range(40)]
