@@ -15,7 +15,7 @@ ROOT = TESTS.parent
 _PACKAGES = ("supervisor", "worker", "ctl")
 
 Change = tuple[str, str, str]
-"""A file, a text in it, and what stands there instead."""
+"""A file, a text in it, and what stands there instead; of no text: what comes at the end."""
 
 
 class Installation:
@@ -41,7 +41,7 @@ class Installation:
             path = umbrella / file
             text = path.read_text()
             assert old in text, f"{file} has no {old!r}"
-            path.write_text(text.replace(old, new))
+            path.write_text(text.replace(old, new) if old else text + new)
         fresh = self._folder / "fresh"
         fresh.symlink_to(umbrella.parent)
         fresh.rename(self._site)

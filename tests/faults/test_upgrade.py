@@ -124,7 +124,7 @@ def test_fault_40_a_version_that_cannot_start_is_refused(house: House, installat
     house.start()
     row = house.up("echo/a")
     before = house.api("GET", "/v1/version").json
-    installation.install(NEXT, ("supervisor/upkeep.py", "import attrs\n", "import attrs, not_installed\n"))
+    installation.install(NEXT, ("supervisor/upkeep.py", "", "\nimport not_installed\n"))
     refused = house.tell("daemon", "restart", "--json", code=1)
 
     assert refused["error"]["code"] == "upgrade_refused"
@@ -142,7 +142,11 @@ def test_fault_40_a_version_that_dies_at_its_start_leaves_the_old_workers(
     row = house.up("echo/a")
     installation.install(
         NEXT,
-        ("supervisor/daemon.py", "    started_at = kernel.wall_clock()\n", "    raise OSError('no luck')\n"),
+        (
+            "supervisor/daemon.py",
+            "",
+            "\n\nasync def _serve(*_: object) -> None:\n    raise OSError('no luck')\n",
+        ),
     )
     restarted = house.command("daemon", "restart")
 
@@ -168,7 +172,9 @@ def test_fault_40_a_version_whose_workers_do_not_start_replaces_nobody(
     house.start()
     rows = [house.up(name) for name in NAMES]
     # At its start and not at import, where the check would have found it.
-    installation.install(NEXT, ("worker/__main__.py", "    arguments = _parse(argv)\n", "    return 7\n"))
+    installation.install(
+        NEXT, ("worker/serve.py", "", "\n\ndef run(*_: object, **__: object) -> int:\n    return 7\n")
+    )
     assert house.command("daemon", "restart").returncode == 0
     for name in NAMES:
         house.wait_event("adopted", name)
