@@ -254,7 +254,7 @@ class Commands:
         config = await trio.to_thread.run_sync(self.read_config, request.overlay)
         route = self._route(request.model, config)
         options = route.options
-        targets = options.fallback if request.fallback is None else request.fallback
+        targets = self._wanted_targets(request, route)
         return _Order(
             spec=attrs.evolve(
                 routes.spec(route),
@@ -271,6 +271,15 @@ class Commands:
             port=options.port if request.port is None else request.port,
             default_port=config.default_port,
         )
+
+    def _wanted_targets(self, request: UpRequest, route: routes.Route) -> list[str] | None:
+        """Those that were said; a proxy that has lost their keys with its own gets the same ones anew."""
+        if request.fallback is not None:
+            return request.fallback
+        running = self._running(request, route)
+        if running is not None and running.proxy.key_lost:
+            return [target.model_id for target in running.proxy.spec.fallback]
+        return route.options.fallback
 
     def _route(self, name: str, config: Config) -> routes.Route:
         try:
@@ -397,7 +406,8 @@ class Commands:
         """What was not said stays as it is: a flag of an earlier `up` is not taken back by silence."""
         spec = unit.proxy.spec
         said = order.route.options if request.replace else ProxyOptions()
-        fallback_said = request.fallback is not None or said.fallback is not None
+        lost = unit.proxy.key_lost
+        fallback_said = request.fallback is not None or said.fallback is not None or lost
         wanted = attrs.evolve(
             order.spec,
             name=spec.name,
@@ -407,7 +417,8 @@ class Commands:
             fallback=order.spec.fallback if fallback_said else spec.fallback,
             quota=quotas.granted(request, quotas.granted(said, spec.quota)),
         )
-        if wanted != spec and not request.replace:
+        differs = wanted.without_secrets() != spec.without_secrets() if lost else wanted != spec
+        if differs and not request.replace:
             changed = ", ".join(
                 "limits" if field.name == "quota" else field.name
                 for field in attrs.fields(WorkerSpec)

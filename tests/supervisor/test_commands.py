@@ -828,3 +828,21 @@ def give_back(world: World) -> None:
             unit.watch.cancel()
         while unit.listeners:
             unit.listeners.pop().close()
+
+
+async def test_a_proxy_that_lost_its_keys_takes_them_anew_with_its_targets(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the failure says: no --replace, and nothing that was said before is said again but the key."""
+    monkeypatch.delenv("OPENROUTER_API_KEY", raising=False)
+    await up(world, "openrouter/a/b", api_key="sk-1", fallback=["openrouter/c/d", "echo/x"], rpm=60)
+    unit = world.keeper.units["openrouter/a/b"]
+    world.worker("openrouter/a/b").die()
+    lost = unit.proxy.spec.without_secrets()
+    unit.proxy = attrs.evolve(unit.proxy, spec=lost, key_lost=True, workers=(), given_up="lost")
+    assert (await refused(lambda: up(world, "openrouter/a/b"))).code == "missing_api_key"
+    row = await up(world, "openrouter/a/b", api_key="sk-2")
+    spec = world.proxy("openrouter/a/b").spec
+
+    assert (row.state, row.limits) == ("ready", {"rpm": 60})
+    assert [spec.api_key, *(target.api_key for target in spec.fallback)] == ["sk-2", "sk-2", None]
