@@ -7,12 +7,12 @@ with mistakes changes nothing; the last good one holds, and a warning says so un
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import attrs
 import trio
 
-from modelproxy.worker.contract import Target
+from modelproxy.worker.contract import Target, WorkerSpec
 
 from . import changes, fleet, routes
 from .commands import Commands
@@ -40,11 +40,22 @@ class Following:
         self._one_at_a_time = trio.Lock()
         self._bad: list[str] = []
         self._troubles: list[str] = []
+        self._outdated: dict[str, WorkerSpec] = {}
+        """Restored with what the file said when an earlier supervisor ran; an edit since then is not lost silently."""
 
     @property
     def warnings(self) -> list[str]:
         """What of the file does not hold, and why."""
-        return [*self._bad, *self._troubles]
+        return [*self._bad, *self._troubles, *self._outdated_words()]
+
+    def _outdated_words(self) -> Iterator[str]:
+        for name, spec in self._outdated.items():
+            unit = self._keeper.units.get(name)
+            if unit is not None and unit.proxy.wanted and _same_place(unit.proxy.spec, spec):
+                yield (
+                    f"{name} is as it was before the supervisor started, and the configuration says otherwise; "
+                    f"proxyctl up {_said(unit)} --replace applies it"
+                )
 
     async def run(self) -> None:
         """Begin with what the file says, then follow it."""
@@ -85,6 +96,8 @@ class Following:
             if old == config:
                 return Reloaded([], self.warnings)
             self._troubles = []
+            if old is None:
+                self._outdated = self._compared(config)
             touched = await self._apply(old, config) if old is not None else []
             await self._start(config)
         if touched:
@@ -115,6 +128,18 @@ class Following:
                 await self._commands.up(UpRequest(name, wait=False))
             except Fault as fault:
                 self._trouble(f"{name} was not started by the configuration: {fault.message}")
+
+    def _compared(self, config: Config) -> dict[str, WorkerSpec]:
+        """What runs with other options than the file says. Only those that no flag of `up` can say."""
+        found = {}
+        for unit in self._keeper.units.values():
+            try:
+                wanted = routes.spec(routes.resolve(_said(unit), config))
+            except Fault:
+                continue  # of a project, or gone: it has no table to differ from
+            if unit.proxy.wanted and not _same_place(unit.proxy.spec, wanted):
+                found[unit.proxy.name] = unit.proxy.spec
+        return found
 
     # --- what changed -----------------------------------------------------------------------------
 
@@ -175,6 +200,12 @@ class Following:
 
         if unit.proxy.is_up and unit.proxy.workers:
             await self._keeper.wait_until(decided, ROLL_LIMIT_S)
+
+
+def _same_place(one: WorkerSpec, other: WorkerSpec) -> bool:
+    return all(
+        getattr(one, name) == getattr(other, name) for name in ("model_id", "kind", "options", "timeouts")
+    )
 
 
 def _said(unit: Unit) -> str:

@@ -132,6 +132,20 @@ async def test_the_file_is_followed_as_it_changes(
     assert following.warnings[0].startswith("coder goes on as it was")
 
 
+async def test_an_edit_while_no_supervisor_ran_is_told(world: World, following: Following) -> None:
+    """Until it is applied; what flags have said is no difference."""
+    await world.commands.up(UpRequest("echo/third", port=0, grace_s=3.0, replace=True))
+    write(world, FILE.replace("4096", "8192"))
+    successor = Following(world.commands, world.keeper, world.paths, world.log.append)
+    await successor.look_again()
+
+    [warning] = successor.warnings
+    assert warning.startswith("coder is as it was before the supervisor started")
+    assert "proxyctl up coder --replace" in warning
+    await world.commands.up(UpRequest("coder", port=0, replace=True))
+    assert successor.warnings == []
+
+
 # --- autostart --------------------------------------------------------------------------------------------
 
 
