@@ -271,6 +271,9 @@ class Storm:
         self._threads: list[threading.Thread] = []
         self._timers: list[threading.Timer] = []
         self._far_is_up = True
+        self._anew_since = 0.0
+        """A supervisor that began before is about to be executed anew: seconds since the epoch."""
+        self._asking: list[threading.Thread] = []
         self._ruled_at = time.monotonic()
         """When a supervisor was last known to have everything in its hands."""
 
@@ -307,6 +310,8 @@ class Storm:
         self._calm.set()
         for timer in self._timers:
             timer.join()
+        for asking in self._asking:
+            asking.join(ANSWER_LIMIT_S)
         if not self._far_is_up:
             self._do_provider()
         self.diary.note("calm")
@@ -411,7 +416,15 @@ class Storm:
         )
 
     def _do_daemon_restart(self) -> None:
-        self._ask("daemon-restart", lambda: self.house.api("POST", "/v1/daemon/restart", timeout=5))
+        asked_at = time.time()
+
+        def restart() -> Any:
+            answer = self.house.api("POST", "/v1/daemon/restart", timeout=5)
+            if answer.status == 200:
+                self._anew_since = max(self._anew_since, asked_at)
+            return answer
+
+        self._ask("daemon-restart", restart)
 
     def _do_garbage(self) -> None:
         """On one of the supervisor's sockets, or half a request at a worker."""
@@ -513,6 +526,7 @@ class Storm:
             self.diary.note(what, said[:120])
 
         self._begin(what, work)
+        self._asking.append(self._threads[-1])
 
     # --- after ---
 
@@ -522,6 +536,8 @@ class Storm:
         why = "no supervisor answers"
         for _ in attempts(limit_s, 0.05):
             try:
+                if self.house.api("GET", "/v1/version").json["started_at"] < self._anew_since:
+                    continue
                 why = self._astray(self.house.ps(stopped=True))
             except (OSError, http.client.HTTPException, ValueError):
                 continue
