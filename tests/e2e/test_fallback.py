@@ -77,19 +77,24 @@ def logged(home: Estate, event: str) -> list[str]:
     return [line for line in Path(view["log"]).read_text().splitlines() if f" {event} " in line]
 
 
-def test_s11a_the_callers_own_request_reaches_anthropic(home: Estate) -> None:
+@pytest.mark.parametrize("streamed", [False, True])
+def test_s11a_the_callers_own_request_reaches_anthropic(home: Estate, streamed: bool) -> None:
     """S11 (a), S80: byte for byte, with the caller's credentials; header, ledger, log and `ps` say so."""
     port = home.up("ollama/codellama", "--fallback", "anthropic")
     requests, fallbacks = counted(home)
     home.fo.stop()
-    answer = ask(port, "POST", "/v1/messages?beta=true", RAW, CALLER)
+    raw = RAW.replace(b"{", b'{"stream":true,', 1) if streamed else RAW
+    answer = ask(port, "POST", "/v1/messages?beta=true", raw, CALLER)
     [seen] = home.fa.asked
     row = the_row(home)
 
-    assert (answer.status, answer.body) == (200, home.fa.whole())
+    assert (answer.status, answer.body) == (
+        200,
+        b"".join(home.fa.streamed()) if streamed else home.fa.whole(),
+    )
     assert answer.headers["x-proxy-fallback"] == "anthropic"
     assert answer.headers["x-proxy-model"] == "anthropic/claude-sonnet-4-5"
-    assert (seen.body, seen.target) == (RAW, "/v1/messages?beta=true")
+    assert (seen.body, seen.target) == (raw, "/v1/messages?beta=true")
     assert {name: seen.headers.get(name) for name in CALLER} == CALLER
     assert (row["fallback"], row["fallback_reason"]) == (True, "ollama/codellama: refused")
     assert (row["provider"], row["model"], row["route"]) == (
