@@ -83,6 +83,14 @@ class Recall:
 
 
 @attrs.frozen
+class Unseen:
+    """A worker of an earlier supervisor is on record and its process is gone: it died while nobody looked."""
+
+    generation: int
+    pid: int
+
+
+@attrs.frozen
 class Dialled:
     """A worker that an earlier supervisor started has come back."""
 
@@ -224,6 +232,7 @@ Event = (
     | Restart
     | Halt
     | Recall
+    | Unseen
     | Dialled
     | Renew
     | Begin
@@ -512,6 +521,20 @@ def _on_recall(turn: _Turn, event: Recall) -> None:
             kill_by=turn.now + policy.ADOPT_WINDOW_S,
         )
     )
+
+
+def _on_unseen(turn: _Turn, event: Unseen) -> None:
+    """It counts like any death, but its successor does not wait: nobody knows how long ago it was."""
+    if not turn.proxy.is_up:
+        return
+    death = Death(turn.now, "unobserved, while no supervisor ran", event.generation, event.pid)
+    turn.set(
+        deaths=(*turn.proxy.deaths, death)[-policy.KEPT_DEATHS :],
+        failures=turn.proxy.failures + 1,
+        restarts=turn.proxy.restarts + 1,
+        trouble=death.cause,
+    )
+    turn.tell("died", f"pid {event.pid}: {death.cause}")
 
 
 def _on_dialled(turn: _Turn, event: Dialled) -> None:
@@ -985,6 +1008,7 @@ _HANDLERS: dict[type, Callable[[_Turn, Any], None]] = {
     Restart: _on_restart,
     Halt: _on_halt,
     Recall: _on_recall,
+    Unseen: _on_unseen,
     Dialled: _on_dialled,
     Renew: _on_renew,
     Begin: _on_begin,

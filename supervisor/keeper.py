@@ -424,7 +424,16 @@ class Keeper:
         unit.listeners = listeners
         for worker in record.workers:
             self._recall_worker(unit, worker)
+        self._mourn(unit, record.workers)
         self.apply(unit, fleet.Begin())
+
+    def _mourn(self, unit: Unit, workers: list[state.WorkerRecord]) -> None:
+        """The newest worker on record died unseen, unless the machine went down with it; older ones were leaving."""
+        newest = max(workers, key=lambda worker: worker.generation, default=None)
+        if newest is None or newest.pid is None or newest.boot_id != kernel.boot_id():
+            return
+        if unit.proxy.worker(newest.generation) is None:
+            self.apply(unit, fleet.Unseen(newest.generation, newest.pid))
 
     def _recall_worker(self, unit: Unit, worker: state.WorkerRecord) -> None:
         unit.tokens[worker.generation] = worker.token

@@ -180,6 +180,8 @@ def test_fault_20_worker_dies_while_there_is_no_supervisor(house: House) -> None
     assert answers == [200]
     after = house.wait_row(lambda row: row["state"] == "ready")
     assert after["pid"] != row["pid"]
+    assert after["restarts"] == 1
+    assert [death["cause"] for death in after["deaths"]] == ["unobserved, while no supervisor ran"]
 
 
 def test_fault_21_stopped_orphan_is_replaced_and_delays_nobody(house: House) -> None:

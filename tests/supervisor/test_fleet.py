@@ -564,6 +564,26 @@ def recalled(*, pid: int | None = 4003, wanted: bool = True, **facts: Any) -> St
     return story
 
 
+def test_one_that_died_unseen_counts_and_its_successor_does_not_wait() -> None:
+    """20: nobody knows how long ago it was. The next death waits like a second one."""
+    story = Story(Proxy(SPEC.name, SPEC, wanted=True, generation=3))
+    orders = story(fleet.Unseen(3, 4003))
+
+    assert [type(order) for order in orders] == [fleet.Spawn]
+    assert (story.proxy.failures, story.proxy.restarts) == (1, 1)
+    assert [(death.cause, death.generation, death.pid) for death in story.proxy.deaths] == [
+        ("unobserved, while no supervisor ran", 3, 4003)
+    ]
+
+
+def test_one_that_died_unseen_and_is_not_wanted_is_no_death() -> None:
+    """A `down` whose supervisor ended with it."""
+    story = Story(Proxy(SPEC.name, SPEC, wanted=False, generation=3))
+
+    assert story(fleet.Unseen(3, 4003)) == []
+    assert story.proxy.deaths == ()
+
+
 def dialled(**changes: Any) -> fleet.Dialled:
     event = fleet.Dialled(3, 4003, serving=True, draining=False, ready_for_s=50.0, spec=SPEC)
     return attrs.evolve(event, **changes)
@@ -1474,6 +1494,7 @@ _EVENTS: list[fleet.Event] = [
     fleet.Restart(1.0),
     fleet.Halt(1.0),
     fleet.Recall(1, 4001),
+    fleet.Unseen(1, 4001),
     fleet.Dialled(1, 4001, serving=True, draining=False, spec=SPEC),
     fleet.Dialled(1, 4001, serving=False, draining=False),
     fleet.Dialled(1, 4001, serving=True, draining=True, spec=SPEC),
@@ -1500,8 +1521,8 @@ _EVENTS: list[fleet.Event] = [
     fleet.Overslept(60.0),
     fleet.Broke("bug"),
 ]
-# A record is read before anything else happens, so `Recall` meets no worker of its own generation.
-_IMPOSSIBLE = {fleet.Recall}
+# A record is read before anything else happens, so these meet no worker of their own generation.
+_IMPOSSIBLE = {fleet.Recall, fleet.Unseen}
 
 
 def check(proxy: Proxy, now: float) -> None:
@@ -1560,7 +1581,7 @@ def test_events_about_nobody_change_nothing(name: str) -> None:
     """News of a worker that is already gone are old news."""
     about = [event for event in _EVENTS if hasattr(event, "generation")]
     for event in about:
-        if isinstance(event, fleet.Recall | fleet.Dialled):
+        if isinstance(event, fleet.Recall | fleet.Unseen | fleet.Dialled):
             continue
         story = _stories()[name]
         before = story.proxy
