@@ -42,7 +42,10 @@ class Account:
     ts: float
     request_id: str
     session_id: str | None = None
+    agent: str | None = None
     agent_id: str | None = None
+    route: str | None = None
+    """None: straight to this proxy."""
     model: str | None = None
     """As the client calls it; None: its body could not be read."""
     stream: bool = False
@@ -78,13 +81,14 @@ class Account:
             ts=self.ts,
             request_id=self.request_id,
             session_id=self.session_id,
+            agent=self.agent,
             agent_id=self.agent_id,
             proxy=spec.name,
             port=spec.port,
             provider=far.provider,
             requested_model=self.model,
             model=far.model or self.model or "",
-            route=spec.model_id,
+            route=self.route or spec.model_id,
             stream=self.stream,
             status=status,
             error_type=error_type,

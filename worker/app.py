@@ -16,6 +16,7 @@ import enum
 import functools
 import re
 import urllib.parse
+from collections.abc import Collection, Sequence
 from typing import Any, Protocol
 
 import attrs
@@ -61,6 +62,64 @@ class Route:
     """For MODEL: the id that was asked for."""
 
 
+AGENT_HEADER = b"x-proxy-agent"
+"""Which agent asks; the path says it as well, see `addressed`."""
+VIA_HEADER = b"x-proxy-via"
+"""Which front a request came through. Like the agent's name it says no more than clients may say of themselves."""
+RECORDED_HEADER = b"x-proxy-recorded"
+"""In an answer to a front: the ledger's row of this request is mine."""
+ROUTE_HEADER = b"x-proxy-route"
+"""In a front's answer: where the request went."""
+
+_AGENTS = "/a/"
+
+
+class Request(Head, Protocol):
+    """All of a request's head."""
+
+    @property
+    def query(self) -> str: ...
+    @property
+    def headers(self) -> Sequence[tuple[bytes, bytes]]: ...
+
+
+@attrs.frozen
+class Addressed:
+    """A request whose path began with who asks, without that."""
+
+    head: Request
+    path: str
+
+    @property
+    def method(self) -> str:
+        return self.head.method
+
+    @property
+    def query(self) -> str:
+        return self.head.query
+
+    @property
+    def headers(self) -> Sequence[tuple[bytes, bytes]]:
+        return self.head.headers
+
+    def header(self, name: bytes) -> bytes | None:
+        return self.head.header(name)
+
+    def header_all(self, name: bytes) -> list[bytes]:
+        return self.head.header_all(name)
+
+
+def addressed(path: str) -> tuple[str | None, str]:
+    """`/a/code-reviewer/v1/messages` → `code-reviewer`, `/v1/messages`; None: the path names no agent."""
+    if not path.startswith(_AGENTS):
+        return None, path
+    name, slash, rest = path[len(_AGENTS) :].partition("/")
+    agent = urllib.parse.unquote(name)[:200]
+    if not agent or not agent.isascii() or not agent.isprintable():
+        return None, path
+    return agent, slash + rest if rest else "/"
+
+
 _READ = "GET, HEAD"
 _PATHS = {
     "/v1/messages": (Endpoint.MESSAGES, "POST"),
@@ -79,6 +138,20 @@ _WITH_A_MODEL = ("/v1/messages", "/v1/messages/count_tokens")
 def route(head: Head, *, forwards: bool = False) -> Route | Failure:
     """Where a request goes, or why it goes nowhere. `forwards`: the provider answers for all of its API."""
     return _guard(head) or (_forward(head) if forwards else None) or _find(head) or _not_found(head)
+
+
+def cross(head: Head, models: Collection[str]) -> Route | Failure:
+    """The same for a front, which answers only for itself and for the `models` that it leads to."""
+    return _guard(head) or _of_a_front(head, models)
+
+
+def _of_a_front(head: Head, models: Collection[str]) -> Route | Failure:
+    found = _find(head)
+    if found is None or (isinstance(found, Failure) and found.kind is Kind.METHOD):
+        return Route(Endpoint.FORWARD)
+    if isinstance(found, Route) and found.endpoint is Endpoint.MODEL and found.model not in models:
+        return Route(Endpoint.FORWARD)
+    return found
 
 
 def _forward(head: Head) -> Route | None:
@@ -243,9 +316,11 @@ def alias(spec: WorkerSpec) -> str:
     return "claude-" + re.sub(r"[^A-Za-z0-9._-]+", "-", spec.model_id)
 
 
-def models(spec: WorkerSpec, head: Head, query: str, sizes: Sizes = UNKNOWN) -> dict[str, Any] | Failure:
-    """The body of `GET /v1/models`."""
-    page = _page([spec.model_id, alias(spec)], query)
+def models(
+    spec: WorkerSpec, head: Head, query: str, sizes: Sizes = UNKNOWN, named: Sequence[str] | None = None
+) -> dict[str, Any] | Failure:
+    """The body of `GET /v1/models`. `named`: what a front leads to."""
+    page = _page([spec.model_id, alias(spec)] if named is None else list(named), query)
     if isinstance(page, Failure):
         return page
     ids, more = page
@@ -258,8 +333,16 @@ def models(spec: WorkerSpec, head: Head, query: str, sizes: Sizes = UNKNOWN) -> 
     return body if _is_anthropic(head) else {"object": "list", **body}
 
 
-def model(spec: WorkerSpec, head: Head, wanted: str, sizes: Sizes = UNKNOWN) -> dict[str, Any] | Failure:
+def model(
+    spec: WorkerSpec,
+    head: Head,
+    wanted: str,
+    sizes: Sizes = UNKNOWN,
+    named: Sequence[str] | None = None,
+) -> dict[str, Any] | Failure:
     """The body of `GET /v1/models/{id}`."""
+    if named is not None and wanted in named:
+        return _entry(spec, wanted, head, sizes)
     if wanted not in (spec.model_id, alias(spec), spec.model):
         names = f"{spec.model_id}, {alias(spec)}"
         return Failure(Kind.NOT_FOUND, f"model: {wanted[:200]!r} is not served here; this proxy has {names}")
@@ -274,7 +357,7 @@ def _entry(spec: WorkerSpec, model_id: str, head: Head, sizes: Sizes) -> dict[st
     entry: dict[str, Any] = {
         "type": "model",
         "id": model_id,
-        "display_name": spec.model_id,
+        "display_name": spec.model_id if spec.front is None else model_id,
         "created_at": "1970-01-01T00:00:00Z",  # the documented way to say that it is unknown
         "max_input_tokens": sizes.window,
         "max_tokens": sizes.output,

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 import trio
 
 from . import app, failures
-from .accounts import Account, Told
+from .accounts import Account, Told, name_in
 from .books import Entry
+from .contract import WorkerSpec
 from .failures import Failure, Headers
 from .httpd import ClientGone
 from .httpd_parse import Headers as AnyHeaders
@@ -24,14 +25,7 @@ from .provider import Source
 from .targets import Far
 from .wire.anthropic import Stream
 
-
-class Request(app.Head, Protocol):
-    """The head of a request, as `httpd` read it."""
-
-    @property
-    def query(self) -> str: ...
-    @property
-    def headers(self) -> Sequence[tuple[bytes, bytes]]: ...
+Request = app.Request
 
 
 class Exchange(Protocol):
@@ -59,6 +53,18 @@ class Call:
 
     def __init__(self, exchange: Exchange, now: Callable[[], float]) -> None:
         self.exchange = exchange
+        self.said_agent, path = app.addressed(exchange.request.path)
+        """Who asks, where the path begins with it."""
+        self.request: Request = (
+            exchange.request if self.said_agent is None else app.Addressed(exchange.request, path)
+        )
+        """Without that beginning."""
+        self.via = name_in(exchange.request.header(app.VIA_HEADER))
+        self.route: str | None = None
+        """Where a front sends it."""
+        self.way: WorkerSpec | None = None
+        self.entrusted = False
+        """The ledger's row of it is somebody else's."""
         self.id = new_id("req_")
         self.began = now()
         self._now = now
@@ -172,6 +178,10 @@ class Call:
         found = [(b"request-id", self.id.encode())]
         if self.fallbacks and self.far is not None:
             found.append((b"x-proxy-fallback", app.header_safe(self.far.name)))
+        if self.via is not None and self.account is not None:
+            found.append((app.RECORDED_HEADER, b"1"))
+        if self.route is not None:
+            found.append((app.ROUTE_HEADER, app.header_safe(self.route)))
         return found
 
     def open_stream(self, events: Stream | None, headers: Headers) -> None:
@@ -224,6 +234,12 @@ class Call:
         if self.account is not None:
             self.account.model, self.account.stream = model, stream
             self.account.subscription = subscription
+
+    def goes(self, route: str, spec: WorkerSpec, agent: str | None) -> None:
+        """A front has decided: by this route, to what this spec describes."""
+        self.route, self.way = route, spec
+        if self.account is not None:
+            self.account.route, self.account.agent = route, agent
 
     def asked_again(self) -> None:
         """The provider, for the same answer."""

@@ -143,6 +143,40 @@ class Target:
 
 
 @attrs.frozen
+class FrontRule:
+    """Where a request goes that fulfils all that is said here; see `front`."""
+
+    to: str
+    """The name of a `Place`, or `anthropic`: the caller's own request, to Anthropic."""
+    agent: str | None = None
+    model: str | None = None
+    request: str | None = None
+    marker: str | None = None
+    session: str | None = None
+
+
+@attrs.frozen
+class Place:
+    """Another proxy, as a front reaches it."""
+
+    name: str
+    model_id: str
+    url: str | None
+    """None: it is not up."""
+    trouble: str = ""
+    """Why it is not, where that is known, and what helps."""
+
+
+@attrs.frozen
+class Front:
+    """What a worker of the kind `front` goes by: the first rule that fits decides."""
+
+    rules: list[FrontRule] = attrs.Factory(list)
+    places: list[Place] = attrs.Factory(list)
+    otherwise: str = "anthropic"
+
+
+@attrs.frozen
 class WorkerSpec:
     """The full resolved order a worker is born with."""
 
@@ -166,6 +200,8 @@ class WorkerSpec:
     fallback: list[Target] = attrs.Factory(list)
     """Where a request goes, in this order, when the one above fails before it has said anything."""
     quota: Quota = Quota()
+    front: Front | None = None
+    """Of the kind `front` only."""
 
     def without_secrets(self) -> WorkerSpec:
         """Same spec as it may be written to disk or shown."""
@@ -280,9 +316,10 @@ class Reopen:
 
 @attrs.frozen
 class Adjust:
-    """From now on these limits hold; what is in flight is left alone."""
+    """From now on these limits hold, and a front leads so; what is in flight is left alone."""
 
     quota: Quota
+    front: Front | None = None
 
 
 FromWorker = Hello | Ready | Beat | Health | Bye
@@ -434,11 +471,14 @@ __all__ = [
     "Drain",
     "FromSupervisor",
     "FromWorker",
+    "Front",
+    "FrontRule",
     "Health",
     "Hello",
     "Limits",
     "Lines",
     "Options",
+    "Place",
     "Quota",
     "Ready",
     "Reopen",

@@ -30,8 +30,8 @@ from .accounts import Account, name_in, wall_clock
 from .app import Endpoint, Route
 from .attempts import MOST_RETRIES, FallBack, GiveUp, Plan, Retry, Rota, Told
 from .books import Books
-from .call import Call, Exchange, new_id
-from .contract import Quota, WorkerSpec
+from .call import Call, Exchange, Request, new_id
+from .contract import Front, Quota, WorkerSpec
 from .dialects.anthropic import peek
 from .failures import Failure, Headers, Kind, Refused
 from .gate import Gate
@@ -129,6 +129,7 @@ class Handler:
         self._fars = fars(spec, new_id, log)
         self._first = self._fars[0]
         self._rota = Rota([far.name for far in self._fars])
+        self._crossing = self._first.crossing
         self._keeps_bytes = any(far.relay is not None for far in self._fars)
         self._gate = Gate(spec.quota, now)
         self._calls: set[Call] = set()
@@ -142,6 +143,11 @@ class Handler:
     def adjust(self, quota: Quota) -> None:
         """Other limits from now on."""
         self._gate.adjust(quota)
+
+    def lead(self, front: Front | None) -> None:
+        """Of a front: go by these rules from now on."""
+        if self._crossing is not None and front is not None:
+            self._crossing.lead(front)
 
     def cut(self, message: str = "proxy is shutting down") -> None:
         """End every request in progress now and tell its client; later ones are refused likewise."""
@@ -188,8 +194,7 @@ class Handler:
             await call.fail(Failure(Kind.BUG, f"internal error; the proxy's log has more under {call.id}"))
 
     async def _serve(self, call: Call) -> None:
-        relay = self._first.relay
-        found = app.route(call.exchange.request, forwards=relay is not None and relay.forwards_all)
+        found = self._found(call.request)
         if not isinstance(found, Failure):
             self._begin(call, found.endpoint)
         if self._closing is not None:
@@ -197,6 +202,12 @@ class Handler:
         if isinstance(found, Failure):
             raise Refused(found)
         await self._ENDPOINTS[found.endpoint](self, call, found)
+
+    def _found(self, request: Request) -> Route | Failure:
+        if self._crossing is not None:
+            return app.cross(request, self._crossing.plan.ids)
+        relay = self._first.relay
+        return app.route(request, forwards=relay is not None and relay.forwards_all)
 
     # --- small endpoints ---
 
@@ -225,6 +236,8 @@ class Handler:
         await call.respond(200 if seen.ok else 503, [_JSON], codec.dumps(app.health(self._spec, vital)))
 
     def _targets_shown(self) -> list[dict[str, Any]] | None:
+        if self._crossing is not None:
+            return self._crossing.shown()
         now = self._now()
         return [one.shown(now) for one in self._rota.targets] if len(self._fars) > 1 else None
 
@@ -234,24 +247,28 @@ class Handler:
     async def _root(self, call: Call, _: Route) -> None:
         await self._small(call, app.root(self._spec))
 
+    def _named(self) -> list[str] | None:
+        """What a front leads to; None: this is none."""
+        return None if self._crossing is None else self._crossing.plan.ids
+
     async def _models(self, call: Call, _: Route) -> None:
-        request = call.exchange.request
-        await self._small(call, app.models(self._spec, request, request.query, self._first.provider.sizes()))
+        request, sizes = call.request, self._first.provider.sizes()
+        await self._small(call, app.models(self._spec, request, request.query, sizes, self._named()))
 
     async def _model(self, call: Call, route: Route) -> None:
         sizes = self._first.provider.sizes()
-        await self._small(call, app.model(self._spec, call.exchange.request, route.model, sizes))
+        await self._small(call, app.model(self._spec, call.request, route.model, sizes, self._named()))
 
     # --- model requests ---
 
     async def _forward(self, call: Call, _: Route) -> None:
         assert self._first.relay is not None  # without one nothing is routed here
-        await self._first.relay.forward(call, call.exchange.request, await _body(call))
+        await self._first.relay.forward(call, call.request, await _body(call))
 
     async def _count_tokens(self, call: Call, _: Route) -> None:
         relay = self._first.relay
         if relay is not None and relay.forwards_all:
-            await relay.messages(call, call.exchange.request, await _body(call))
+            await relay.messages(call, call.request, await _body(call))
             return
         call.model, estimate = asks.count(await _body(call))
         call.input_tokens = self._first.gauge.tuned(estimate)
@@ -388,7 +405,7 @@ class Handler:
         """Ask one target; what is left to say when it fails."""
         try:
             if far.relay is not None:
-                await far.relay.messages(call, call.exchange.request, asked.body)
+                await far.relay.messages(call, call.request, asked.body)
                 return None
             return await self._translated(call, asked.ask or asks.ask(asked.body), far)
         except Refused as refused:
@@ -426,7 +443,9 @@ class Handler:
                 ts=wall_clock(),
                 request_id=call.id,
                 session_id=name_in(header(b"x-claude-code-session-id")),
+                agent=call.said_agent or name_in(header(app.AGENT_HEADER)),
                 agent_id=name_in(header(b"x-claude-code-agent-id")),
+                route=None if call.via is None else f"{call.via}>{self._spec.model_id}",
             )
             call.before_last = self._record
 
@@ -470,13 +489,15 @@ class Handler:
 
     async def _record(self, call: Call) -> None:
         """The row is in the ledger before the client can know that its answer is complete."""
+        if call.entrusted:
+            return
         if self._books is not None and call.account is not None and call.entry is None:
             call.entry = self._books.note(self._row(call, call.account))
             await self._books.settle(call.entry)
 
     def _record_end(self, call: Call) -> None:
         """What ended without last words gets its row here, what ended otherwise than recorded another one."""
-        if self._books is None or call.account is None:
+        if self._books is None or call.account is None or call.entrusted:
             return
         row = self._row(call, call.account)
         self._stats.charge(row.cost_usd, answered=row.status == 200)
@@ -493,7 +514,7 @@ class Handler:
             duration_s=self._now() - call.began,
             failure=call.failure,
             gone=call.gone and not call.exchange.finished,
-            far=None if call.far is None else call.far.spec,
+            far=call.way or (None if call.far is None else call.far.spec),
             fallbacks=call.fallbacks,
         )
 
@@ -521,6 +542,8 @@ class Handler:
             fields["output_tokens"] = usage.get("output_tokens", 0)
         if call.fallbacks and call.far is not None:
             fields["fallback"] = call.far.name
+        if call.route is not None:
+            fields["route"] = call.route
         if call.complaint is not None:
             fields["error"] = call.complaint
         elif call.gone:

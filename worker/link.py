@@ -22,7 +22,6 @@ from .contract import (
     FromWorker,
     Hello,
     Lines,
-    Quota,
     Reopen,
     Welcome,
     WorkerSpec,
@@ -46,7 +45,7 @@ class Ears:
     on_reopen: Callable[[], None]
     on_found: Callable[[], None] = lambda: None
     """Somebody listens who has heard nothing of us but the hello."""
-    on_adjust: Callable[[Quota], None] = lambda _: None
+    on_adjust: Callable[[Adjust], None] = lambda _: None
 
 
 class Link:
@@ -130,7 +129,7 @@ class Link:
         elif isinstance(message, Drain):
             self._ears.on_drain(message)
         elif isinstance(message, Adjust):
-            self._ears.on_adjust(message.quota)
+            self._ears.on_adjust(message)
         elif isinstance(message, Reopen):
             self._ears.on_reopen()
 

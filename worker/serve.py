@@ -20,7 +20,7 @@ import trio
 
 from . import handler, httpd
 from .books import Books
-from .contract import EXIT_CONFIG, EXIT_OK, Beat, Bye, Drain, Health, Hello, Quota, Ready, WorkerSpec
+from .contract import EXIT_CONFIG, EXIT_OK, Adjust, Beat, Bye, Drain, Health, Hello, Ready, WorkerSpec
 from .journal import Journal
 from .link import Ears, Link
 from .provider import Provider
@@ -90,7 +90,7 @@ class Worker:
         self._health_told: Health | None = None
         self._server: httpd.Server | None = None
         self._look = trio.Event()
-        self._adjusted: Callable[[Quota], None] = lambda _: None
+        self._adjusted: Callable[[Adjust], None] = lambda _: None
         self._link = self._make_link(birth) if birth else None
 
     def _make_link(self, birth: Birth) -> Link:
@@ -128,12 +128,18 @@ class Worker:
     def _on_drain(self, order: Drain) -> None:
         self._end(order.reason, order.grace_s)
 
-    def _on_adjust(self, quota: Quota) -> None:
-        if self._spec is None or quota == self._spec.quota:
+    def _on_adjust(self, news: Adjust) -> None:
+        known = self._spec
+        if known is None or (news.quota, news.front) == (known.quota, known.front):
             return
-        self._spec = attrs.evolve(self._spec, quota=quota)  # the next supervisor learns it from our hello
-        self._adjusted(quota)
-        self._journal("info", "limits", **attrs.asdict(quota))
+        # The next supervisor learns it from our hello.
+        self._spec = attrs.evolve(known, quota=news.quota, front=news.front)
+        self._adjusted(news)
+        if news.quota != known.quota:
+            self._journal("info", "limits", **attrs.asdict(news.quota))
+        if news.front is not None and news.front != known.front:
+            places = {place.name: place.url for place in news.front.places}
+            self._journal("info", "leads", places=places, otherwise=news.front.otherwise)
 
     def _on_found(self) -> None:
         if self._health_told is not None:
@@ -203,9 +209,10 @@ class Worker:
         )
         self._server = server
 
-        def adjusted(quota: Quota) -> None:
-            serving.adjust(quota)
-            server.limits = _limits(attrs.evolve(spec, quota=quota))
+        def adjusted(news: Adjust) -> None:
+            serving.adjust(news.quota)
+            serving.lead(news.front)
+            server.limits = _limits(attrs.evolve(spec, quota=news.quota))
 
         self._adjusted = adjusted
         async with trio.open_nursery() as nursery:

@@ -19,6 +19,7 @@ from .gauge import Gauge
 from .provider import Provider, provider
 
 if TYPE_CHECKING:
+    from .crossing import Crossing
     from .relay import Relay
 
 Log = Callable[..., None]
@@ -31,11 +32,13 @@ class Far:
     spec: WorkerSpec
     """As of a worker for this target alone; its `fallback` is what comes after it."""
     provider: Provider
-    relay: Relay | None
+    relay: Relay | Crossing | None
     """The same, where bytes are passed through."""
     truth: tuple[bytes, bytes]
     """The header that names what really answers."""
     gauge: Gauge = attrs.Factory(Gauge)
+    crossing: Crossing | None = None
+    """The same once more, where it is a front's."""
 
     @property
     def name(self) -> str:
@@ -53,6 +56,11 @@ def fars(spec: WorkerSpec, new_id: NewId, log: Log) -> list[Far]:
 
 def _far(spec: WorkerSpec, new_id: NewId, log: Log) -> Far:
     truth = app.truth(spec.model_id)
+    if spec.front is not None:
+        from .crossing import Crossing  # only here, as below
+
+        crossing = Crossing(spec, spec.front)
+        return Far(spec, crossing, crossing, truth, crossing=crossing)
     if passes_through(spec):
         from .relay import Relay  # only here: most workers translate
 

@@ -56,6 +56,12 @@ def test_an_answer_that_arrived() -> None:
     assert (found.duration_ms, found.ttft_ms) == (1234.6, 100.0)
 
 
+def test_who_asks_and_by_which_route() -> None:
+    assert (row().agent, row().route) == (None, "work/m")
+    found = row(agent="code-reviewer", route="front>work/m")
+    assert (found.agent, found.route) == ("code-reviewer", "front>work/m")
+
+
 @pytest.mark.parametrize(
     ("facts", "status", "error_type"),
     [

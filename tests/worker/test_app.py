@@ -10,7 +10,7 @@ from fakes.exchange import request
 
 from modelproxy.worker import app
 from modelproxy.worker.app import Endpoint, Route
-from modelproxy.worker.contract import Options, WorkerSpec
+from modelproxy.worker.contract import Front, Options, WorkerSpec
 from modelproxy.worker.failures import Failure, Kind
 
 HOST = (b"host", b"127.0.0.1:3457")
@@ -336,3 +336,88 @@ def test_a_claude_needs_no_alias() -> None:
     )
 
     assert app.alias(spec) == "claude-x"
+
+
+# --- who asks -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/v1/messages", (None, "/v1/messages")),
+        ("/a/code-reviewer/v1/messages", ("code-reviewer", "/v1/messages")),
+        ("/a/code%20reviewer%2F1/v1/models", ("code reviewer/1", "/v1/models")),
+        ("/a/x", ("x", "/")),
+        ("/a/x/", ("x", "/")),
+        ("/a/", (None, "/a/")),
+        ("/a//v1/messages", (None, "/a//v1/messages")),
+        ("/a/%0a/v1/messages", (None, "/a/%0a/v1/messages")),
+        ("/a/%C3%A9/v1/messages", (None, "/a/%C3%A9/v1/messages")),
+        ("/about", (None, "/about")),
+    ],
+)
+def test_a_path_may_begin_with_who_asks(path: str, expected: tuple[str | None, str]) -> None:
+    assert app.addressed(path) == expected
+
+
+def test_what_is_addressed_is_the_same_request_without_that() -> None:
+    head = request("POST", "/a/x/v1/messages?beta=true", (HOST, JSON))
+    found = app.Addressed(head, "/v1/messages")
+
+    assert (found.path, found.method, found.query) == ("/v1/messages", "POST", "beta=true")
+    assert (found.headers, found.header(b"host"), found.header_all(b"host")) == (
+        head.headers,
+        HOST[1],
+        [HOST[1]],
+    )
+
+
+# --- a front ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "endpoint"),
+    [
+        ("POST", "/v1/messages", Endpoint.MESSAGES),
+        ("POST", "/v1/messages/count_tokens", Endpoint.COUNT_TOKENS),
+        ("GET", "/v1/models?limit=1000", Endpoint.MODELS),
+        ("HEAD", "/health", Endpoint.HEALTH),
+        ("GET", "/livez", Endpoint.ALIVE),
+        ("GET", "/", Endpoint.ROOT),
+        ("HEAD", "/api/hello", Endpoint.HELLO),
+        ("GET", "/v1/models/other", Endpoint.FORWARD),
+        ("POST", "/v1/models", Endpoint.FORWARD),
+        ("GET", "/v1/messages", Endpoint.FORWARD),
+        ("DELETE", "/v1/files/x", Endpoint.FORWARD),
+        ("GET", "/api/oauth/usage", Endpoint.FORWARD),
+    ],
+)
+def test_a_front_answers_only_for_itself(method: str, target: str, endpoint: Endpoint) -> None:
+    found = app.cross(request(method, target, (HOST, JSON)), ["mine"])
+
+    assert found == Route(endpoint)
+
+
+def test_a_front_answers_for_the_models_that_it_leads_to() -> None:
+    assert app.cross(request("GET", "/v1/models/mine", (HOST,)), ["mine"]) == Route(Endpoint.MODEL, "mine")
+
+
+def test_a_front_is_as_closed_as_any_worker() -> None:
+    page = (b"origin", b"https://evil.example")
+    assert kind(app.cross(request("GET", "/api/x", (HOST, page)), [])) is Kind.FORBIDDEN
+    assert kind(app.cross(request("GET", "/api/x", ((b"host", b"evil.example"),)), [])) is Kind.FORBIDDEN
+    assert kind(app.cross(request("POST", "/v1/messages", (HOST,)), [])) is Kind.INVALID
+
+
+def test_the_list_and_the_entries_of_a_front() -> None:
+    spec = attrs.evolve(SPEC, front=Front())
+    listed = app.models(spec, ANTHROPIC, "", named=["a", "claude-a"])
+    one = app.model(spec, ANTHROPIC, "claude-a", named=["a", "claude-a"])
+
+    assert isinstance(listed, dict)
+    assert [(entry["id"], entry["display_name"]) for entry in listed["data"]] == [
+        ("a", "a"),
+        ("claude-a", "claude-a"),
+    ]
+    assert isinstance(one, dict)
+    assert one["id"] == "claude-a"

@@ -192,6 +192,8 @@ _STAY_BEHIND = frozenset(
         b"x-forwarded-for",
         b"x-forwarded-host",
         b"x-forwarded-proto",
+        b"x-proxy-agent",
+        b"x-proxy-via",
         b"x-real-ip",
     ]
 )
