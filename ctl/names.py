@@ -16,11 +16,15 @@ from .faults import Fault
 
 _VARIABLES = ("MODELPROXY_DEFAULT_PORT", "MODELPROXY_MODEL", "MODELPROXY_FALLBACK")
 """As in the schema; a test compares them. Said twice because reading the schema costs more than asking."""
+FRONT = "front"
+"""The front door; `front/NAME` is one of several."""
 _PROJECT_FILE = ".modelproxy.toml"
 
 
 def model(paths: Paths, text: str) -> str:
     """`text`, if it can mean a model here."""
+    if text == FRONT:
+        return text
     if not text or "/" in text or not text.isprintable():
         return typed.model_id(text)
     from modelproxy.supervisor import aliases

@@ -14,9 +14,10 @@ import trio
 
 from modelproxy.worker.contract import Quota, Target, WorkerSpec
 
-from . import aliases, fleet, kernel, keys, layers, logs, policy, quotas, routes, sockets, views
+from . import aliases, fleet, fronts, kernel, keys, layers, logs, policy, quotas, routes, sockets, views
 from . import config as configuration
 from .config import Config, ConfigError, ProxyOptions, checked_url
+from .doors import Doors
 from .facts import Care, Phase, Proxy, State
 from .keeper import Keeper, port_trouble
 from .paths import Paths
@@ -63,6 +64,7 @@ class _Order:
     port: int | None
     """The one that was said, by flag or in the configuration."""
     default_port: int
+    notes: list[str] = attrs.Factory(list)
 
 
 class Commands:
@@ -72,6 +74,7 @@ class Commands:
         self._log = log
         # A key command may take its time; it is not to keep others from the threads they need.
         self._key_threads = trio.CapacityLimiter(8)
+        self.doors = Doors(keeper, self._wish)
         self.closing = False
         """The supervisor is going down: nothing new is taken."""
 
@@ -147,6 +150,7 @@ class Commands:
             log_drops=sums.log_drops,
             ledger_drops=sums.ledger_drops,
             workers=views.workers(proxy, now, tallies, epoch),
+            targets=self.doors.shown(proxy),
         )
 
     async def about(self, target: str) -> ProxyView:
@@ -252,6 +256,9 @@ class Commands:
     async def _resolve(self, request: UpRequest) -> _Order:
         """The configuration is read anew each time, so that an edit needs no ceremony."""
         config = await trio.to_thread.run_sync(self.read_config, request.overlay)
+        table = fronts.table_of(request.model, config)
+        if table is not None:
+            return await self._resolve_front(request, table, config)
         route = self._route(request.model, config)
         options = route.options
         targets = self._wanted_targets(request, route)
@@ -280,6 +287,15 @@ class Commands:
         if running is not None and running.proxy.key_lost:
             return [target.model_id for target in running.proxy.spec.fallback]
         return route.options.fallback
+
+    async def _resolve_front(self, request: UpRequest, table: str, config: Config) -> _Order:
+        spec, route, notes = await self.doors.resolve(request, table, config)
+        spec = attrs.evolve(
+            spec,
+            grace_s=_first(request.grace_s, DEFAULT_GRACE_S),
+            quota=quotas.granted(request, Quota()),
+        )
+        return _Order(spec, route, Care(), request.port, config.default_port, notes)
 
     def _route(self, name: str, config: Config) -> routes.Route:
         try:
@@ -385,12 +401,13 @@ class Commands:
             return self._reuse(running, request, order)
         port, listeners, notes = self._listen(order)
         name = self._name_for(order.route, port)
-        spec = attrs.evolve(order.spec, name=name, port=port)
+        spec = self.doors.addressed(attrs.evolve(order.spec, name=name, port=port))
         unit = self._keeper.units.get(name) or self._keeper.create(Proxy(name, spec))
         unit.listeners = listeners
         unit.pid_file, unit.key_given = request.pid_file, _gives_key(request)
         self._keeper.apply(unit, fleet.Up(spec, _care(request, order.care)))
-        return _Wished(unit, False, unit.proxy.order, notes)
+        self.doors.tell()
+        return _Wished(unit, False, unit.proxy.order, [*order.notes, *notes])
 
     def _running(self, request: UpRequest, route: routes.Route) -> Unit | None:
         for unit in self._keeper.units.values():
@@ -417,7 +434,10 @@ class Commands:
             fallback=order.spec.fallback if fallback_said else spec.fallback,
             quota=quotas.granted(request, quotas.granted(said, spec.quota)),
         )
-        differs = wanted.without_secrets() != spec.without_secrets() if lost else wanted != spec
+        wanted = self.doors.addressed(wanted)
+        # A front's rules are the configuration's: who says `up` again wants them as they are now.
+        asked = attrs.evolve(wanted, front=spec.front)
+        differs = asked.without_secrets() != spec.without_secrets() if lost else asked != spec
         if differs and not request.replace:
             changed = ", ".join(
                 "limits" if field.name == "quota" else field.name
@@ -433,10 +453,11 @@ class Commands:
             unit.pid_file = request.pid_file
         if _gives_key(request) or request.replace:
             unit.key_given = _gives_key(request) or (unit.key_given and _keys(wanted) == _keys(spec))
-        same = attrs.evolve(wanted, quota=spec.quota) == spec  # other limits need no other worker
+        # Other limits need no other worker, nor do other rules.
+        same = attrs.evolve(wanted, quota=spec.quota, front=spec.front) == spec
         before = 0 if same else unit.proxy.generation
         self._keeper.apply(unit, fleet.Up(wanted, _care(request, _care(said, unit.proxy.care))))
-        return _Wished(unit, wanted == spec, unit.proxy.order, [], before)
+        return _Wished(unit, wanted == spec, unit.proxy.order, list(order.notes), before)
 
     def _listen(self, order: _Order) -> tuple[int, list[socket.socket], list[str]]:
         """The port of a new proxy, bound. The usual one gives way to ours, never to a stranger."""
@@ -553,6 +574,7 @@ class Commands:
             answer.append((unit, unit.proxy.state is State.STOPPED))
             grace = request.grace_s if request.grace_s is not None else unit.proxy.spec.grace_s
             self._keeper.apply(unit, fleet.Down(grace))
+        self.doors.tell()
         return answer
 
     async def restart(self, target: str, request: RestartRequest) -> list[ProxyView]:

@@ -120,6 +120,7 @@ class FrontRule:
     model: str | None = None
     request: str | None = None
     marker: str | None = None
+    session: str | None = None
 
 
 @attrs.frozen

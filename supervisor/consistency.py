@@ -147,7 +147,9 @@ class _Checks:
                 self._report(at, UNSHOWN, 'to is missing, like to = "ollama/codellama"')
             if not set(rule) - {"to"}:
                 self._report(
-                    at, UNSHOWN, "says nothing of which requests it is for: agent, model, request or marker"
+                    at,
+                    UNSHOWN,
+                    "says nothing of which requests it is for: agent, model, request, marker or session",
                 )
             self._target((*at, "to"), rule.get("to"), words=("anthropic",))
 

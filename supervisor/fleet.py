@@ -29,7 +29,7 @@ from typing import Any
 
 import attrs
 
-from modelproxy.worker.contract import EXIT_CONFIG, Quota, WorkerSpec
+from modelproxy.worker.contract import EXIT_CONFIG, Front, Quota, WorkerSpec
 
 from . import policy
 from .facts import Care, Death, Phase, Proxy, Worker
@@ -50,6 +50,13 @@ class Limited:
     """The user wants other limits; whoever serves goes on."""
 
     quota: Quota
+
+
+@attrs.frozen
+class Led:
+    """A front is to lead elsewhere; it goes on."""
+
+    front: Front | None
 
 
 @attrs.frozen
@@ -228,6 +235,7 @@ class Broke:
 Event = (
     Up
     | Limited
+    | Led
     | Down
     | Restart
     | Halt
@@ -273,10 +281,11 @@ class Drain:
 
 @attrs.frozen
 class Adjust:
-    """Tell the worker its new limits."""
+    """Tell the worker its new limits, and a front where it leads."""
 
     generation: int
     quota: Quota
+    front: Front | None = None
 
 
 @attrs.frozen
@@ -434,6 +443,7 @@ def _of_a_lost_key(spec: WorkerSpec) -> str:
 def _on_up(turn: _Turn, event: Up) -> None:
     if turn.proxy.is_up:
         _on_limited(turn, Limited(event.spec.quota))
+        _on_led(turn, Led(event.spec.front))
     proxy = turn.proxy
     changed = event.spec != proxy.spec
     _take_care(turn, event.care)
@@ -457,8 +467,26 @@ def _on_limited(turn: _Turn, event: Limited) -> None:
         return
     turn.set(spec=attrs.evolve(turn.proxy.spec, quota=event.quota))
     turn.tell("limits", _said(event.quota))
+    _adjust(turn)
+
+
+def _on_led(turn: _Turn, event: Led) -> None:
+    if turn.proxy.spec.front == event.front:
+        return
+    turn.set(spec=attrs.evolve(turn.proxy.spec, front=event.front))
+    turn.tell("leads", _ways(event.front))
+    _adjust(turn)
+
+
+def _adjust(turn: _Turn) -> None:
+    spec = turn.proxy.spec
     for worker in turn.proxy.workers:
-        turn.order(Adjust(worker.generation, event.quota))
+        turn.order(Adjust(worker.generation, spec.quota, spec.front))
+
+
+def _ways(front: Front | None) -> str:
+    places = [place.name if place.url else f"{place.name} (down)" for place in front.places] if front else []
+    return f"to {', '.join(places) or 'nobody'}, else to {front.otherwise if front else 'nobody'}"
 
 
 def _said(quota: Quota) -> str:
@@ -584,7 +612,8 @@ def _take_spec(turn: _Turn, event: Dialled) -> None:
     ours, theirs = turn.proxy.spec, event.spec
     if theirs is None:
         return
-    theirs = attrs.evolve(theirs, quota=ours.quota)  # other limits are told, not a reason to replace it
+    # What is told is no reason to replace it.
+    theirs = attrs.evolve(theirs, quota=ours.quota, front=ours.front)
     same = theirs.without_secrets() == ours.without_secrets()
     if same and not ours.has_secrets:
         turn.set(spec=theirs, key_lost=False, key_sought=False)
@@ -1004,6 +1033,7 @@ def _is_due(deadline: float | None, now: float) -> bool:
 _HANDLERS: dict[type, Callable[[_Turn, Any], None]] = {
     Up: _on_up,
     Limited: _on_limited,
+    Led: _on_led,
     Down: _on_down,
     Restart: _on_restart,
     Halt: _on_halt,

@@ -158,6 +158,8 @@ class Following:
     async def _follow(self, unit: Unit, old: Config, new: Config) -> int | None:
         """Apply to one proxy what concerns it; the order of the change, None when nothing does."""
         running, name = unit.proxy.spec, _said(unit)
+        if running.front is not None:
+            return await self._commands.doors.follow(unit, old, new)
         try:
             was = routes.resolve(name, old)
         except Fault:

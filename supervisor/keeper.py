@@ -43,7 +43,6 @@ from modelproxy.worker.contract import (
     FromWorker,
     Health,
     Hello,
-    Quota,
     Ready,
     Reopen,
     Welcome,
@@ -519,9 +518,9 @@ class Keeper:
     def _greeting(self, unit: Unit, link: channel.Link) -> list[FromSupervisor]:
         newborn = link.hello.spec is None
         answers: list[FromSupervisor] = [Welcome(unit.proxy.spec if newborn else None)]
-        wanted = unit.proxy.spec.quota
-        if link.hello.spec is not None and link.hello.spec.quota != wanted:
-            answers += _adjusted(link, wanted)  # said while the line was down
+        ours, theirs = unit.proxy.spec, link.hello.spec
+        if theirs is not None and (theirs.quota, theirs.front) != (ours.quota, ours.front):
+            answers += _adjusted(link, Adjust(ours.quota, ours.front))  # said while the line was down
         worker = unit.proxy.worker(link.hello.generation)
         if worker is not None and worker.phase is Phase.DRAINING and not link.hello.draining:
             left = (worker.kill_by or self._now()) - self._now() - policy.DRAIN_TO_KILL_S
@@ -751,7 +750,7 @@ class Keeper:
         """A worker without a line learns it when it dials."""
         handle = unit.handles.get(order.generation)
         if handle is not None and handle.link is not None:
-            for message in _adjusted(handle.link, order.quota):
+            for message in _adjusted(handle.link, Adjust(order.quota, order.front)):
                 await handle.link.send(message)
 
     async def _examine(self, unit: Unit, order: fleet.Examine) -> None:
@@ -808,9 +807,9 @@ class Keeper:
                 await self.ask(lambda: None, refusable=False)
 
 
-def _adjusted(link: channel.Link, quota: Quota) -> list[Adjust]:
+def _adjusted(link: channel.Link, message: Adjust) -> list[Adjust]:
     """Nothing to a worker that would not understand it."""
-    return [Adjust(quota)] if link.hello.protocol >= ADJUSTS else []
+    return [message] if link.hello.protocol >= ADJUSTS else []
 
 
 async def _send(link: channel.Link, message: FromSupervisor) -> None:

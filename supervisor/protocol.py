@@ -251,6 +251,8 @@ class ProxyView:
     """Rows of the ledger that were lost."""
     workers: list[dict[str, Any]] = attrs.Factory(list)
     """Every process of it, oldest first: generation, pid, phase, since, in_flight, oldest_s, silent_s, …"""
+    targets: list[dict[str, Any]] = attrs.Factory(list)
+    """Of a front: the proxies that it leads to, and how they are: name, model, port, state."""
     port_holder: str | None = None
     """Which other program has the port, as far as one can see: in the answer about one proxy only."""
 

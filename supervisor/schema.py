@@ -317,10 +317,17 @@ MODELS = Section(
 
 FRONT_RULE = Section(
     {
-        "agent": Field(Name(), "the agent's name; a glob", example='"code-*"'),
+        "agent": Field(
+            Name(), "the agent's name, or the id that Claude Code gives it; a glob", example='"code-*"'
+        ),
         "model": Field(Name(), "the model that the request asks for; a glob", example='"claude-haiku-*"'),
-        "request": Field(Text(), "the class of the request", example='"background"'),
+        "request": Field(
+            Choice("main", "subagent", "background", "web_search", "count_tokens", "other"),
+            "the class of the request",
+            example='"background"',
+        ),
         "marker": Field(Text(), "words in the system prompt", example='"<review>"'),
+        "session": Field(Name(), "the id of Claude Code's session; a glob", example='"4f0c*"'),
         "to": Field(
             Name(), "a named proxy, a model id, an alias, or anthropic", example='"ollama/codellama"'
         ),
@@ -400,7 +407,6 @@ ROOT = Section(
             "one port for a whole agent session",
             project="never",
             example="default",
-            wired=False,
         ),
         "prices": Field(
             TableOf("a table of tables", PRICE),

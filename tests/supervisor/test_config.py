@@ -182,7 +182,7 @@ def test_every_problem_at_once_with_path_line_and_value() -> None:
         'line 31: models.agents.reviewer = "olama/x": there is no provider "olama"; did you mean "ollama"?',
         'line 34: front.default.rules.0: to is missing, like to = "ollama/codellama"',
         "line 35: front.default.rules.1: says nothing of which requests it is for: "
-        "agent, model, request or marker",
+        "agent, model, request, marker or session",
         "line 37: remotes.office: url is missing",
         "line 38: remotes.office.timeout_seconds = 301: must be a whole number from 1 to 300",
         "line 39: remotes.office.retry_attempts = -1: must be a whole number from 0 to 10",

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from modelproxy.supervisor import fleet, policy
 from modelproxy.supervisor.facts import Care, Phase, Proxy, State, Worker
-from modelproxy.worker.contract import EXIT_CONFIG, Quota, Target
+from modelproxy.worker.contract import EXIT_CONFIG, Front, Place, Quota, Target
 
 # --- starting, serving, stopping ------------------------------------------------------------------
 
@@ -844,6 +844,22 @@ def test_other_limits_are_told_to_every_worker_and_replace_none() -> None:
     assert story.texts[-1] == "none any more"
 
 
+def test_a_front_that_is_to_lead_elsewhere_is_told_and_not_replaced() -> None:
+    front = Front([], [Place("a", "echo/a", "http://127.0.0.1:1"), Place("b", "echo/b", None)])
+    story = Story().serve()
+
+    assert story(fleet.Led(front)) == [fleet.Adjust(1, Quota(), front)]
+    assert story.proxy.spec.front == front
+    assert story.texts[-1] == "to a, b (down), else to anthropic"
+    assert story(fleet.Led(front)) == []
+    assert story(fleet.Up(spec(front=Front(otherwise="a")))) == [
+        fleet.Adjust(1, Quota(), Front(otherwise="a"))
+    ]
+    assert story.texts[-1] == "to nobody, else to a"
+    story(fleet.Led(None))
+    assert story.texts[-1] == "to nobody, else to nobody"
+
+
 def test_up_with_nothing_new_but_limits_replaces_none_either() -> None:
     story = Story().serve()
     quota = Quota(rpm=60)
@@ -1490,6 +1506,7 @@ _EVENTS: list[fleet.Event] = [
     fleet.Up(spec(base_url="http://elsewhere")),
     fleet.Up(spec(quota=Quota(rpm=1))),
     fleet.Limited(Quota(max_concurrent=2)),
+    fleet.Led(Front()),
     fleet.Down(1.0),
     fleet.Restart(1.0),
     fleet.Halt(1.0),

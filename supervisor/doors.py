@@ -1,0 +1,143 @@
+"""Front doors among the proxies: each place of one is a proxy of its own, and the front hears where that is.
+
+A place that is not a proxy yet becomes one without a process: its port is known at once, and its first connection
+starts it. Whatever is brought up or taken down later is told to the fronts in the same turn of the loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import attrs
+
+from modelproxy.worker.contract import Front, Place, WorkerSpec
+
+from . import fleet, fronts, routes
+from .config import Config
+from .facts import Proxy, State
+from .keeper import Keeper
+from .protocol import Fault, UpRequest
+from .upkeep import Unit
+
+
+class Doors:
+    """`wish` puts an `up` on record, without waiting for a worker."""
+
+    def __init__(self, keeper: Keeper, wish: Callable[[UpRequest], Awaitable[object]]) -> None:
+        self._keeper = keeper
+        self._wish = wish
+
+    async def resolve(
+        self, request: UpRequest, table: str, config: Config
+    ) -> tuple[WorkerSpec, routes.Route, list[str]]:
+        """A front's spec and route, its places made; with what its user should know of them."""
+        if request.api_key is not None or request.fallback:
+            words = "a front has no key and no fallback of its own: the proxies that it leads to have them"
+            hint = "say it of them, like proxyctl up ollama/codellama --fallback …"
+            raise Fault("bad_request", words, hint)
+        route = fronts.route(table, config)
+        front, notes = await self._made(request, fronts.compiled(table, config), config)
+        base_url = (request.base_url or route.base_url or "").rstrip("/") or None
+        return attrs.evolve(routes.spec(route), base_url=base_url, front=front), route, notes
+
+    async def follow(self, unit: Unit, old: Config, new: Config) -> int | None:
+        """Apply what a changed configuration changes in a front; the order of that, None when nothing does."""
+        running = unit.proxy.spec
+        table = fronts.table_of(running.model_id, new)
+        if running.front is None or table is None:
+            return None
+        was, now = fronts.compiled(table, old).front, fronts.compiled(table, new)
+        as_said = (was.rules, was.otherwise) == (running.front.rules, running.front.otherwise)
+        if not as_said or was == now.front:
+            return None  # a project's file said otherwise, or the user's says the same
+        front, _ = await self._made(UpRequest(running.model_id), now, new)
+
+        def apply() -> int | None:
+            if not unit.proxy.wanted:
+                return None
+            spec = self.addressed(attrs.evolve(unit.proxy.spec, front=front))
+            self._keeper.apply(unit, fleet.Led(spec.front))
+            return unit.proxy.order
+
+        return await self._keeper.ask(apply)
+
+    async def _made(
+        self, request: UpRequest, found: fronts.Compiled, config: Config
+    ) -> tuple[Front, list[str]]:
+        """Make sure that each place is a proxy; one that cannot be says why, to whoever is sent there."""
+        places, notes = [], []
+        for place in found.front.places:
+            try:
+                if not place.trouble:
+                    await self._ensure(request, place, config)
+            except Fault as fault:
+                if fault.code == "missing_api_key" and place.name in found.required:
+                    raise  # whoever asked may have the key
+                place = attrs.evolve(place, trouble=f"{fault.message}. {fault.hint}")
+            if place.trouble:
+                notes.append(f"{place.name} cannot be reached through the front: {place.trouble}")
+            places.append(place)
+        return attrs.evolve(found.front, places=places), notes
+
+    async def _ensure(self, request: UpRequest, place: Place, config: Config) -> None:
+        if self._unit(place) is not None:
+            return
+        route = routes.resolve(place.name, config)
+        said = route.options
+        wish = UpRequest(
+            place.name,
+            port=None if said.port is not None else 0,
+            api_key=request.fallback_keys.get(route.name),
+            fallback_keys=request.fallback_keys,
+            lazy=True if said.lazy is None else None,
+            overlay=request.overlay,
+        )
+        await self._wish(wish)
+
+    def _unit(self, place: Place) -> Unit | None:
+        return next((unit for unit in self._keeper.units.values() if serves(unit.proxy, place)), None)
+
+    # --- where they are ---------------------------------------------------------------------------
+
+    def addressed(self, spec: WorkerSpec) -> WorkerSpec:
+        """A front's spec with its places as they are now; any other as it is."""
+        if spec.front is None:
+            return spec
+        places = [attrs.evolve(place, url=self._address(place)) for place in spec.front.places]
+        return attrs.evolve(spec, front=attrs.evolve(spec.front, places=places))
+
+    def _address(self, place: Place) -> str | None:
+        unit = self._unit(place)
+        # Without a socket of ours anybody may have the port by now, and would get what is meant for the proxy.
+        if unit is None or (not unit.listeners and unit.proxy.given_up is not None):
+            return None
+        return f"http://127.0.0.1:{unit.proxy.spec.port}"
+
+    def tell(self) -> None:
+        """Inside the loop, after a change of what is up."""
+        for unit in self._keeper.units.values():
+            if unit.proxy.wanted and (spec := self.addressed(unit.proxy.spec)) != unit.proxy.spec:
+                self._keeper.apply(unit, fleet.Led(spec.front))
+
+    def shown(self, proxy: Proxy) -> list[dict[str, Any]]:
+        """For `ps`: the proxies that a front leads to."""
+        places = proxy.spec.front.places if proxy.spec.front is not None else []
+        return [self._shown(place) for place in places]
+
+    def _shown(self, place: Place) -> dict[str, Any]:
+        unit = self._unit(place)
+        state = State.STOPPED if unit is None else unit.proxy.state
+        port = None if unit is None else unit.proxy.spec.port
+        return {"name": place.name, "model": place.model_id, "port": port, "state": str(state)}
+
+
+def serves(proxy: Proxy, place: Place) -> bool:
+    """Whether a front means this proxy; one with a name of its own stands for itself."""
+    if not proxy.wanted or proxy.spec.front is not None:
+        return False
+    own_name = None if "/" in proxy.name else proxy.name.partition("@")[0]
+    return own_name == place.name or (own_name is None and proxy.spec.model_id == place.name)
+
+
+__all__ = ["Doors", "serves"]

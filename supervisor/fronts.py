@@ -1,0 +1,111 @@
+"""What a front goes by: the configuration's tables as one list of rules, the first that fits decides. Pure.
+
+First the table's own rules, then what each agent uses, then names: whoever asks for an alias, for a named proxy
+or for a model that is led to gets it. Every target is another proxy, or `anthropic`: the caller's own request.
+Where the proxies are is not known here.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from modelproxy.worker.contract import Front, FrontRule, Place
+
+from . import aliases, config, routes
+from .config import Config
+from .protocol import Fault
+from .schema import NATIVE
+
+KIND = "front"
+DEFAULT = "default"
+OWN = routes.OWN
+
+
+@attrs.frozen
+class Compiled:
+    front: Front
+    """Nothing of it is up."""
+    required: frozenset[str]
+    """The places that the user sends requests to; of the others he has only given names."""
+
+
+def table_of(said: str, found: Config) -> str | None:
+    """The name of the table [front.NAME] that `front` or `front/NAME` means; None: something else is meant.
+
+    Raises Fault for a table that is not there; without any, `front` is a plain way to Anthropic.
+    """
+    kind, slash, name = said.partition("/")
+    if kind != KIND or kind in found.providers or said in found.aliases or said in found.proxies:
+        return None
+    if not slash or name == DEFAULT:
+        return DEFAULT
+    if name not in found.front:
+        known = ", ".join(f"front/{one}" for one in aliases.nearest(name, found.front)) or "front"
+        raise Fault("bad_model_id", f"there is no table [front.{name[:100]}] in the configuration", known)
+    return name
+
+
+def route(table: str, found: Config) -> routes.Route:
+    """As of any proxy. What goes to Anthropic goes by the settings of that provider, but never with its key."""
+    home = found.providers[OWN]
+    provider = config.Provider(KIND, home.base_url, options=home.options, timeouts=home.timeouts)
+    if table == DEFAULT:
+        return routes.Route(KIND, KIND, provider, DEFAULT, proxy=KIND)
+    return routes.Route(f"{KIND}/{table}", KIND, provider, table)
+
+
+def compiled(table: str, found: Config) -> Compiled:
+    """The rules of a table, with those that follow from the rest of the configuration."""
+    return _Compiler(found).all(found.front.get(table, config.Front()))
+
+
+class _Compiler:
+    def __init__(self, found: Config) -> None:
+        self._config = found
+        self._rules: list[FrontRule] = []
+        self._places: dict[str, Place] = {}
+
+    def all(self, table: config.Front) -> Compiled:
+        for rule in table.rules:
+            self._rules.append(FrontRule(**{**attrs.asdict(rule), "to": self._to(rule.to)}))
+        models = self._config.models
+        for agent, target in models.agents.items():
+            self._rules.append(FrontRule(self._to(target), agent=agent))
+        if models.default is not None:
+            self._rules.append(FrontRule(self._to(models.default), agent="*"))
+        otherwise = self._to(table.otherwise)
+        required = frozenset(self._places)
+        self._names()
+        return Compiled(Front(self._rules, list(self._places.values()), otherwise), required)
+
+    def _names(self) -> None:
+        """Real names before exact aliases before the longest glob."""
+        named = [name for name, options in self._config.proxies.items() if options.model is not None]
+        aliased = sorted(self._config.aliases.items(), key=_rank)
+        names = [FrontRule(self._to(name), model=name) for name in named]
+        others = [FrontRule(self._to(target), model=alias) for alias, target in aliased]
+        # A proxy without a name of its own is the one that a model's name means.
+        real = {place.model_id: place.name for place in reversed(self._places.values())}
+        real |= {name: name for name in self._places if name in real}
+        self._rules += [FrontRule(place, model=model) for model, place in sorted(real.items())]
+        self._rules += [*names, *others]
+
+    def _to(self, target: str) -> str:
+        if target in NATIVE:
+            return OWN
+        try:
+            found = routes.resolve(target, self._config)
+        except Fault as fault:  # nothing that validation lets pass
+            self._places.setdefault(target, Place(target, target, None, f"{fault.message}. {fault.hint}"))
+            return target
+        name = found.proxy or found.model_id
+        self._places.setdefault(name, Place(name, found.model_id, None))
+        return name
+
+
+def _rank(item: tuple[str, str]) -> tuple[bool, int]:
+    name = item[0]
+    return aliases.is_glob(name), -len(name) if aliases.is_glob(name) else 0
+
+
+__all__ = ["DEFAULT", "KIND", "Compiled", "compiled", "route", "table_of"]
