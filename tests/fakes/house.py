@@ -238,6 +238,14 @@ class House:
                 return row
         raise AssertionError(f"never came true; the last row was {row}\n{self.daemon_log()}")
 
+    def wait_logged(self, size: int, name: str = "echo/demo") -> None:
+        """Until its log has more than so many bytes: a request's line may come after its answer."""
+        log = self.state / "logs" / f"{name.replace('/', '~')}.log"
+        for _ in attempts():
+            if log.stat().st_size > size:
+                return
+        raise AssertionError(f"{log} did not grow beyond {size} bytes")
+
     def wait_event(self, kind: str, name: str = "echo/demo", *, since: int = 0) -> dict[str, Any]:
         for event in self.events(since=since):
             if event["kind"] == kind and event["proxy"] == name:
