@@ -254,6 +254,7 @@ def up(
       proxyctl up ollama/codellama --port 3457
       proxyctl up openrouter/moonshotai/kimi-k2
       proxyctl up coder
+      proxyctl up front
       proxyctl up ollama/codellama --lazy --idle-stop 15m --max-rss 500M
       proxyctl up ollama/codellama --max-concurrent 2 --fallback openrouter/qwen/qwen3-coder
       proxyctl up openai/some-model --base-url http://127.0.0.1:8000/v1 --api-key -

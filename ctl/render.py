@@ -322,6 +322,9 @@ def facts(view: dict[str, Any], now: float) -> Iterator[tuple[str, str]]:
     for label, key in (("next", "next"), ("run", "command"), ("url", "url"), ("provider at", "base_url")):
         if view.get(key):
             yield label, cell(view[key])
+    if view.get("targets"):
+        places = [f"{one['name']} ({one['state']})" for one in view["targets"]]
+        yield "leads to", ", ".join(map(cell, places))
     if view.get("fallback"):
         yield "falls back to", ", ".join(map(cell, view["fallback"]))
     if view.get("limits"):

@@ -81,19 +81,28 @@ class Doors:
         return attrs.evolve(found.front, places=places), notes
 
     async def _ensure(self, request: UpRequest, place: Place, config: Config) -> None:
-        if self._unit(place) is not None:
-            return
-        route = routes.resolve(place.name, config)
-        said = route.options
+        unit = self._unit(place)
+        if unit is not None and unit.proxy.given_up is None and not unit.proxy.key_lost:
+            return  # it is as its user wants it
+        said = routes.resolve(place.name, config).options
         wish = UpRequest(
             place.name,
             port=None if said.port is not None else 0,
-            api_key=request.fallback_keys.get(route.name),
-            fallback_keys=request.fallback_keys,
-            lazy=True if said.lazy is None else None,
+            lazy=True if said.lazy is None and unit is None else None,
             overlay=request.overlay,
         )
-        await self._wish(wish)
+        given: dict[str, str] = {}
+        while True:
+            try:
+                await self._wish(attrs.evolve(wish, fallback_keys=given))
+            except Fault as fault:
+                # Only what is missing: a key that the configuration has is found again after our end.
+                name = fault.provider if fault.code == "missing_api_key" else None
+                if name is None or name in given or name not in request.fallback_keys:
+                    raise
+                given = {**given, name: request.fallback_keys[name]}
+            else:
+                return
 
     def _unit(self, place: Place) -> Unit | None:
         return next((unit for unit in self._keeper.units.values() if serves(unit.proxy, place)), None)

@@ -126,6 +126,22 @@ async def test_keys_that_are_given_reach_the_places(world: World) -> None:
 
     assert world.proxy("far/x").spec.api_key == "sk-given"
     assert world.proxy("front/work").spec.api_key is None
+    given = {name for name, unit in world.keeper.units.items() if unit.key_given}
+    assert given & {"far/x", "coder", "echo/big"} == {"far/x"}
+
+
+async def test_up_again_mends_a_place_that_had_failed(world: World) -> None:
+    """Its key was lost with an earlier supervisor, say."""
+    write(world, FILE)
+    keys = {"far": "sk-given"}
+    await up(world, "front/work", fallback_keys=keys)
+    unit = world.keeper.units["far/x"]
+    spec = unit.proxy.spec.without_secrets()
+    unit.proxy = attrs.evolve(unit.proxy, spec=spec, key_lost=True, given_up="its key is lost")
+    await up(world, "front/work", fallback_keys=keys)
+    found = world.proxy("far/x")
+
+    assert (found.spec.api_key, found.key_lost, found.given_up) == ("sk-given", False, None)
 
 
 @pytest.mark.parametrize("said", [{"api_key": "k"}, {"fallback": ["echo/x"]}])
