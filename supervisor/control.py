@@ -95,7 +95,7 @@ class Control:
             await _answer(
                 exchange, 413, to_json(Fault("bad_request", f"the body is over {error.limit} bytes"))
             )
-        except httpd.BodyIncomplete:
+        except (httpd.BodyIncomplete, httpd.ClientGone):
             pass  # nobody is there to read an answer
         except Exception:  # the last wall: a bug answers 500 and is in the log, the daemon goes on
             self._log(

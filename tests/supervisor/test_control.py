@@ -345,6 +345,19 @@ async def test_events_are_followed_as_they_come(book: Playbook) -> None:
             await trio.lowlevel.checkpoint()
 
 
+async def test_who_has_left_before_the_answer_is_no_error_of_ours(book: Playbook) -> None:
+    """A client loses its patience with a supervisor that stood still; that is not to look like a bug."""
+    async with await book.dial() as stream:
+        await stream.send_all(b"GET /v1/version HTTP/1.1\r\nhost: x\r\n\r\n")
+    with trio.fail_after(20):
+        while not book.server.requests:
+            await trio.lowlevel.checkpoint()
+        while book.server.in_flight:
+            await trio.lowlevel.checkpoint()
+
+    assert book.world.log == []
+
+
 async def test_a_log_is_read_and_followed_over_its_rotation(book: Playbook) -> None:
     await up(book)
     log = book.world.paths.log_file("echo/demo")
