@@ -60,6 +60,9 @@ KEPT_STOPPED = 100
 _LATE_S = 5.0
 """A clock that rings this much too late means that this process itself was standing still."""
 
+_ROOM = 16
+"""Descriptors that a new proxy has to find: ten to start with, and some to answer whoever asks about it."""
+
 _HAND_OVER_LIMIT_S = 5.0
 """How long a restart waits for those who are being answered, and for a holder that has just been lost."""
 
@@ -210,6 +213,7 @@ class Keeper:
 
     def bind(self, port: int) -> list[socket.socket]:
         """Listening sockets that are closed again when the command is undone."""
+        sockets.check_room(_ROOM)
         opened = sockets.bind_loopback(port)
         self._the_draft().opened += opened
         return opened

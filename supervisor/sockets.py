@@ -26,6 +26,17 @@ class NotASocketError(Exception):
     """Something that is not a socket stands where ours belongs."""
 
 
+def check_room(descriptors: int) -> None:
+    """OSError when not so many descriptors can be opened besides."""
+    opened: list[int] = []
+    try:
+        for _ in range(descriptors):
+            opened.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))  # noqa: PERF401  # on record one by one
+    finally:
+        for one in opened:
+            os.close(one)
+
+
 def bind_loopback(port: int) -> list[socket.socket]:
     """Listen on 127.0.0.1 and ::1 (since Node 17 `localhost` may mean either); port 0: any free one."""
     if port:

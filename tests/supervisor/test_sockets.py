@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import socket
 import stat
 from collections.abc import Iterator
@@ -115,6 +116,22 @@ def test_another_trouble_is_not_taken_for_a_taken_port(monkeypatch: pytest.Monke
 
 
 # --- Unix sockets ---------------------------------------------------------------------------------
+
+
+def test_room_is_looked_for_and_not_taken() -> None:
+    """What was opened to find out is closed again, also where it was too much."""
+    before = len(os.listdir("/dev/fd"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    sockets.check_room(16)
+    with open(os.devnull) as highest:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest.fileno() + 3, hard))
+        try:
+            with pytest.raises(OSError, match="Too many open files"):
+                sockets.check_room(3 + highest.fileno())
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    assert len(os.listdir("/dev/fd")) == before
 
 
 def test_a_unix_socket_is_private(tmp_path: Path, closing: ExitStack) -> None:
