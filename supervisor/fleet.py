@@ -731,7 +731,7 @@ def _on_beaten(turn: _Turn, event: Beaten) -> None:
         in_flight=event.in_flight,
         accepted=event.accepted,
         waiting=event.waiting,
-        starved=event.starved if event.waiting else None,
+        starved=event.starved,
         stuck_since=stuck_since,
         traced=False,
     )

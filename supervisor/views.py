@@ -311,9 +311,7 @@ def _next_rolling(proxy: Proxy, now: float) -> str:
 
 def _next_degraded(proxy: Proxy, now: float) -> str:
     if proxy.current is not None and proxy.current.starved:
-        return (
-            "connections wait until it has room again; a raised limit (ulimit -n) holds for new workers only"
-        )
+        return "new connections get 529 until it has room again; a raised limit (ulimit -n) holds for new workers only"
     return "the worker goes on looking at its provider; it is not restarted, for that would not help"
 
 

@@ -272,7 +272,7 @@ class Beat:
     accepted: int | None = None
     """Connections taken so far; None: a worker that does not say."""
     starved: str | None = None
-    """What is missing to take the next one (descriptors, memory), in the system's words."""
+    """What is missing to take the next one (descriptors, memory), in the system's words, while it is."""
 
 
 @attrs.frozen

@@ -17,6 +17,8 @@ The wait for a head has a deadline; the handler has none, and is cancelled when 
   time. Without that, the kernel answers unread bytes with a reset, which can destroy an answer (to a body
   that is too large, say) before the client has read it.
 - *A cut looks cut*: an answer that cannot be finished ends without its last chunk.
+- *Without descriptors* newcomers are told so one after the other, in the place of one that is held back for
+  that (`net.Spare`); what is open goes on.
 
 Nothing here knows what is served: workers and the supervisor's control socket use the same code.
 """
@@ -51,7 +53,7 @@ from .httpd_parse import (
     render_head,
     wants_close,
 )
-from .net import RECV_SIZE, HangUps, RawSocket, Stalled, hang_ups
+from .net import RECV_SIZE, HangUps, RawSocket, Spare, Stalled, hang_ups
 
 CHANCE_S = 1.0
 """How long a draining server waits for a request that is probably on its way."""
@@ -68,7 +70,11 @@ JOIN_MAX = 64 * 1024
 TURNED_AWAY_MAX = 64
 """So many surplus connections are told why at a time; more are just closed."""
 BUSY_S = 0.1
-"""Rest after an accept that failed for want of descriptors or memory."""
+"""Rest after an accept that failed for want of descriptors or memory, and between two looks for room."""
+REQUEST_S = 0.1
+"""How long one who is turned away may take to ask: some clients take an answer that comes first for an error."""
+COMPLAINT_S = 10.0
+"""A want that comes and goes is logged this often at most."""
 
 _NEVER = float("inf")
 _NEXT_PLEASE = frozenset(
@@ -86,6 +92,7 @@ _NEXT_PLEASE = frozenset(
         "EHOSTUNREACH",
     )
 )
+_NO_DESCRIPTOR = frozenset({errno.EMFILE, errno.ENFILE})
 
 
 @attrs.frozen
@@ -528,8 +535,10 @@ class Server:
         *,
         refuse: Refuse,
         limits: HttpLimits = HttpLimits(),
+        full: int = 503,
         log: Callable[[str], None] = _to_stderr,
     ) -> None:
+        """`full`: the status for those that there is no room for."""
         self.handler = handler
         self.limits = limits
         self.log = log
@@ -541,9 +550,12 @@ class Server:
         self.accepted = 0
         """Connections taken so far."""
         self.starved: str | None = None
-        """Why the last attempt to take one failed, in the system's words; None when it did not."""
+        """What is missing to take one, in the system's words; None as soon as it can be had again."""
         self.hang_ups: HangUps
         self._refuse = refuse
+        self._full = full
+        self._spare = Spare()
+        self._complained_at = -_NEVER
         self._listeners: list[socket.socket] = []
         self._connections: set[_Connection] = set()
         self._turned_away = 0
@@ -568,6 +580,7 @@ class Server:
         """Accept and serve until `drain` or `abort`, and return when the last connection has ended."""
         self._listeners = list(listeners)
         self.hang_ups = hang_ups()
+        self._spare.take()
         try:
             async with trio.open_nursery() as self._nursery:
                 for listener in [] if self.draining else listeners:
@@ -576,6 +589,7 @@ class Server:
                 task_status.started()
         finally:
             self._close_listeners()
+            self._spare.give_up()
             self._nursery = None
 
     def drain(self) -> None:
@@ -608,25 +622,59 @@ class Server:
     async def _accept(self, listener: socket.socket, task_status: trio.TaskStatus[None]) -> None:
         """Take one connection per wake-up, so that processes which share the listener take turns."""
         task_status.started()  # the wait below is reached before anyone else runs
-        complained = False
         while listener.fileno() >= 0:
             try:
-                await trio.lowlevel.wait_readable(listener)
+                await self._wait_for_one(listener)
                 sock, _ = listener.accept()
             except trio.ClosedResourceError:
                 return
             except OSError as error:
                 if error.errno not in _NEXT_PLEASE:
-                    if not complained:
-                        self.log(f"accept: {error}; trying again every {BUSY_S:g} s")
-                    complained = True
-                    self.starved = error.strerror or str(error)
-                    await trio.sleep(BUSY_S)
+                    self._starve(error)
+                    if error.errno not in _NO_DESCRIPTOR or not await self._tell_one(listener):
+                        await trio.sleep(BUSY_S)
             else:
-                complained = False
                 self.starved = None
+                self._spare.take()
                 self.accepted += 1
                 self._take(sock)
+
+    async def _wait_for_one(self, listener: socket.socket) -> None:
+        """Wait for a connection; notice meanwhile when there is room again, though nobody comes to take it."""
+        while self.starved is not None:
+            with trio.move_on_after(BUSY_S):
+                await trio.lowlevel.wait_readable(listener)
+                return
+            if self._spare.is_enough():
+                self.starved = None
+        await trio.lowlevel.wait_readable(listener)
+
+    def _starve(self, error: OSError) -> None:
+        now = trio.current_time()
+        if now - self._complained_at >= COMPLAINT_S:
+            self._complained_at = now
+            self.log(f"accept: {error}; new connections are refused or wait until there is room again")
+        self.starved = error.strerror or str(error)
+
+    async def _tell_one(self, listener: socket.socket) -> bool:
+        """Take one connection in the spare descriptor's place, to say why it cannot stay.
+
+        False when not even that can be: the place is somebody else's, or nobody waits any more.
+        """
+        if not self._spare.give_up():
+            self._spare.take()  # for the next time, if there is one again
+            return False
+        try:
+            sock, _ = listener.accept()
+        except OSError:
+            self._spare.take()
+            return False
+        try:
+            self.accepted += 1
+            await self._turn_away(sock, f"no room for another connection: {self.starved}", IDLE_LINGER_S)
+        finally:
+            self._spare.take()
+        return True
 
     def _take(self, sock: socket.socket) -> None:
         nursery = self._nursery
@@ -637,9 +685,8 @@ class Server:
                 self._connections.add(connection)
                 nursery.start_soon(self._attend, connection)
             elif self._turned_away < TURNED_AWAY_MAX:
-                stream = RawSocket(sock)
                 self._turned_away += 1
-                nursery.start_soon(self._turn_away, stream)
+                nursery.start_soon(self._turn_away_surplus, sock)
             else:
                 sock.close()
         except OSError:
@@ -651,15 +698,27 @@ class Server:
         finally:
             self._connections.discard(connection)
 
-    async def _turn_away(self, stream: RawSocket) -> None:
+    async def _turn_away_surplus(self, sock: socket.socket) -> None:
         try:
+            await self._turn_away(sock, "too many connections", CHANCE_S)
+        finally:
+            self._turned_away -= 1
+
+    async def _turn_away(self, sock: socket.socket, why: str, linger_s: float) -> None:
+        try:
+            stream = RawSocket(sock)
+        except OSError:
+            sock.close()  # reset before its options could be set
+            return
+        try:
+            with trio.move_on_after(REQUEST_S):
+                await stream.recv()
             with trio.move_on_after(CHANCE_S):
-                await stream.send_all(self.refusal(503, "too many connections"))
-                await _close_gracefully(stream, CHANCE_S)
+                await stream.send_all(self.refusal(self._full, why))
+                await _close_gracefully(stream, linger_s)
         except OSError:
             pass  # it did not wait for the answer
         finally:
-            self._turned_away -= 1
             stream.close()
 
 

@@ -15,10 +15,14 @@ client that left only at its next write. The watcher of `hang_ups()` notices for
 process: a nested epoll that asks for `EPOLLRDHUP` alone, edge-triggered, with each socket registered once
 in its life. Ordinary data does not wake it. A half-close counts as hanging up: no client of ours has a reason
 to half-close, and the kernel cannot tell it from a process that went away.
+
+A process without descriptors cannot take a connection, not even to say so. `Spare` is one that is held back
+for that: it is given up, its place is taken by a connection that is told and closed, and it is taken again.
 """
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 from collections.abc import Callable
@@ -114,6 +118,37 @@ class RawSocket:
         if self.socket.fileno() >= 0 and self.socket.family in (socket.AF_INET, socket.AF_INET6):
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
         self.close()
+
+
+class Spare:
+    """One descriptor held back for the time when there is no other. Used by one event loop."""
+
+    __slots__ = ("_held",)
+
+    def __init__(self) -> None:
+        self._held: int | None = None
+
+    def take(self) -> bool:
+        """Hold one, if there is one to be had."""
+        if self._held is None:
+            try:
+                self._held = os.open(os.devnull, os.O_RDONLY)
+            except OSError:
+                return False
+        return True
+
+    def give_up(self) -> bool:
+        """Leave its place to the next one that opens something; False: there is none to leave."""
+        if self._held is None:
+            return False
+        os.close(self._held)
+        self._held = None
+        return True
+
+    def is_enough(self) -> bool:
+        """Whether there is room for another one beside it."""
+        beside = Spare()
+        return self.take() and beside.take() and beside.give_up()
 
 
 # --- hanging up -----------------------------------------------------------------------------------
@@ -215,4 +250,13 @@ def hang_ups() -> HangUps:
         return watcher
 
 
-__all__ = ["RECV_SIZE", "EpollHangUps", "HangUps", "PeekingHangUps", "RawSocket", "Stalled", "hang_ups"]
+__all__ = [
+    "RECV_SIZE",
+    "EpollHangUps",
+    "HangUps",
+    "PeekingHangUps",
+    "RawSocket",
+    "Spare",
+    "Stalled",
+    "hang_ups",
+]

@@ -44,6 +44,9 @@ FAR_LOOK_S = 300.0
 _REST_S = 1.0
 """At least so long between two looks: a provider that fails many requests is not to be asked after each."""
 
+FULL = 529
+"""What clients take for a full queue: they come again, and at last turn to a model of their own choice."""
+
 EXIT_FAILED = 1
 
 
@@ -205,7 +208,11 @@ class Worker:
 
     async def _serve(self, spec: WorkerSpec, serving: handler.Handler) -> None:
         server = httpd.Server(
-            self._pulsing(serving), refuse=handler.refuse, limits=_limits(spec), log=self._journal.line
+            self._pulsing(serving),
+            refuse=handler.refuse,
+            limits=_limits(spec),
+            full=FULL,
+            log=self._journal.line,
         )
         self._server = server
 

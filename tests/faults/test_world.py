@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from fakes.chaos import far_script
-from fakes.house import House, Stream, Waiting, attempts, get, message, post
+from fakes.house import House, Stream, Waiting, attempts, cpu_s, get, message, post
 from fakes.upstream import Upstream
 
 pytestmark = [
@@ -100,7 +100,10 @@ def test_fault_30_no_room_for_the_log(house: House) -> None:
 
 
 def test_fault_32_a_worker_without_descriptors(house: House) -> None:
-    """32: streams go on, newcomers wait in the queue, `degraded` says why, and it recovers without a restart."""
+    """32: streams go on, newcomers are told 529, `degraded` says why, and it recovers without a restart.
+
+    529 and not 503: the error table's word for a full queue, after which clients come again.
+    """
     house.start()
     row = house.up()
     stream = Stream(row["port"], "echo:slow 20ms\n" + "word " * 100)
@@ -112,12 +115,20 @@ def test_fault_32_a_worker_without_descriptors(house: House) -> None:
                 stack.enter_context(socket.create_connection(("127.0.0.1", row["port"])))
             starved = house.wait_tally(lambda row: row["state"] == "degraded")
             assert "it can take no connection: Too many open files" in starved["detail"]
-            assert starved["queue"] > 0
-            waiting = Waiting(row["port"], 2)
+            told = post(row["port"], message())
+            assert told.status == 529
+            assert told.json["error"]["type"] == "overloaded_error"
+            assert "no room for another connection: Too many open files" in told.json["error"]["message"]
+            assert told.headers["retry-after"] == "1"
+            assert told.headers["request-id"] == told.json["request_id"]
+            assert Waiting(row["port"], 3).all() == [529] * 3
+            before = cpu_s(row["pid"])
             assert b"message_stop" in stream.rest()
+            assert cpu_s(row["pid"]) - before < 1.0  # a hundred words of a stream, and no busy loop
 
-        assert waiting.all() == [200] * 2
-    after = house.wait_tally(lambda row: row["state"] == "ready")
+        # Nobody has to come for it to be well again.
+        after = house.wait_tally(lambda row: row["state"] == "ready")
+        assert Waiting(row["port"], 2).all() == [200] * 2
     assert (after["pid"], after["restarts"], after["deaths"]) == (row["pid"], 0, [])
 
 

@@ -100,9 +100,11 @@ def test_what_a_worker_lacks_and_what_it_has_too_much_of() -> None:
     story(fleet.Beaten(1, accepted=1, waiting=2, starved="Too many open files"))
     story.wait(3.0)
     assert words(story) == "degraded 3.0s: it can take no connection: Too many open files"
-    assert views.forecast(story.proxy, story.now).startswith("connections wait until it has room again")
+    assert views.forecast(story.proxy, story.now).startswith("new connections get 529 until it has room")
     story(fleet.Beaten(1, accepted=1, starved="Too many open files"))
-    assert words(story) == ""  # nobody waits
+    assert "Too many open files" in words(story)  # who came was sent away, so nobody waits
+    story(fleet.Beaten(1, accepted=1))
+    assert words(story) == ""
     story(fleet.Measured(1, 2**21))
     story.born(2)
     story.ready(2)

@@ -668,6 +668,34 @@ async def test_accepting_survives_want_of_descriptors() -> None:
         assert listener.failures == []
 
 
+@pytest.mark.parametrize("first", [GET, b""], ids=["asks", "is silent"])
+async def test_without_descriptors_a_newcomer_is_told_in_the_spare_ones_place(first: bytes) -> None:
+    """What is open goes on; nothing leaks; and it is well again though nobody comes to see it."""
+    plain = listen()
+    listener = _FailingListener(fileno=plain.detach())
+    listener.failures = []
+    gate = Gate()
+    async with serving(gate, listener=listener) as service, service.client(GET) as client:
+        server: Any = service.server
+        await gate.reached.wait()
+        before = _open_files()
+        listener.failures = [errno.EMFILE]
+        async with service.client(first) as newcomer:
+            answer = await newcomer.answer()
+            assert (answer.status, answer.headers[b"connection"]) == (503, b"close")
+            assert b"no room for another connection: as arranged" in answer.body
+            assert await newcomer.rest() == b""
+        assert (server.accepted, server.connections) == (2, 1)
+        while server.starved is not None:
+            await trio.lowlevel.checkpoint()
+        assert _open_files() == before
+        gate.go.set()
+        assert (await client.answer()).status == 200
+        async with service.client(GET) as later:
+            assert (await later.answer()).status == 200
+        assert len(service.logged) == 1
+
+
 # --- clients that leave, and slow ones ------------------------------------------------------------
 
 

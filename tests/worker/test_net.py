@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import select
 import socket
 from collections.abc import Callable
@@ -10,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from modelproxy.worker.net import HangUps, PeekingHangUps, RawSocket, Stalled, hang_ups
+from modelproxy.worker.net import HangUps, PeekingHangUps, RawSocket, Spare, Stalled, hang_ups
 
 
 def _pair() -> tuple[socket.socket, socket.socket]:
@@ -184,3 +185,32 @@ async def test_what_is_forgotten_tells_nothing(make: Callable[[], HangUps]) -> N
 async def test_there_is_one_watcher_per_loop() -> None:
     """Connections of all servers share it."""
     assert hang_ups() is hang_ups()
+
+
+# --- the spare descriptor ---------------------------------------------------------------------------
+
+
+def test_a_spare_descriptor_is_there_when_there_is_no_other() -> None:
+    """Its place is free when it is given up; whether there is more room is told without using it up."""
+    spare = Spare()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert spare.take()
+    assert spare.take()  # one is held, not two
+    assert spare.is_enough()
+    with socket.socket() as highest:
+        taken = []
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest.fileno() + 1, limits[1]))
+        try:
+            while True:
+                taken.append(socket.socket())
+        except OSError:
+            assert not spare.is_enough()
+            assert spare.give_up()
+            taken.append(socket.socket())
+            assert (spare.take(), spare.give_up(), spare.is_enough()) == (False, False, False)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+            for one in taken:
+                one.close()
+    assert spare.is_enough()
+    assert spare.give_up()
