@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import socket
 import traceback
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import attrs
@@ -28,6 +30,7 @@ from .protocol import (
     MIN_MAX_RSS,
     DownRequest,
     Fault,
+    Leased,
     ProxyView,
     RestartRequest,
     SetRequest,
@@ -77,6 +80,8 @@ class Commands:
         self.doors = Doors(keeper, self._wish)
         self.closing = False
         """The supervisor is going down: nothing new is taken."""
+        self.leaving = False
+        """The next one takes over: who hangs up now is made to, and wants nothing to end."""
 
     # --- reading ---------------------------------------------------------------------------------
 
@@ -151,6 +156,8 @@ class Commands:
             ledger_drops=sums.ledger_drops,
             workers=views.workers(proxy, now, tallies, epoch),
             targets=self.doors.shown(proxy),
+            leases=len(unit.leases),
+            kept=unit.kept,
         )
 
     async def about(self, target: str) -> ProxyView:
@@ -397,8 +404,16 @@ class Commands:
     def _place(self, request: UpRequest, order: _Order) -> _Wished:
         """Inside the loop: reuse what runs, change it, or make it."""
         running = self._running(request, order.route)
-        if running is not None:
-            return self._reuse(running, request, order)
+        wished = self._make(request, order) if running is None else self._reuse(running, request, order)
+        unit = wished.unit
+        if request.lease is None:
+            unit.kept = True
+        else:
+            unit.kept = unit.kept and running is not None
+            unit.leases.add(request.lease)
+        return wished
+
+    def _make(self, request: UpRequest, order: _Order) -> _Wished:
         port, listeners, notes = self._listen(order)
         name = self._name_for(order.route, port)
         spec = self.doors.addressed(attrs.evolve(order.spec, name=name, port=port))
@@ -547,6 +562,75 @@ class Commands:
         said = f"its log ends: {' | '.join(line.strip() for line in lines)[:400]}; " if lines else ""
         return f"{said}see proxyctl logs {proxy.name}"
 
+    # --- leases ----------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def lease(self, request: UpRequest, *, again: bool) -> AsyncGenerator[Leased]:
+        """Hold a proxy for as long as the block lasts, and bring it up for that if it is not.
+
+        `again`: one that somebody has taken down in the meantime stays down. Only a caller who leaves ends a
+        lease: in a supervisor that leaves it is to be told to the next one, who knows what was held.
+        """
+        name = secrets.token_hex(8)
+        try:
+            if again:
+                await self._keeper.ask(lambda: self._hold_again(request.model, name), refusable=False)
+                yield Leased(name, self.row(self.find_one(request.model), reused=True))
+            else:
+                yield Leased(name, await self.up(attrs.evolve(request, lease=name)))
+        finally:
+            if not (self.closing or self.leaving):
+                # Queued at once, whatever has been cancelled: what comes up for this lease is queued before it.
+                await self._keeper.ask(lambda: self._let_go(name), refusable=False)
+
+    def _hold_again(self, target: str, lease: str) -> None:
+        found = [unit for unit in self.find(target, stopped=False) if unit.proxy.wanted]
+        if not found:
+            raise self._unknown(target)
+        for unit in found[:1]:
+            unit.leases.add(lease)
+            self.doors.hold(unit.proxy, lease)
+
+    def _let_go(self, lease: str) -> list[Unit]:
+        """Inside the loop; what goes with this lease."""
+        gone = []
+        for unit in self._keeper.units.values():
+            if lease not in unit.leases:
+                continue
+            unit.leases.discard(lease)
+            if self._is_for_nobody(unit):
+                self._keeper.apply(unit, fleet.Down(unit.proxy.spec.grace_s))
+                gone.append(unit)
+        if gone:
+            self.doors.tell()
+        return gone
+
+    @staticmethod
+    def _is_for_nobody(unit: Unit) -> bool:
+        return unit.proxy.wanted and not unit.kept and not unit.leases
+
+    async def end_lease(self, lease: str) -> list[Stopped]:
+        """The same at its holder's word, who then hears when all is over."""
+        if not any(lease in unit.leases for unit in self._keeper.units.values()):
+            raise Fault("unknown_lease", f'there is no lease "{lease[:100]}"', "it may have ended already")
+        gone = await self._keeper.ask(lambda: self._let_go(lease), refusable=False)
+        return await self._ended([(unit, False) for unit in gone], None)
+
+    async def forget_leases(self) -> None:
+        """Who held a lease of an earlier supervisor's has had the time to say so again."""
+        if all(unit.kept for unit in self._keeper.units.values()):
+            return
+        await trio.sleep(policy.LEASE_PATIENCE_S)
+
+        def forget() -> None:
+            for unit in self._keeper.units.values():
+                if self._is_for_nobody(unit):
+                    self._log(f"{unit.proxy.name}: nobody holds it any more")
+                    self._keeper.apply(unit, fleet.Down(unit.proxy.spec.grace_s))
+            self.doors.tell()
+
+        await self._keeper.ask(forget, refusable=False)
+
     # --- down and restart ------------------------------------------------------------------------
 
     async def down(self, target: str, request: DownRequest) -> list[Stopped]:
@@ -555,8 +639,12 @@ class Commands:
         stopped = await self._keeper.ask(lambda: self._unwish(target, request))
         if not stopped and target != "all":
             raise self._unknown(target)
+        return await self._ended(stopped, request.grace_s)
+
+    async def _ended(self, stopped: list[tuple[Unit, bool]], grace_s: float | None) -> list[Stopped]:
+        """Wait until they are."""
         longest = max((unit.proxy.spec.grace_s for unit, _ in stopped), default=0.0)
-        limit = (request.grace_s if request.grace_s is not None else longest) + policy.DRAIN_TO_KILL_S + 10
+        limit = (grace_s if grace_s is not None else longest) + policy.DRAIN_TO_KILL_S + 10
         for unit, _ in stopped:
             await self._keeper.wait_until(lambda unit=unit: _is_over(unit), limit)  # type: ignore[misc]
         await self._keeper.custody.settled()  # so that the port is free when this returns
@@ -652,6 +740,8 @@ def _is_over(unit: Unit) -> bool:
 
 
 def _check(request: UpRequest) -> None:
+    if request.lease is not None and request.replace:
+        raise Fault("bad_request", "replace is for up: whoever holds a lease takes a proxy as it is")
     if request.port is not None and not 0 <= request.port <= 65535:
         raise Fault("bad_port", f"{request.port} is not a port", "1 to 65535, or 0 for any free one")
     check_grace(request.grace_s)

@@ -36,7 +36,7 @@ from .protocol import (
 LIMITS = httpd.HttpLimits(
     max_head=16 * 1024,
     max_body=1024 * 1024,
-    max_connections=128,
+    max_connections=256,
     head_timeout_s=10.0,
     body_idle_timeout_s=10.0,
     keep_alive_s=30.0,
@@ -45,6 +45,7 @@ LIMITS = httpd.HttpLimits(
 MAX_LOG_LINES = 10_000
 _ANSWERS = ("ready", "degraded", "rolling", "idle")
 """States in which a request is answered, by an idle proxy after a start."""
+MAX_LEASES = 128
 MAX_FOLLOWERS = 64
 """Streams that stay open; fewer than connections, so that `ps` always finds one."""
 _FOLLOW_PAUSE_S = 0.1
@@ -81,6 +82,7 @@ class Control:
         self._unit = unit
         self._log = log
         self._followers = 0
+        self._leases = 0
 
     def server(self) -> httpd.Server:
         return httpd.Server(self.handle, refuse=refuse, limits=LIMITS, log=self._log)
@@ -142,6 +144,8 @@ class Control:
             ("v1", "proxies", "*"): {"GET": self._show, "PUT": self._up, "DELETE": self._down},
             ("v1", "proxies", "*", "restart"): {"POST": self._restart},
             ("v1", "proxies", "*", "set"): {"POST": self._set},
+            ("v1", "proxies", "*", "lease"): {"POST": self._lease},
+            ("v1", "leases", "*"): {"DELETE": self._end_lease},
             ("v1", "proxies", "*", "logs"): {"GET": self._logs},
             ("v1", "events"): {"GET": self._follow_events},
             ("v1", "usage"): {"GET": self._usage},
@@ -159,10 +163,25 @@ class Control:
         await _answer(exchange, 200, to_json(await self._commands.about(target)))
 
     async def _up(self, exchange: httpd.Exchange, target: str, query: dict[str, str]) -> None:
-        request = parse(await exchange.read_body(), UpRequest)
-        if target != request.model:
-            raise Fault("bad_request", f'the path says "{target}", the body says "{request.model}"')
-        await _answer(exchange, 200, to_json(await self._commands.up(request)))
+        await _answer(exchange, 200, to_json(await self._commands.up(await _up_request(exchange, target))))
+
+    async def _lease(self, exchange: httpd.Exchange, target: str, query: dict[str, str]) -> None:
+        request = await _up_request(exchange, target)
+        if self._leases >= MAX_LEASES:
+            raise Fault("no_resources", f"{MAX_LEASES} leases are held already", "let one of them end")
+        self._leases += 1
+        try:
+            again = query.get("again") in ("1", "true")
+            async with self._commands.lease(request, again=again) as leased:
+                await exchange.start(200, _NDJSON)
+                await exchange.send(to_json(leased) + b"\n")
+                await trio.sleep_forever()  # until who holds it hangs up, which cancels this
+        finally:
+            self._leases -= 1
+
+    async def _end_lease(self, exchange: httpd.Exchange, target: str, query: dict[str, str]) -> None:
+        await exchange.read_body()
+        await _answer(exchange, 200, to_json(await self._commands.end_lease(target)))
 
     async def _down(self, exchange: httpd.Exchange, target: str, query: dict[str, str]) -> None:
         request = parse(await exchange.read_body(), DownRequest)
@@ -336,6 +355,15 @@ def _seconds(query: dict[str, str], name: str) -> float:
     if not text.isascii() or not text.replace(".", "", 1).isdigit() or len(text) > 30:
         raise Fault("bad_request", f'{name} must be seconds since the epoch, not "{text[:40]}"')
     return float(text)
+
+
+async def _up_request(exchange: httpd.Exchange, target: str) -> UpRequest:
+    request = parse(await exchange.read_body(), UpRequest)
+    if target != request.model:
+        raise Fault("bad_request", f'the path says "{target}", the body says "{request.model}"')
+    if request.lease is not None:
+        raise Fault("bad_request", "a lease is held by POST …/lease, and named in its answer")
+    return request
 
 
 async def _answer(exchange: httpd.Exchange, status: int, body: bytes) -> None:

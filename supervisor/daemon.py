@@ -238,6 +238,7 @@ async def _serve(
         await _report_ready(unit, where, log)
         nursery.start_soon(following.run)
         nursery.start_soon(commands.seek_keys)
+        nursery.start_soon(commands.forget_leases)
         await ending.asked.wait()
         unit.notifier.tell("STOPPING=1")
         if ending.how == STOP:
@@ -247,6 +248,7 @@ async def _serve(
         else:
             # The sockets outlive the change in other hands. A worker that stands still could not bring its own.
             await keeper.hand_over()
+            commands.leaving = True
         nursery.cancel_scope.cancel()
     workers_socket.close()
     for one in control_sockets:

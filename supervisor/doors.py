@@ -51,13 +51,17 @@ class Doors:
         as_said = (was.rules, was.otherwise) == (running.front.rules, running.front.otherwise)
         if not as_said or was == now.front:
             return None  # a project's file said otherwise, or the user's says the same
-        front, _ = await self._made(UpRequest(running.model_id), now, new)
+        # Of a front that goes with its users, so do the places that it gets.
+        first, *others = [None] if unit.kept else [*sorted(unit.leases), None]
+        front, _ = await self._made(UpRequest(running.model_id, lease=first), now, new)
 
         def apply() -> int | None:
             if not unit.proxy.wanted:
                 return None
             spec = self.addressed(attrs.evolve(unit.proxy.spec, front=front))
             self._keeper.apply(unit, fleet.Led(spec.front))
+            for lease in others:
+                self.hold(unit.proxy, lease)
             return unit.proxy.order
 
         return await self._keeper.ask(apply)
@@ -82,7 +86,7 @@ class Doors:
 
     async def _ensure(self, request: UpRequest, place: Place, config: Config) -> None:
         unit = self._unit(place)
-        if unit is not None and unit.proxy.given_up is None and not unit.proxy.key_lost:
+        if await self._keeper.ask(lambda: self._claim(place, request.lease)):
             return  # it is as its user wants it
         said = routes.resolve(place.name, config).options
         wish = UpRequest(
@@ -90,6 +94,7 @@ class Doors:
             port=None if said.port is not None else 0,
             lazy=True if said.lazy is None and unit is None else None,
             overlay=request.overlay,
+            lease=request.lease,
         )
         given: dict[str, str] = {}
         while True:
@@ -103,6 +108,23 @@ class Doors:
                 given = {**given, name: request.fallback_keys[name]}
             else:
                 return
+
+    def _claim(self, place: Place, lease: str | None) -> bool:
+        """Have a place that is there stay as long as the front does; False: there is none, or it needs help."""
+        unit = self._unit(place)
+        if unit is None:
+            return False
+        if lease is not None:
+            unit.leases.add(lease)
+        elif not unit.kept:
+            unit.kept = True
+            self._keeper.touch(unit)
+        return unit.proxy.given_up is None and not unit.proxy.key_lost
+
+    def hold(self, proxy: Proxy, lease: str | None) -> None:
+        """Inside the loop: what a front leads to is used by whoever uses the front."""
+        for place in proxy.spec.front.places if proxy.spec.front is not None and lease else []:
+            self._claim(place, lease)
 
     def _unit(self, place: Place) -> Unit | None:
         return next((unit for unit in self._keeper.units.values() if serves(unit.proxy, place)), None)

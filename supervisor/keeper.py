@@ -205,6 +205,10 @@ class Keeper:
         draft.before.setdefault(unit.proxy.name, unit.proxy)
         draft.orders.append((unit, self._step(unit, event)))
 
+    def touch(self, unit: Unit) -> None:
+        """Have it saved, though none of its facts has changed."""
+        self._the_draft().before.setdefault(unit.proxy.name, unit.proxy)
+
     def create(self, proxy: Proxy) -> Unit:
         unit = Unit(proxy)
         self._the_draft().before.setdefault(proxy.name, None)
@@ -373,6 +377,7 @@ class Keeper:
             last_pid=proxy.last_pid,
             care=proxy.care,
             key_given=unit.key_given,
+            kept=unit.kept,
             idle=proxy.idle_since is not None,
         )
 
@@ -402,7 +407,7 @@ class Keeper:
 
     def _recall_all(self, records: list[state.ProxyRecord], held: dict[int, list[socket.socket]]) -> None:
         for record in records:
-            self._recall_one(record, held.pop(record.port, []) if record.wanted else [])
+            self._recall_one(record, held.pop(record.port, []) if record.wanted and _outlives(record) else [])
         for port, unclaimed in held.items():
             for one in unclaimed:
                 one.close()
@@ -413,7 +418,7 @@ class Keeper:
             Proxy(
                 name=record.name,
                 spec=record.spec,
-                wanted=record.wanted,
+                wanted=record.wanted and _outlives(record),
                 generation=record.generation,
                 restarts=record.restarts,
                 key_lost=record.needs_key,
@@ -423,7 +428,7 @@ class Keeper:
                 idle_since=self._now() if record.idle and record.wanted else None,
             )
         )
-        unit.pid_file, unit.key_given = record.pid_file, record.key_given
+        unit.pid_file, unit.key_given, unit.kept = record.pid_file, record.key_given, record.kept
         unit.listeners = listeners
         for worker in record.workers:
             self._recall_worker(unit, worker)
@@ -809,6 +814,11 @@ class Keeper:
                         self.post(name, fleet.Clock())
                 # Behind the events just posted: afterwards their deadlines are served.
                 await self.ask(lambda: None, refusable=False)
+
+
+def _outlives(record: state.ProxyRecord) -> bool:
+    """Whether the wish for it does: who held a lease is gone with the workers, or with the machine's last boot."""
+    return record.kept or record.idle or any(one.boot_id == kernel.boot_id() for one in record.workers)
 
 
 def _adjusted(link: channel.Link, message: Adjust) -> list[Adjust]:

@@ -42,6 +42,9 @@ RECYCLE_PAUSE_S = 600.0
 QUEUE_THROUGH_S = 2.0
 """A pause up to this long is sat out in the accept queue; in a longer one the supervisor answers 503."""
 
+LEASE_PATIENCE_S = 10.0
+"""After a supervisor's end: so long a proxy waits for those who held a lease of it to say so again."""
+
 
 def restart_delay(failures: int, ready_for_s: float, jitter: float) -> float:
     """Seconds until the next start after death number `failures`; `jitter` is in 0.75 … 1.25."""

@@ -13,6 +13,8 @@ The shapes of the answers are relied on by scripts: keys may be added, never ren
 | DELETE /v1/proxies/{target} | DownRequest (may be absent) | list of Stopped |
 | POST /v1/proxies/{target}/restart | RestartRequest (may be absent) | list of ProxyView |
 | POST /v1/proxies/{target}/set | SetRequest | list of ProxyView |
+| POST /v1/proxies/{model or name}/lease?again=1 | UpRequest | NDJSON: one Leased, then silence |
+| DELETE /v1/leases/{lease} | | list of Stopped |
 | GET /v1/proxies/{name}/logs?lines=N&follow=1 | | NDJSON of {"line"} |
 | GET /v1/events?since=SEQ&follow=1 | | NDJSON of Event |
 | GET /v1/usage?since=T&limit=N&proxy=P | | list of the ledger's rows (`worker.ledger.Row`), the newest last |
@@ -59,6 +61,7 @@ STATUS = {
     "missing_api_key": 409,
     "forbidden": 403,
     "unknown_proxy": 404,
+    "unknown_lease": 404,
     "unknown_route": 404,
     "method_not_allowed": 405,
     "port_in_use": 409,
@@ -132,6 +135,8 @@ class UpRequest:
     request_timeout_s: float | None = None
     overlay: dict[str, Any] = attrs.field(factory=dict, repr=False)
     """What the caller's project and environment say over the user's file: the keys of config.toml."""
+    lease: str | None = None
+    """Who holds it meanwhile. Said by the supervisor itself, for POST …/lease."""
 
 
 @attrs.frozen
@@ -253,8 +258,23 @@ class ProxyView:
     """Every process of it, oldest first: generation, pid, phase, since, in_flight, oldest_s, silent_s, …"""
     targets: list[dict[str, Any]] = attrs.Factory(list)
     """Of a front: the proxies that it leads to, and how they are: name, model, port, state."""
+    leases: int = 0
+    """How many use it just now and have said so: `proxyctl run`, `proxyctl ask`."""
+    kept: bool = True
+    """False: it goes with the last of them."""
     port_holder: str | None = None
     """Which other program has the port, as far as one can see: in the answer about one proxy only."""
+
+
+@attrs.frozen
+class Leased:
+    """Somebody uses a proxy for as long as the connection on which this came stays open.
+
+    What came up for that goes with the last who uses it, unless somebody has said `up` in the meantime.
+    """
+
+    lease: str
+    proxy: ProxyView
 
 
 @attrs.frozen

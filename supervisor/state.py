@@ -50,6 +50,8 @@ class ProxyRecord:
     care: Care = attrs.Factory(Care)
     key_given: bool = True
     """A key of it came with `up` and lived in memory only; else the configuration has it."""
+    kept: bool = True
+    """It was not only for those who held a lease of it."""
     idle: bool = False
     """Up, and without a worker until somebody comes."""
 

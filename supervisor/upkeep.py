@@ -42,6 +42,10 @@ class Unit:
     """A key of it came with `up`: the configuration does not know it."""
     pid_file: str | None = None
     """One more place for the pid, by the user's wish."""
+    kept: bool = True
+    """Somebody has said `up`; else it goes with the last lease."""
+    leases: set[str] = attrs.Factory(set)
+    """Who uses it and has said so."""
     held: tuple[int, list[socket.socket]] | None = None
     """Port and sockets as they are in the holder's safe keeping."""
     written: tuple[int, int, str | None] | None = None

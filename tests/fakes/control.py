@@ -6,6 +6,7 @@ a dict, and can be told to misbehave. It runs in a thread; `with Control(paths) 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -61,6 +62,8 @@ def view(name: str = "echo/demo", **changes: Any) -> dict[str, Any]:
         "log_drops": 0,
         "ledger_drops": 0,
         "workers": [],
+        "leases": 0,
+        "kept": True,
         "port_holder": None,
     } | changes
 
@@ -78,6 +81,11 @@ class Control:
         self.proxies: dict[str, dict[str, Any]] = {}
         self.stopped: set[str] = set()
         self.events: list[dict[str, Any]] = []
+        self.leases: dict[str, tuple[str, socket.socket]] = {}
+        """By id: the proxy, and the connection that holds it."""
+        self.leased: set[str] = set()
+        """Proxies that are up for a lease only."""
+        self._numbers = 0
         self.started_at = 1000.0
         self.pid = os.getpid()
         self.asked: list[tuple[str, str, Any]] = []
@@ -160,10 +168,50 @@ class Control:
         if path.startswith("/v1/events"):
             self._stream(connection, path)
             return
+        if method == "POST" and urlsplit(path).path.endswith("/lease") and not keys & self._changed():
+            self._lease(connection, unquote(path.split("/")[3]), body, again="again=1" in path)
+            return
         status, document = self._reply(keys, method, urlsplit(path).path, body)
         data = json.dumps(document).encode()
         head = f"HTTP/1.1 {status} Whatever\r\ncontent-type: application/json\r\ncontent-length: {len(data)}"
         connection.sendall(f"{head}\r\nconnection: close\r\n\r\n".encode() + data)
+
+    def _changed(self) -> set[str]:
+        return self.once.keys() | self.replies.keys()
+
+    def _lease(self, connection: socket.socket, name: str, body: dict[str, Any], *, again: bool) -> None:
+        if again and name not in self.proxies:
+            status, document = self._unknown(name)
+            data = json.dumps(document).encode()
+            head = f"HTTP/1.1 {status} Whatever\r\ncontent-length: {len(data)}\r\n\r\n"
+            connection.sendall(head.encode() + data)
+            return
+        known = name in self.proxies
+        self._numbers += 1
+        lease = f"lease{self._numbers}"
+        line = json.dumps({"lease": lease, "proxy": self._up(name, body)}).encode() + b"\n"
+        connection.sendall(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+        connection.sendall(b"%x\r\n%b\r\n" % (len(line), line))
+        self.leases[lease] = (name, connection)
+        if not known:
+            self.leased.add(name)
+        with contextlib.suppress(OSError):  # until somebody closes it, on either side
+            connection.recv(1)
+        self._let_go(lease)
+
+    def _let_go(self, lease: str) -> list[dict[str, Any]]:
+        name, _ = self.leases.pop(lease, ("", None))
+        if name not in self.leased or any(name == other for other, _ in self.leases.values()):
+            return []
+        self.leased.discard(name)
+        self.stopped.add(name)
+        return [{"name": name, "port": self.proxies.pop(name)["port"], "state": "stopped"}]
+
+    def lose_leases(self) -> None:
+        """As a supervisor that is replaced: the proxies stay up."""
+        for name, connection in list(self.leases.values()):
+            self.leased.discard(name)
+            connection.shutdown(socket.SHUT_RDWR)
 
     def _reply(self, keys: set[str], method: str, path: str, body: Any) -> Reply:
         for key in keys & self.once.keys():
@@ -184,6 +232,9 @@ class Control:
                 return self._down(target)
             case "POST", ["proxies", target, "restart"]:
                 return self._restart(target)
+            case "DELETE", ["leases", lease]:
+                known = lease in self.leases
+                return (200, self._let_go(lease)) if known else fault(404, "unknown_lease", "there is none")
             case "POST", ["daemon", "restart"]:
                 version = self.version()
                 self.started_at += 1

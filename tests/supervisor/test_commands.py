@@ -16,11 +16,12 @@ import trio.testing
 from fakes import clock
 from fakes.spawner import World
 
-from modelproxy.supervisor import kernel, sockets
+from modelproxy.supervisor import kernel, sockets, state
 from modelproxy.supervisor.facts import Care, State
 from modelproxy.supervisor.protocol import (
     DownRequest,
     Fault,
+    Leased,
     ProxyView,
     RestartRequest,
     SetRequest,
@@ -846,3 +847,183 @@ async def test_a_proxy_that_lost_its_keys_takes_them_anew_with_its_targets(
 
     assert (row.state, row.limits) == ("ready", {"rpm": 60})
     assert [spec.api_key, *(target.api_key for target in spec.fallback)] == ["sk-2", "sk-2", None]
+
+
+# --- leases -----------------------------------------------------------------------------------------
+
+
+@attrs.define
+class Holder:
+    """Somebody who holds a lease until he leaves."""
+
+    world: World
+    model: str = "echo/demo"
+    again: bool = False
+    leased: Leased | None = None
+    fault: Fault | None = None
+    scope: trio.CancelScope = attrs.Factory(trio.CancelScope)
+    over: trio.Event = attrs.Factory(trio.Event)
+
+    async def hold(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        try:
+            with self.scope:
+                request = UpRequest(self.model, port=0)
+                async with self.world.commands.lease(request, again=self.again) as self.leased:
+                    task_status.started()
+                    await trio.sleep_forever()
+        except Fault as fault:
+            self.fault = fault
+        finally:
+            self.over.set()
+
+    async def leave(self) -> None:
+        self.scope.cancel()
+        await self.over.wait()
+
+
+async def holder(world: World, nursery: trio.Nursery, **options: Any) -> Holder:
+    one = Holder(world, **options)
+    await nursery.start(one.hold)
+    return one
+
+
+async def test_what_came_up_for_a_lease_goes_with_the_last_one(world: World, nursery: trio.Nursery) -> None:
+    """S79: two use it; the first to leave leaves it, the second ends it."""
+    first, second = await holder(world, nursery), await holder(world, nursery)
+    assert second.leased is not None
+    row = second.leased.proxy
+
+    assert (len(world.births), row.reused, row.leases, row.kept) == (1, True, 2, False)
+
+    await first.leave()
+    await world.keeper.ask(lambda: None)  # whatever that led to is done
+    assert world.proxy().state is State.READY
+
+    await second.leave()
+    await world.until(lambda: world.proxy().state is State.STOPPED)
+
+
+async def test_what_was_up_before_stays(world: World, nursery: trio.Nursery) -> None:
+    await up(world)
+    one = await holder(world, nursery)
+    await one.leave()
+    await world.keeper.ask(lambda: None)  # whatever that led to is done
+
+    assert world.proxy().state is State.READY
+
+
+async def test_up_makes_a_leased_one_stay(world: World, nursery: trio.Nursery) -> None:
+    one = await holder(world, nursery)
+    await up(world)
+    await one.leave()
+    await world.keeper.ask(lambda: None)  # whatever that led to is done
+    (row,) = world.commands.rows()
+
+    assert (row.state, row.kept, row.leases) == ("ready", True, 0)
+
+
+async def test_who_ends_a_lease_hears_when_all_is_over(world: World, nursery: trio.Nursery) -> None:
+    one = await holder(world, nursery)
+    assert one.leased is not None
+    stopped = await world.commands.end_lease(one.leased.lease)
+
+    assert [(row.name, row.state) for row in stopped] == [("echo/demo", "stopped")]
+    assert world.proxy().state is State.STOPPED
+    fault = await refused(partial(world.commands.end_lease, one.leased.lease))
+    assert fault.code == "unknown_lease"
+
+
+async def test_down_wins_over_a_lease(world: World, nursery: trio.Nursery) -> None:
+    """Who holds it takes it no further up, not even from the next supervisor."""
+    one = await holder(world, nursery)
+    await world.commands.down("echo/demo", DownRequest())
+    late = Holder(world, again=True)
+    await late.hold()
+    await one.leave()
+
+    assert world.proxy().state is State.STOPPED
+    assert late.fault is not None
+    assert late.fault.code == "unknown_proxy"
+
+
+async def test_who_leaves_before_it_is_ready_leaves_nothing(world: World, nursery: trio.Nursery) -> None:
+    world.conduct = lambda birth: "silent"
+    one = Holder(world)
+    nursery.start_soon(one.hold)
+    await world.until(lambda: bool(world.births))
+    await one.leave()
+    await world.until(lambda: not world.proxy().wanted)
+
+
+async def test_a_supervisor_that_leaves_ends_no_lease(world: World, nursery: trio.Nursery) -> None:
+    """The next one waits for whoever held it, and then no more."""
+    one = await holder(world, nursery)
+    world.commands.leaving = True
+    await one.leave()
+    world.commands.leaving = False
+    unit = world.keeper.units["echo/demo"]
+    unit.leases.clear()
+    assert unit.proxy.wanted
+
+    again = await holder(world, nursery, again=True)
+    await world.commands.forget_leases()
+    assert unit.proxy.wanted
+
+    await again.leave()
+    await world.until(lambda: world.proxy().state is State.STOPPED)
+
+
+async def test_what_nobody_asked_for_again_goes(world: World, nursery: trio.Nursery) -> None:
+    one = await holder(world, nursery)
+    world.keeper.units["echo/demo"].leases.clear()
+    await world.commands.forget_leases()
+
+    await world.until(lambda: world.proxy().state is State.STOPPED)
+    await one.leave()
+
+
+FRONT = '[models.agents]\na = "echo/demo"\nb = "echo/other"\n'
+
+
+def wanted(world: World) -> set[str]:
+    return {name for name, unit in world.keeper.units.items() if unit.proxy.wanted}
+
+
+async def test_a_front_takes_along_what_it_has_brought_up(world: World, nursery: trio.Nursery) -> None:
+    """Not what was up before; and not while another one who came through it is there."""
+    configure(world, FRONT)
+    await up(world, "echo/other")
+    first, second = await holder(world, nursery, model="front"), await holder(world, nursery, model="front")
+    assert wanted(world) == {"front", "echo/demo", "echo/other"}
+
+    await first.leave()
+    await world.keeper.ask(lambda: None)
+    assert wanted(world) == {"front", "echo/demo", "echo/other"}
+
+    await second.leave()
+    await world.until(lambda: wanted(world) == {"echo/other"})
+
+
+async def test_a_front_that_stays_keeps_its_places(world: World, nursery: trio.Nursery) -> None:
+    """Also those that were up for somebody else's lease only; on record, too."""
+    configure(world, FRONT)
+    one = await holder(world, nursery)
+    await up(world, "front")
+    await one.leave()
+    await world.keeper.ask(lambda: None)
+
+    assert wanted(world) == {"front", "echo/demo", "echo/other"}
+    assert all(record.kept for record in state.peek(world.paths.state_file))
+
+
+async def test_the_places_of_a_front_are_held_again_with_it(world: World, nursery: trio.Nursery) -> None:
+    configure(world, FRONT)
+    await holder(world, nursery, model="front")
+    for unit in world.keeper.units.values():
+        unit.leases.clear()
+    again = await holder(world, nursery, model="front", again=True)
+    await world.commands.forget_leases()
+    assert wanted(world) == {"front", "echo/demo", "echo/other"}
+
+    await again.leave()
+    await world.until(lambda: not wanted(world))

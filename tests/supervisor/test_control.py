@@ -424,3 +424,48 @@ async def test_metrics(book: Playbook, monkeypatch: pytest.MonkeyPatch) -> None:
     assert 'modelproxy_resident_memory_bytes{proxy="echo/demo"} 4096\n' in text
     assert 'modelproxy_resident_memory_bytes{proxy="echo/idle"}' not in text
     assert 'modelproxy_accept_queue{proxy="echo/demo"} 0\n' in text
+
+
+async def test_a_lease_lasts_as_long_as_its_connection(book: Playbook) -> None:
+    """What came up for it goes with it; `again` finds only what is up."""
+    path = "/v1/proxies/echo%2Fdemo/lease"
+    body = b'{"model":"echo/demo","port":0}'
+    async with await book.dial() as stream:
+        head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+        await stream.send_all(head + body)
+        line = await read_line(stream, b"}\n")
+        assert b'"lease":"' in line
+        assert (await book.ask("GET", "/v1/proxies/echo%2Fdemo")).json()["leases"] == 1
+    await book.world.until(lambda: book.world.proxy().state == "stopped")
+
+    reply = await book.ask("POST", f"{path}?again=1", {"model": "echo/demo"})
+    assert (reply.status, reply.code) == (404, "unknown_proxy")
+
+
+async def test_a_lease_is_ended_by_its_name(book: Playbook) -> None:
+    async with await book.dial() as stream:
+        body = b'{"model":"echo/demo","port":0}'
+        head = (
+            f"POST /v1/proxies/echo%2Fdemo/lease HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
+        )
+        await stream.send_all(head.encode() + body)
+        line = await read_line(stream, b"}\n")
+        lease = line.partition(b'"lease":"')[2].partition(b'"')[0].decode()
+        reply = await book.ask("DELETE", f"/v1/leases/{lease}")
+
+        assert [row["state"] for row in reply.json()] == ["stopped"]
+        assert (await book.ask("DELETE", f"/v1/leases/{lease}")).status == 404
+
+
+async def test_what_a_lease_cannot_have(book: Playbook, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = "/v1/proxies/echo%2Fdemo/lease"
+    replies = [
+        await book.ask("POST", path, {"model": "echo/other"}),
+        await book.ask("POST", path, {"model": "echo/demo", "lease": "mine"}),
+        await book.ask("PUT", "/v1/proxies/echo%2Fdemo", {"model": "echo/demo", "lease": "mine"}),
+        await book.ask("POST", path, {"model": "echo/demo", "replace": True}),
+    ]
+    assert [reply.code for reply in replies] == ["bad_request"] * 4
+
+    monkeypatch.setattr(control, "MAX_LEASES", 0)
+    assert (await book.ask("POST", path, {"model": "echo/demo"})).code == "no_resources"
