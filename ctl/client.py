@@ -14,7 +14,12 @@ from __future__ import annotations
 import errno
 import json
 import time
-from _socket import AF_UNIX, SOCK_STREAM, socket  # what the module socket wraps, without its 2 ms of enums
+from _socket import (
+    AF_UNIX,
+    SHUT_RDWR,
+    SOCK_STREAM,
+    socket,
+)  # what the module socket wraps, without its 2 ms of enums
 
 from .faults import Fault
 from .processes import daemon_pid, is_alive
@@ -85,6 +90,34 @@ class Client:
         finally:
             connection.close()
 
+    def hold(self, path: str, body: dict[str, Any], *, limit_s: float) -> Held:
+        """POST what is answered by one object, and by silence for as long as the connection is open."""
+        tick = _Patience(self, limit_s, None)
+        try:
+            return self._hold_once(path, body, tick)
+        except _Gone:
+            try:
+                return self._hold_once(path, body, tick)
+            except _Gone:
+                raise _went() from None
+
+    def _hold_once(self, path: str, body: dict[str, Any], tick: _Patience) -> Held:
+        connection = self._connect(time.monotonic() + self._answer_s)
+        try:
+            answer = self._send(connection, "POST", path, body, tick)
+            if answer.status >= 400:
+                self._parsed(answer)
+            first = next(_objects(answer), None)
+            if first is None:
+                raise _Gone
+        except _LEFT:
+            connection.close()
+            raise _Gone from None
+        except BaseException:
+            connection.close()
+            raise
+        return Held(first, connection)
+
     def _exchange(
         self, method: str, path: str, body: dict[str, Any] | None, tick: _Patience | None = None
     ) -> _Answer:
@@ -99,11 +132,7 @@ class Client:
             try:
                 return self._exchange_once(method, path, body, tick)
             except _Gone:
-                raise Fault(
-                    "daemon_gone",
-                    "the supervisor went away while it was asked",
-                    "proxyctl daemon status tells whether it is back",
-                ) from None
+                raise _went() from None
 
     def _exchange_once(
         self, method: str, path: str, body: dict[str, Any] | None, tick: _Patience | None
@@ -196,6 +225,30 @@ class Client:
             return self.stuck()
         text = f"cannot reach the supervisor at {self._paths.control_socket}: {error.strerror or error}"
         return Fault("daemon_not_running", text)
+
+
+class Held:
+    """An answer that goes on for as long as the connection does."""
+
+    def __init__(self, document: dict[str, Any], connection: socket) -> None:
+        self.document = document
+        self._connection = connection
+        connection.settimeout(None)
+
+    def wait(self) -> None:
+        """Until the supervisor is gone."""
+        try:
+            while self._connection.recv(4096):
+                pass
+        except OSError:
+            pass
+
+    def close(self) -> None:
+        try:
+            self._connection.shutdown(SHUT_RDWR)  # or a thread that waits in `recv` would keep it open
+        except OSError:
+            pass
+        self._connection.close()
 
 
 class _Gone(Exception):
@@ -348,6 +401,14 @@ def _line(line: bytes) -> dict[str, Any] | None:
     except ValueError:
         raise _strange("a line of its answer is not JSON") from None
     return document if isinstance(document, dict) else None
+
+
+def _went() -> Fault:
+    return Fault(
+        "daemon_gone",
+        "the supervisor went away while it was asked",
+        "proxyctl daemon status tells whether it is back",
+    )
 
 
 def not_running() -> Fault:

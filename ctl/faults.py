@@ -80,6 +80,13 @@ def say(text: str) -> None:
         sys.stdout.flush()
 
 
+def say_part(text: str) -> None:
+    """Print a piece of text as it comes."""
+    if sys.stdout is not None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+
 def say_json(value: object) -> None:
     """Print one JSON document on one line."""
     import json

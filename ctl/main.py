@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import agents_app, config_app, models_app, render, typed
+from . import agents_app, config_app, launch_app, models_app, render, typed
 from .faults import EXIT_FAILED, EXIT_OK, EXIT_USAGE, Fault, say, say_json, show, talk
 
 app = typer.Typer(
@@ -25,6 +25,11 @@ Common workflows:
     proxyctl up ollama/codellama --port 3457
     export ANTHROPIC_BASE_URL=http://127.0.0.1:3457 ANTHROPIC_AUTH_TOKEN=unused
     claude --model ollama/codellama
+  The same in one go, with nothing left behind
+    proxyctl run ollama/codellama -- claude
+  Other models for some agents of a session, its own for the rest
+    proxyctl agents set code-reviewer ollama/codellama
+    proxyctl run -- claude
   A provider that wants a key
     proxyctl keys set openrouter
     proxyctl up openrouter/anthropic/claude-3-haiku --port 3458
@@ -63,13 +68,20 @@ def run(argv: Sequence[str]) -> int:
     command = typer.main.get_command(app)
     if "_PROXYCTL_COMPLETE" in os.environ:
         command(list(argv), prog_name="proxyctl")  # prints completions and exits
-    return parsed(command, "proxyctl", argv)
+    ours, theirs = list(argv), None
+    if argv[:1] == ["run"] and "--" in argv:
+        end = argv.index("--")
+        ours, theirs = list(argv[:end]), list(argv[end + 1 :])  # the parser would take it for MODEL
+    return parsed(command, "proxyctl", ours, theirs)
 
 
-def parsed(command: Any, name: str, argv: Sequence[str]) -> int:
-    """Parse `argv` and run what it says, without the library's own ideas about errors and exit codes."""
+def parsed(command: Any, name: str, argv: Sequence[str], behind: list[str] | None = None) -> int:
+    """Parse `argv` and run what it says, without the library's own ideas about errors and exit codes.
+
+    `behind`: a command that stands behind `--` and is nobody's to parse.
+    """
     try:
-        with command.make_context(name, list(argv)) as context:
+        with command.make_context(name, list(argv), obj=behind) as context:
             code = command.invoke(context)
     except typer.Exit as done:  # --help, --version
         return done.exit_code
@@ -355,6 +367,9 @@ def down(
         for fault in faults:
             show(fault, as_json=False)
     return max((fault.exit_code for fault in faults), default=EXIT_OK)
+
+
+launch_app.add_to(app)
 
 
 @app.command()

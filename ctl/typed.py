@@ -42,6 +42,13 @@ def target(text: str) -> str:
     return text
 
 
+def agent(text: str | None) -> str | None:
+    """Its name goes into addresses and the ledger."""
+    if text is not None and not (text.strip() and text.isascii() and text.isprintable() and len(text) <= 200):
+        raise usage(f'"{text}" is not the name of an agent', "for example code-reviewer")
+    return text
+
+
 def pid_file(text: str) -> str:
     """An absolute path where a file can be made: a supervisor that cannot would only log it."""
     try:

@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from modelproxy.supervisor.paths import Paths
@@ -15,9 +16,20 @@ from .client import Client, quote
 from .faults import DEFAULT_WAIT_S, EXIT_NO_DAEMON, Fault, talk
 from .processes import daemon_pid, is_alive
 
+Ask = Callable[[dict[str, Any], float], dict[str, Any]]
+"""Ask a supervisor that runs for what an UpRequest says, within so many seconds; the proxy's view."""
 
-def bring_up(paths: Paths, request: dict[str, Any], *, trust_project: bool = False) -> dict[str, Any]:
+
+def bring_up(
+    paths: Paths, request: dict[str, Any], *, trust_project: bool = False, ask: Ask | None = None
+) -> dict[str, Any]:
     """The proxy's view once it is as `request` (an UpRequest) wants it; starts the supervisor if none runs."""
+
+    def put(wanted: dict[str, Any], limit_s: float) -> dict[str, Any]:
+        path = f"/v1/proxies/{quote(wanted['model'])}"
+        return dict(Client(paths).ask("PUT", path, wanted, limit_s=limit_s))
+
+    ask = ask or put
     limit = float(request.get("wait_s", DEFAULT_WAIT_S))
     deadline = time.monotonic() + limit
     over = names.overlay(paths, trust_project=trust_project)
@@ -26,9 +38,7 @@ def bring_up(paths: Paths, request: dict[str, Any], *, trust_project: bool = Fal
     while True:
         autostart.ensure(paths)
         try:
-            answer = Client(paths).ask(
-                "PUT", f"/v1/proxies/{quote(request['model'])}", request, limit_s=limit
-            )
+            return ask(request, limit)
         except Fault as fault:
             if fault.code == "missing_api_key" and (richer := _with_key(request, fault)) is not None:
                 request = richer
@@ -36,8 +46,6 @@ def bring_up(paths: Paths, request: dict[str, Any], *, trust_project: bool = Fal
             if fault.code not in ("stopping", "daemon_not_running") or time.monotonic() > deadline:
                 raise
             _wait_until_left(paths, deadline)
-        else:
-            return dict(answer)
 
 
 def _with_key(request: dict[str, Any], fault: Fault) -> dict[str, Any] | None:

@@ -49,6 +49,7 @@ TOO_HEAVY = {
 
 # Modules that decide and do not do: all they know comes in as arguments.
 PURE = (
+    "ctl.environment",
     "supervisor.aliases",
     "supervisor.changes",
     "supervisor.config",

@@ -1,0 +1,208 @@
+"""What a client's environment must say so that it speaks to a proxy. Pure.
+
+Theory of operation
+-------------------
+One model behind one port: every name that the client may ask for is that model, its own credential would
+only be told to somebody whom it does not concern, and so it is taken away; what could lead the client past
+its base URL goes as well. Where the caller's own request may be passed on (the front door, `anthropic` as
+provider or as fallback) the credential and the models' names are what is passed on, and stay as they are.
+
+Claude Code takes a name that it does not know for a model with a window of a million tokens: without
+CLAUDE_CODE_MAX_CONTEXT_TOKENS it compacts too late. It has a name for each tier, and without them asks for
+its own models by their own names. An HTTP proxy of the environment would be asked for 127.0.0.1 as well.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+TOKEN = "unused"
+"""Some clients want one; no proxy looks at it."""
+GUARD = "MODELPROXY_RUN"
+"""Says inside `proxyctl run` which proxy is used: a second layer would undo the first."""
+CLIENTS = ("claude", "anthropic", "aider", "opencode", "codex", "openai")
+SHELLS = ("sh", "fish", "json")
+
+TIERS = ("FABLE", "OPUS", "SONNET", "HAIKU")
+_CREDENTIALS = (
+    "ANTHROPIC_API_KEY",
+    "ANTHROPIC_AUTH_TOKEN",
+    "CLAUDE_CODE_OAUTH_TOKEN",
+    "ANTHROPIC_CUSTOM_HEADERS",
+)
+_NAMES = ("ANTHROPIC_MODEL", "ANTHROPIC_SMALL_FAST_MODEL")
+_WAYS_PAST = (
+    "ANTHROPIC_UNIX_SOCKET",
+    "CLAUDE_CODE_USE_BEDROCK",
+    "CLAUDE_CODE_USE_VERTEX",
+    "CLAUDE_CODE_USE_FOUNDRY",
+)
+"""With one of these a client does not go to its base URL."""
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+_USUAL_OUTPUT = 32_000
+"""What Claude Code asks for when it does not know the model."""
+OPENAI = "a proxy speaks Anthropic's Messages API; that of OpenAI is not served yet"
+
+
+@attrs.frozen
+class Goal:
+    """A proxy that is up, as a client needs to know it."""
+
+    url: str
+    name: str
+    model: str
+    """What it serves, as a client may call it."""
+    passes_on: bool = False
+    """The caller's own request may go to Anthropic: names and credentials are needed for that."""
+    is_front: bool = False
+    window: int | None = None
+    output: int | None = None
+    agent: str | None = None
+
+    @property
+    def base_url(self) -> str:
+        return self.url if self.agent is None else f"{self.url}/a/{_segment(self.agent)}"
+
+
+@attrs.frozen
+class Changes:
+    set: dict[str, str]
+    unset: tuple[str, ...] = ()
+
+    def applied(self, environment: Mapping[str, str]) -> dict[str, str]:
+        kept = {name: value for name, value in environment.items() if name not in self.unset}
+        return kept | self.set
+
+
+def changes(goal: Goal, client: str, present: Mapping[str, str]) -> Changes:
+    """What is to be different in the environment `present`; raises ValueError for whom no proxy serves."""
+    if client in ("openai", "codex"):
+        raise ValueError(OPENAI)
+    found = {"ANTHROPIC_BASE_URL": goal.base_url, **_around_proxies(present)}
+    if client == "aider":
+        found |= {"ANTHROPIC_API_BASE": goal.base_url, "AIDER_MODEL": f"anthropic/{goal.model}"}
+    found |= _of_claude(goal)
+    if goal.passes_on:
+        return Changes(found)
+    # Claude Code complains when it finds both; other programs want the one or the other.
+    found |= {"ANTHROPIC_AUTH_TOKEN": TOKEN} | ({} if client == "claude" else {"ANTHROPIC_API_KEY": TOKEN})
+    gone = (*_CREDENTIALS, *_NAMES, *_WAYS_PAST)
+    return Changes(found, tuple(name for name in gone if name not in found))
+
+
+def _of_claude(goal: Goal) -> dict[str, str]:
+    if goal.is_front:
+        return {"CLAUDE_CODE_ENABLE_GATEWAY_MODEL_DISCOVERY": "1"}
+    found = {"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1"}
+    if goal.window is not None:
+        found["CLAUDE_CODE_MAX_CONTEXT_TOKENS"] = str(goal.window)
+    if goal.output is not None and goal.output < _USUAL_OUTPUT:
+        found["CLAUDE_CODE_MAX_OUTPUT_TOKENS"] = str(goal.output)
+    if not goal.passes_on or goal.model.startswith("claude"):
+        found |= {f"ANTHROPIC_DEFAULT_{tier}_MODEL": goal.model for tier in TIERS}
+        # Without the second the first does not reach every built-in agent.
+        found |= {"CLAUDE_CODE_SUBAGENT_MODEL": goal.model, "CLAUDE_CODE_SUBAGENT_MODEL_FORCE": "1"}
+    return found
+
+
+def _around_proxies(present: Mapping[str, str]) -> dict[str, str]:
+    if not any(present.get(name) or present.get(name.lower()) for name in _PROXIES):
+        return {}
+    found = {}
+    for name in ("NO_PROXY", "no_proxy"):  # which of the two is read depends on the library
+        said = [one.strip() for one in present.get(name, "").split(",") if one.strip()]
+        if "*" not in said:
+            found[name] = ",".join([*said, *(one for one in ("127.0.0.1", "localhost") if one not in said)])
+    return found
+
+
+def ways_past(goal: Goal, present: Mapping[str, str]) -> list[str]:
+    """Variables that lead the client past a base URL and are the caller's to keep."""
+    return [name for name in _WAYS_PAST if present.get(name)] if goal.passes_on else []
+
+
+def client_of(program: str) -> str:
+    """Whom a command starts, by the name of its file."""
+    name = program.rpartition("/")[2]
+    return name if name in ("claude", "aider", "opencode", "codex") else "anthropic"
+
+
+def goal_of(
+    view: Mapping[str, Any], kind: str, sizes: tuple[int | None, int | None], agent: str | None
+) -> Goal:
+    """A row of `ps` as a goal. `kind`: of its provider."""
+    is_front, is_anthropic = kind == "front", kind == "anthropic"
+    model = str(view["model"])
+    return Goal(
+        url=str(view["url"]),
+        name=str(view["name"]),
+        model=model.partition("/")[2] if is_anthropic else model,
+        passes_on=is_front or is_anthropic or "anthropic" in view.get("fallback", ()),
+        is_front=is_front,
+        window=sizes[0],
+        output=sizes[1],
+        agent=agent,
+    )
+
+
+# --- as a shell reads it ------------------------------------------------------------------------------
+
+
+def script(found: Changes, shell: str) -> str:
+    if shell == "json":
+        return json.dumps({"set": found.set, "unset": list(found.unset)})
+    if shell == "fish":
+        gone = [f"set -e {name}" for name in found.unset]
+        return "\n".join([*gone, *(f"set -gx {name} {_fish(value)}" for name, value in found.set.items())])
+    gone = [f"unset {' '.join(found.unset)}"] if found.unset else []
+    return "\n".join([*gone, *(f"export {name}={_sh(value)}" for name, value in found.set.items())])
+
+
+def opencode(goal: Goal) -> str:
+    """What goes into opencode.json: it reads no variable for this."""
+    limit = {"limit": {"context": goal.window, "output": goal.output or 8192}} if goal.window else {}
+    provider = {
+        "npm": "@ai-sdk/anthropic",
+        "options": {"baseURL": f"{goal.base_url}/v1", "apiKey": TOKEN},
+        "models": {goal.model: {"name": goal.model, **limit}},
+    }
+    document = {"provider": {"modelproxy": provider}, "model": f"modelproxy/{goal.model}"}
+    return json.dumps(document, indent=2)
+
+
+_PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~:/,@%+=")
+
+
+def _sh(value: str) -> str:
+    return value if value and set(value) <= _PLAIN else "'" + value.replace("'", "'\\''") + "'"
+
+
+def _fish(value: str) -> str:
+    if value and set(value) <= _PLAIN:
+        return value
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _segment(text: str) -> str:
+    safe = _PLAIN - set("/:,@%+=")
+    return "".join(chr(byte) if chr(byte) in safe else f"%{byte:02X}" for byte in text.encode())
+
+
+__all__ = [
+    "CLIENTS",
+    "GUARD",
+    "SHELLS",
+    "TOKEN",
+    "Changes",
+    "Goal",
+    "changes",
+    "client_of",
+    "goal_of",
+    "opencode",
+    "script",
+    "ways_past",
+]

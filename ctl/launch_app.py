@@ -1,0 +1,199 @@
+"""`proxyctl run`, `env` and `ask`: what can be typed. What is done stands in the modules of these names."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from . import typed
+from .faults import EXIT_OK, Fault, say, usage
+
+
+def _models(incomplete: str) -> list[str]:
+    from .complete import targets
+
+    return targets(incomplete)
+
+
+Agent = Annotated[
+    str | None,
+    typer.Option("--agent", metavar="NAME", help="Who asks; its entry says the model. Stands in the ledger."),
+]
+Port = Annotated[
+    str | None,
+    typer.Option("--port", "-p", metavar="PORT", help="Port on 127.0.0.1 for a proxy that is not up."),
+]
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="As for up: a model, an alias, a proxy, or: front.", autocompletion=_models
+    ),
+]
+
+
+def run(
+    context: typer.Context,
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MODEL] -- COMMAND...",
+            help="Which model the command uses, and the command as one would type it.",
+            autocompletion=_models,
+        ),
+    ] = None,
+    agent: Agent = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the proxy up behind it.")] = False,
+    no_fallback: Annotated[
+        bool,
+        typer.Option("--no-fallback", help="No proxy, no command. Else it runs without, after a warning."),
+    ] = False,
+    port: Port = None,
+    wait: Annotated[
+        str | None,
+        typer.Option("--wait", metavar="DURATION", help="How long to wait until it is ready (15s)."),
+    ] = None,
+) -> int:
+    """Run a command with the proxy that it needs
+
+    Brings it up, waits until it is ready, sets what the command's environment must say, and takes it down
+    again behind it unless it was up before or another `run` uses it. Arguments, signals, terminal and exit
+    code are the command's own (128+n: signal n ended it; 126, 127: it cannot be run).
+
+    Without MODEL and --agent: the front door, when any agent has a model or there are rules; it keeps the
+    command's own credential. Without any of these nothing is changed at all.
+
+    \b
+    Examples:
+      proxyctl run ollama/qwen3-coder -- claude
+      proxyctl run -- claude
+      proxyctl run --agent code-reviewer -- ./review.sh --all
+      proxyctl run ollama/qwen3-coder --no-fallback --keep -- aider
+    """
+    from modelproxy.supervisor.paths import find
+
+    from .run import Wish
+    from .run import run as launch
+
+    wish = Wish(
+        model=model,
+        agent=typed.agent(agent),
+        keep=keep,
+        fallback=not no_fallback,
+        port=None if port is None else typed.port(port),
+        wait_s=None if wait is None else typed.duration(wait),
+    )
+    return launch(find(), wish, context.obj or [])
+
+
+def env(
+    model: Model,
+    client: Annotated[
+        str,
+        typer.Option(
+            "--for", metavar="CLIENT", help="claude, anthropic (SDKs and others), aider or opencode."
+        ),
+    ] = "claude",
+    shell: Annotated[str, typer.Option("--shell", metavar="SHELL", help="sh, fish or json.")] = "sh",
+    agent: Agent = None,
+    port: Port = None,
+) -> int:
+    """Print what a shell must say so that its programs use a proxy
+
+    Brings the proxy up if it is not, and leaves it. For opencode: what belongs into opencode.json.
+
+    \b
+    Examples:
+      eval "$(proxyctl env ollama/qwen3-coder)"
+      proxyctl env ollama/qwen3-coder --for aider
+      proxyctl env ollama/qwen3-coder --shell fish | source
+      proxyctl env ollama/qwen3-coder --for opencode > opencode.json
+    """
+    import os
+
+    from modelproxy.supervisor.paths import find
+
+    from . import environment, names
+    from .run import goal_of
+    from .up import bring_up, request
+
+    if client not in environment.CLIENTS:
+        raise usage(f'"{client}" is no client that is known', f"one of {', '.join(environment.CLIENTS)}")
+    if shell not in environment.SHELLS:
+        raise usage(f'"{shell}" is no shell that is known', f"one of {', '.join(environment.SHELLS)}")
+    if client in ("openai", "codex"):
+        raise Fault("not_served", environment.OPENAI, "proxyctl env MODEL --for anthropic|aider|opencode")
+    where, asking = find(), typed.agent(agent)
+    wanted = request(model=names.model(where, model), port=None if port is None else typed.port(port))
+    goal = goal_of(where, bring_up(where, wanted), asking)
+    if client == "opencode":
+        say(environment.opencode(goal))
+    else:
+        say(environment.script(environment.changes(goal, client, os.environ), shell))
+    return EXIT_OK
+
+
+def ask(
+    model: Model,
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="The message; -: from standard input.")],
+    system: Annotated[str | None, typer.Option("--system", metavar="TEXT", help="The system prompt.")] = None,
+    max_tokens: Annotated[
+        int,
+        typer.Option(
+            "--max-tokens",
+            metavar="N",
+            min=1,
+            max=10_000_000,
+            help="The longest answer (8192).",
+            show_default=False,
+        ),
+    ] = 8192,
+    stream: Annotated[bool, typer.Option("--stream", help="Print it as it comes.")] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print the message, or with --stream each event; errors too.")
+    ] = False,
+) -> int:
+    """Send one message and print the answer
+
+    Through the proxy like any client; one that is not up is brought up for it and goes again.
+
+    \b
+    Examples:
+      proxyctl ask ollama/codellama "What does EAGAIN mean?"
+      git diff | proxyctl ask coder - --system "Review this." --stream
+      proxyctl ask ollama/codellama Hello --json
+    """
+    from modelproxy.supervisor.paths import find
+
+    from . import names
+    from .ask import ask as send
+
+    said = _stdin() if text == "-" else text
+    if not said.strip():
+        raise usage("The message is empty", 'proxyctl ask ollama/codellama "Hello"')
+    where = find()
+    send(
+        where,
+        names.model(where, model),
+        said,
+        system=system,
+        max_tokens=max_tokens,
+        stream=stream,
+        as_json=json,
+    )
+    return EXIT_OK
+
+
+def _stdin() -> str:
+    if sys.stdin is None:
+        raise usage("There is no standard input to read the message from")
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError:
+        raise usage("Standard input is not UTF-8 text") from None
+
+
+def add_to(app: typer.Typer) -> None:
+    for command in (run, env, ask):
+        app.command()(command)

@@ -1,0 +1,32 @@
+"""Plain HTTP to a proxy's own port, for commands that are its clients."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from .client import quote
+
+LIMIT_S = 4.0
+_HEADERS = {"anthropic-version": "2023-06-01"}
+
+
+def sizes(view: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """Window and longest answer of the model in tokens, as far as its provider tells; asked as clients do."""
+    connection = http.client.HTTPConnection("127.0.0.1", int(view["port"]), timeout=LIMIT_S)
+    try:
+        # What the provider says is asked for by this, and kept by the worker.
+        connection.request("GET", "/health")
+        connection.getresponse().read()
+        connection.request("GET", f"/v1/models/{quote(str(view['model']))}", headers=_HEADERS)
+        document = json.loads(connection.getresponse().read())
+    except (OSError, ValueError, http.client.HTTPException):
+        return None, None
+    finally:
+        connection.close()
+    if not isinstance(document, dict):
+        return None, None
+    window, output = document.get("max_input_tokens"), document.get("max_tokens")
+    return window if isinstance(window, int) else None, output if isinstance(output, int) else None

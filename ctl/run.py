@@ -1,0 +1,160 @@
+"""`proxyctl run`: bring up what a command needs, run it with the right environment, put everything back.
+
+Without a model, an agent with an entry, or any entry at all there is nothing to do, and the command takes our
+place. When the proxy cannot be had the command runs as it would have without us, after a loud line: an agent
+with its own model is better than none. Not so when what was typed makes no sense: nobody asked for that.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+
+from modelproxy.supervisor.paths import Paths
+from modelproxy.supervisor.schema import NATIVE
+
+from . import agents, child, environment, health, leases, names, probe, settings
+from .environment import GUARD, Goal
+from .faults import EXIT_FAILED, EXIT_USAGE, Fault, talk, usage
+from .names import FRONT
+from .quick import become
+from .up import bring_up, request
+
+
+@attrs.frozen
+class Wish:
+    """What was typed in front of the command."""
+
+    model: str | None = None
+    agent: str | None = None
+    keep: bool = False
+    fallback: bool = True
+    port: int | None = None
+    wait_s: float | None = None
+
+
+def run(paths: Paths, wish: Wish, command: Sequence[str]) -> int:
+    """Run the command; its exit code."""
+    if not command:
+        hint = f"proxyctl run {wish.model or 'ollama/codellama'} -- claude"
+        raise usage("There is no command to run: it stands behind --", hint)
+    try:
+        child.check(command)
+        return _run(paths, wish, command)
+    except child.NotRunnableError as error:
+        talk(f"error: {error}")
+        return error.code
+
+
+def _run(paths: Paths, wish: Wish, command: Sequence[str]) -> int:
+    inside = os.environ.get(GUARD)
+    if inside:
+        if wish.model is not None or wish.agent is not None:
+            talk(f"note: this is inside proxyctl run already: {command[0]} uses {inside}")
+        return become(command)
+    try:
+        target = _target(paths, wish)
+        if target is None:
+            return become(command)
+        client = environment.client_of(command[0])
+        _refuse_whom_nobody_serves(client)
+        lease = None if wish.keep else leases.take(paths, _request(target, wish))
+        view = bring_up(paths, _request(target, wish)) if lease is None else lease.view
+    except Fault as fault:
+        _refuse_or_go_on(paths, wish, fault, command[0])
+        return become(command)
+    try:
+        return child.run(command, _environment(paths, view, wish, client))
+    finally:
+        if lease is not None:
+            _give_back(lease)
+
+
+def _target(paths: Paths, wish: Wish) -> str | None:
+    """What is to be up; None: nothing is, this user or agent has its own model."""
+    if wish.model is not None:
+        return names.model(paths, wish.model)
+    found = settings.read(paths)
+    if found.wrong:
+        raise settings.bad_config(found.wrong)
+    if wish.agent is not None:
+        meant = agents.mean(found, wish.agent)
+        return None if meant.model_id is None else meant.target
+    return FRONT if has_mappings(found) else None
+
+
+def has_mappings(found: settings.Settings) -> bool:
+    """Whether anybody is to use another model than its own."""
+    models = found.table("models")
+    said = [*(models.get("agents") or {}).values(), models.get("default")]
+    return bool(found.table("front")) or any(one is not None and one not in NATIVE for one in said)
+
+
+def _refuse_whom_nobody_serves(client: str) -> None:
+    if client == "codex":
+        raise Fault("not_served", f"codex speaks the Responses API only, and {environment.OPENAI}")
+
+
+def _request(target: str, wish: Wish) -> dict[str, Any]:
+    return request(model=target, port=wish.port, wait_s=wish.wait_s)
+
+
+def _refuse_or_go_on(paths: Paths, wish: Wish, fault: Fault, program: str) -> None:
+    """Raise where the command is not to run; else say what it runs without."""
+    typed_wrong = fault.exit_code == EXIT_USAGE and (wish.model is not None or wish.port is not None)
+    if typed_wrong:
+        raise fault
+    may = wish.fallback and settings.read(paths).table("models").get("fallback", True)
+    if not may:
+        why = "--no-fallback" if not wish.fallback else "models.fallback = false"
+        raise Refusal(fault.code, f"{fault.message}; {program} was not run ({why})", fault.hint)
+    hint = f" ({fault.hint})" if fault.hint else ""
+    talk(f"warning: NO PROXY: {fault.message}{hint}; {program} runs without it, on its own model")
+
+
+class Refusal(Fault):
+    """The command was not run. One exit code for every reason."""
+
+    @property
+    def exit_code(self) -> int:
+        return EXIT_FAILED
+
+
+def _environment(paths: Paths, view: dict[str, Any], wish: Wish, client: str) -> dict[str, str]:
+    goal = goal_of(paths, view, wish.agent)
+    for warning in health.warnings(view):
+        talk(f"warning: {warning}")
+    for name in environment.ways_past(goal, os.environ):
+        talk(f"warning: {name} is set, which leads Claude Code past the proxy")
+    if client == "opencode":
+        talk(
+            f"note: opencode reads its file: proxyctl env {goal.name} --for opencode prints what belongs there"
+        )
+    found = environment.changes(goal, client, os.environ)
+    return found.applied(os.environ) | {GUARD: goal.name}
+
+
+def goal_of(paths: Paths, view: dict[str, Any], agent: str | None = None) -> Goal:
+    """What a client must know of a proxy that is up."""
+    provider = str(view["provider"])
+    kind = provider
+    if provider not in ("echo", "ollama", "openrouter", "openai", "anthropic", FRONT):
+        table = settings.read(paths).table("providers").get(provider) or {}
+        kind = str(table.get("kind") or provider)
+    sizes = (None, None) if kind == FRONT else probe.sizes(view)
+    return environment.goal_of(view, kind, sizes, agent)
+
+
+def _give_back(lease: leases.Lease) -> None:
+    """The command has ended, and its exit code is what counts: who is impatient only stops the waiting."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        lease.end()
+    except KeyboardInterrupt:
+        talk(f"note: {lease.view['name']} still finishes what it has begun")
+    finally:
+        signal.signal(signal.SIGINT, before)

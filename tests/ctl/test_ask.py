@@ -1,0 +1,135 @@
+"""One message and its answer, whatever answers."""
+
+from __future__ import annotations
+
+import io
+import json
+import socket
+import sys
+from collections.abc import Iterator
+
+import pytest
+from fakes.control import Control, view
+from fakes.terminal import Run
+from fakes.upstream import Reply, Upstream
+
+MESSAGE = {
+    "type": "message",
+    "content": [
+        {"type": "thinking", "thinking": "hm"},
+        {"type": "text", "text": "Hi "},
+        {"type": "text", "text": "you"},
+    ],
+    "stop_reason": "end_turn",
+    "usage": {"input_tokens": 3, "output_tokens": 2},
+}
+EVENTS = [
+    {"type": "message_start", "message": {}},
+    {"type": "content_block_delta", "index": 0, "delta": {"type": "thinking_delta", "thinking": "hm"}},
+    {"type": "content_block_delta", "index": 1, "delta": {"type": "text_delta", "text": "Hi "}},
+    {"type": "ping"},
+    {"type": "content_block_delta", "index": 1, "delta": {"type": "text_delta", "text": "you"}},
+    {"type": "message_delta", "delta": {"stop_reason": "end_turn"}},
+    {"type": "message_stop"},
+]
+ERROR = {"type": "error", "error": {"type": "overloaded_error", "message": "Ollama is\nbusy"}}
+
+
+@pytest.fixture
+def proxy(control: Control) -> Iterator[Upstream]:
+    """What answers at the proxy's port."""
+    with Upstream(lambda seen: Reply(body=json.dumps(MESSAGE).encode())) as upstream:
+        port = int(upstream.url.rpartition(":")[2])
+        control.proxies["echo/demo"] = view(port=port)
+        yield upstream
+
+
+def events(*documents: object) -> Reply:
+    text = "".join(f"event: x\ndata: {json.dumps(one)}\n\n" for one in documents)
+    return Reply(body=(text.encode(),), framing="chunked")
+
+
+def test_the_text_is_printed_and_the_proxy_stays_as_it_was(
+    run: Run, control: Control, proxy: Upstream
+) -> None:
+    """S83: only the text, and one line's end."""
+    done = run("ask", "echo/demo", "Hello", "--system", "Be kind.", "--max-tokens", "50")
+    sent = proxy.requests[0].json()
+
+    assert (done.code, done.out, done.err) == (0, "Hi you\n", "")
+    assert sent == {
+        "model": "echo/demo",
+        "max_tokens": 50,
+        "stream": False,
+        "messages": [{"role": "user", "content": "Hello"}],
+        "system": "Be kind.",
+    }
+    assert list(control.proxies) == ["echo/demo"]
+
+
+def test_json_is_the_message_itself(run: Run, proxy: Upstream) -> None:
+    """S84, S88."""
+    assert run("ask", "echo/demo", "Hello", "--json").json == MESSAGE
+
+
+def test_a_stream_is_printed_as_it_comes(run: Run, proxy: Upstream) -> None:
+    proxy.on("/v1/messages", events(*EVENTS))
+    assert run("ask", "echo/demo", "Hello", "--stream").out == "Hi you\n"
+
+    done = run("ask", "echo/demo", "Hello", "--stream", "--json")
+    assert [json.loads(line) for line in done.out.splitlines()] == EVENTS
+
+
+def test_the_message_may_come_from_a_pipe(run: Run, proxy: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("a diff\n"))
+    assert run("ask", "echo/demo", "-").code == 0
+    assert proxy.requests[0].json()["messages"][0]["content"] == "a diff\n"
+
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff"), encoding="utf-8"))
+    assert "not UTF-8" in run("ask", "echo/demo", "-").err
+    monkeypatch.setattr(sys, "stdin", None)
+    assert "no standard input" in run("ask", "echo/demo", "-").err
+    assert run("ask", "echo/demo", " ").code == 2
+
+
+@pytest.mark.parametrize(
+    ("reply", "words", "message"),
+    [
+        (Reply(529, json.dumps(ERROR).encode()), [], "Ollama is busy"),
+        (Reply(500, b"<html>"), [], "status 500"),
+        (Reply(500, b'{"error": "text"}'), [], "status 500"),
+        (Reply(body=b"not json"), [], "echo/demo did not answer: what came is no answer"),
+        (
+            Reply(body=b'{"content": [], "stop_reason": "max_tokens"}'),
+            [],
+            "without any text (stop_reason max_tokens)",
+        ),
+        (events(*EVENTS[:3], ERROR), ["--stream"], "Ollama is busy"),
+        (events(*EVENTS[:3]), ["--stream"], "broke off before its end"),
+    ],
+)
+def test_a_failure_is_one_line(
+    run: Run, proxy: Upstream, reply: Reply, words: list[str], message: str
+) -> None:
+    """S85: exit code 1, in the provider's words where there are any."""
+    proxy.on("/v1/messages", reply)
+    done = run("ask", "echo/demo", "Hello", *words)
+
+    assert (done.code, done.err.count("\n")) == (1, 1)
+    assert message in done.err
+
+
+def test_a_failure_is_json_where_that_was_asked_for(run: Run, proxy: Upstream) -> None:
+    proxy.on("/v1/messages", Reply(529, json.dumps(ERROR).encode()))
+    done = run("ask", "echo/demo", "Hello", "--json")
+
+    assert (done.code, done.json["error"]["code"]) == (1, "overloaded_error")
+
+
+def test_nobody_at_the_port_is_a_sentence(run: Run, control: Control) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    control.proxies["echo/demo"] = view(port=port)
+    done = run("ask", "echo/demo", "Hello")
+
+    assert (done.code, done.err) == (1, "error: echo/demo did not answer: Connection refused\n")

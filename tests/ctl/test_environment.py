@@ -1,0 +1,179 @@
+"""What a client is told, and what is kept from it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from typing import Any
+
+import pytest
+from fakes.control import view
+
+from modelproxy.ctl import environment
+from modelproxy.ctl.environment import Changes, Goal, changes
+
+URL = "http://127.0.0.1:3456"
+OLLAMA = Goal(URL, "ollama/codellama", "ollama/codellama", window=65536, output=8192)
+FRONT = Goal(URL, "front", "front", passes_on=True, is_front=True)
+REAL = {
+    "ANTHROPIC_API_KEY": "sk-ant-real",
+    "ANTHROPIC_AUTH_TOKEN": "real-token",
+    "CLAUDE_CODE_OAUTH_TOKEN": "real-login",
+    "ANTHROPIC_CUSTOM_HEADERS": "x-gateway-key: real",
+    "ANTHROPIC_MODEL": "claude-opus-5-5",
+    "CLAUDE_CODE_USE_BEDROCK": "1",
+    "PATH": "/bin",
+}
+
+
+def test_one_model_is_every_model_and_no_credential_goes_along() -> None:
+    """S139: nothing of the caller's own is left, and what Claude Code needs is said."""
+    found = changes(OLLAMA, "claude", REAL).applied(REAL)
+
+    assert found == {
+        "PATH": "/bin",
+        "ANTHROPIC_BASE_URL": URL,
+        "ANTHROPIC_AUTH_TOKEN": environment.TOKEN,
+        "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+        "CLAUDE_CODE_MAX_CONTEXT_TOKENS": "65536",
+        "CLAUDE_CODE_MAX_OUTPUT_TOKENS": "8192",
+        "CLAUDE_CODE_SUBAGENT_MODEL": "ollama/codellama",
+        "CLAUDE_CODE_SUBAGENT_MODEL_FORCE": "1",
+        **{f"ANTHROPIC_DEFAULT_{tier}_MODEL": "ollama/codellama" for tier in environment.TIERS},
+    }
+
+
+def test_other_programs_get_a_key_as_well() -> None:
+    """Many libraries look at nothing else."""
+    found = changes(OLLAMA, "anthropic", REAL).applied(REAL)
+
+    assert found["ANTHROPIC_API_KEY"] == found["ANTHROPIC_AUTH_TOKEN"] == environment.TOKEN
+
+
+def test_aider_has_names_of_its_own() -> None:
+    found = changes(OLLAMA, "aider", {}).set
+
+    assert (found["ANTHROPIC_API_BASE"], found["AIDER_MODEL"]) == (URL, "anthropic/ollama/codellama")
+
+
+def test_the_front_door_keeps_credentials_and_names() -> None:
+    """Whatever no rule takes goes on to Anthropic as it is."""
+    found = changes(FRONT, "claude", REAL)
+
+    assert found.applied(REAL) == REAL | {
+        "ANTHROPIC_BASE_URL": URL,
+        "CLAUDE_CODE_ENABLE_GATEWAY_MODEL_DISCOVERY": "1",
+    }
+    assert environment.ways_past(FRONT, REAL) == ["CLAUDE_CODE_USE_BEDROCK"]
+    assert environment.ways_past(OLLAMA, REAL) == []
+
+
+def test_a_fallback_to_anthropic_keeps_them_too() -> None:
+    """The request that falls back is the caller's own: a model's name of ours would be refused there."""
+    row = view("ollama/codellama", fallback=["openrouter/x", "anthropic"])
+    goal = environment.goal_of(row, "ollama", (65536, None), None)
+    found = changes(goal, "claude", REAL)
+
+    assert found.unset == ()
+    assert "ANTHROPIC_DEFAULT_OPUS_MODEL" not in found.set
+    assert found.set["CLAUDE_CODE_MAX_CONTEXT_TOKENS"] == "65536"
+
+
+def test_a_model_of_anthropics_is_called_as_there() -> None:
+    goal = environment.goal_of(view("anthropic/claude-sonnet-4-5"), "anthropic", (None, None), None)
+    found = changes(goal, "claude", REAL)
+
+    assert found.set["ANTHROPIC_DEFAULT_OPUS_MODEL"] == "claude-sonnet-4-5"
+    assert found.unset == ()
+
+
+@pytest.mark.parametrize(
+    ("agent", "base"),
+    [(None, URL), ("code-reviewer", f"{URL}/a/code-reviewer"), ("a b/c%", f"{URL}/a/a%20b%2Fc%25")],
+)
+def test_an_agent_stands_in_the_address(agent: str | None, base: str) -> None:
+    goal = environment.goal_of(view("ollama/x", url=URL), "ollama", (None, None), agent)
+
+    assert changes(goal, "claude", {}).set["ANTHROPIC_BASE_URL"] == base
+
+
+@pytest.mark.parametrize(
+    ("present", "said"),
+    [
+        ({}, None),
+        ({"HTTPS_PROXY": ""}, None),
+        ({"https_proxy": "http://p:8080"}, "127.0.0.1,localhost"),
+        ({"ALL_PROXY": "x", "NO_PROXY": "a.example, localhost"}, "a.example,localhost,127.0.0.1"),
+        ({"HTTP_PROXY": "x", "NO_PROXY": "*"}, None),
+    ],
+)
+def test_no_http_proxy_is_asked_for_this_machine(present: dict[str, str], said: str | None) -> None:
+    assert changes(OLLAMA, "claude", present).set.get("NO_PROXY") == said
+
+
+@pytest.mark.parametrize("client", ["openai", "codex"])
+def test_whom_no_proxy_serves_is_refused(client: str) -> None:
+    with pytest.raises(ValueError, match="not served yet"):
+        changes(OLLAMA, client, {})
+
+
+@pytest.mark.parametrize(
+    ("program", "client"),
+    [
+        ("claude", "claude"),
+        ("/usr/local/bin/aider", "aider"),
+        ("codex", "codex"),
+        ("opencode", "opencode"),
+        ("python3", "anthropic"),
+        ("openai", "anthropic"),
+    ],
+)
+def test_a_program_is_known_by_its_name(program: str, client: str) -> None:
+    assert environment.client_of(program) == client
+
+
+NASTY = Changes({"A": 'it\'s $HOME `x` \\ "q"\nz', "B": "", "C": "http://h/p?a=1"}, ("GONE", "ALSO"))
+
+
+def test_a_shell_reads_what_was_meant() -> None:
+    """Whatever stands in the values."""
+    script = environment.script(NASTY, "sh")
+    done = subprocess.run(
+        ["sh", "-c", f'{script}\nprintf "%s|" "$A" "$B" "$C" "${{GONE-none}}"'],
+        env={"GONE": "1", "ALSO": "2"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert done.stdout == "|".join([*NASTY.set.values(), "none", ""])
+
+
+def test_fish_has_words_of_its_own() -> None:
+    lines = environment.script(NASTY, "fish")
+
+    assert lines.startswith(
+        "set -e GONE\nset -e ALSO\nset -gx A 'it\\'s $HOME `x` \\\\ \"q\"\nz'\nset -gx B ''"
+    )
+    if shutil.which("fish"):
+        subprocess.run(["fish", "-n"], input=lines, text=True, check=True)
+
+
+def test_json_is_for_programs() -> None:
+    assert json.loads(environment.script(NASTY, "json")) == {"set": NASTY.set, "unset": ["GONE", "ALSO"]}
+
+
+def test_nothing_to_unset_is_no_line() -> None:
+    assert environment.script(Changes({"A": "b"}), "sh") == "export A=b"
+
+
+def test_opencode_has_a_file() -> None:
+    """With /v1, and with the window: without it it never compacts."""
+    found: dict[str, Any] = json.loads(environment.opencode(OLLAMA))
+    provider = found["provider"]["modelproxy"]
+
+    assert provider["options"]["baseURL"] == f"{URL}/v1"
+    assert provider["models"]["ollama/codellama"]["limit"] == {"context": 65536, "output": 8192}
+    assert found["model"] == "modelproxy/ollama/codellama"
+    assert "limit" not in environment.opencode(FRONT)

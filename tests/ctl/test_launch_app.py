@@ -1,0 +1,57 @@
+"""`env`, and what stands behind `--`. (`run` and `ask` have files of their own.)"""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from fakes.control import Control
+from fakes.terminal import Run
+
+from modelproxy.ctl import probe
+
+
+@pytest.fixture(autouse=True)
+def sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "sizes", lambda view: (65536, 8192))
+
+
+def test_env_brings_the_proxy_up_and_says_how_it_is_reached(run: Run, control: Control) -> None:
+    """S83."""
+    done = run("env", "ollama/codellama", "--port", "3999")
+
+    assert list(control.proxies) == ["ollama/codellama"]
+    assert "export ANTHROPIC_BASE_URL=http://127.0.0.1:3999\n" in done.out
+    assert "export ANTHROPIC_AUTH_TOKEN=unused" in done.out
+    assert done.out.startswith("unset ANTHROPIC_API_KEY ")
+
+
+def test_env_for_others(run: Run, control: Control) -> None:
+    found = run("env", "ollama/x", "--for", "aider", "--shell", "json", "--agent", "a").json
+    assert found["set"]["ANTHROPIC_API_BASE"] == "http://127.0.0.1:3456/a/a"
+
+    document = json.loads(run("env", "ollama/x", "--for", "opencode").out)
+    assert document["model"] == "modelproxy/ollama/x"
+
+
+@pytest.mark.parametrize("client", ["openai", "codex"])
+def test_env_says_whom_no_proxy_serves(run: Run, control: Control, client: str) -> None:
+    """And brings nothing up for it."""
+    done = run("env", "ollama/x", "--for", client)
+
+    assert (done.code, control.asked) == (1, [])
+    assert "that of OpenAI is not served yet" in done.err
+
+
+@pytest.mark.parametrize("words", [["--for", "emacs"], ["--shell", "tcsh"], ["--port", "x"], ["--agent", ""]])
+def test_env_refuses_what_it_does_not_know(run: Run, control: Control, words: list[str]) -> None:
+    assert run("env", "ollama/x", *words).code == 2
+    assert control.proxies == {}
+
+
+def test_json_of_the_command_is_not_ours(run: Run, control: Control) -> None:
+    """Errors of ours are for a person."""
+    done = run("run", "nonsense", "--", "jq", "--json")
+
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith("error: ")

@@ -1,0 +1,36 @@
+"""What a proxy says of its model, or does not."""
+
+from __future__ import annotations
+
+import json
+import socket
+
+import pytest
+from fakes.control import view
+from fakes.upstream import Reply, Upstream
+
+from modelproxy.ctl import probe
+
+
+@pytest.mark.parametrize(
+    ("answer", "sizes"),
+    [
+        ({"max_input_tokens": 65536, "max_tokens": 8192}, (65536, 8192)),
+        ({"max_input_tokens": None, "max_tokens": "x"}, (None, None)),
+        ([], (None, None)),
+    ],
+)
+def test_the_sizes_are_asked_for_as_clients_do(answer: object, sizes: tuple[int | None, int | None]) -> None:
+    """Health first: it has the provider asked."""
+    with Upstream(lambda seen: Reply(body=json.dumps(answer).encode())) as upstream:
+        row = view("ollama/a:1", port=int(upstream.url.rpartition(":")[2]))
+
+        assert probe.sizes(row) == sizes
+        assert [seen.path for seen in upstream.requests] == ["/health", "/v1/models/ollama%2Fa%3A1"]
+
+
+def test_nobody_there_is_nothing_known() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        row = view(port=closed.getsockname()[1])
+
+    assert probe.sizes(row) == (None, None)
