@@ -248,6 +248,9 @@ def test_daemon_commands_speak_json(run: Run, control: Control) -> None:
 
 COMMANDS = [
     ["up"],
+    ["run"],
+    ["env"],
+    ["ask"],
     ["down"],
     ["ps"],
     ["why"],
