@@ -22,6 +22,7 @@ import trio
 
 from .contract import WorkerSpec
 from .dial import Base, basic
+from .dialects.anthropic import is_anthropics
 from .dialects.memory import Memory
 from .dialects.seam import Condition, Sizes, Terms
 from .failures import Failure, Kind
@@ -421,7 +422,7 @@ def _capabilities(entry: dict[str, Any]) -> frozenset[str] | None:
 
 @attrs.frozen
 class AnthropicSurvey:
-    """Without a key of our own every answer is a sign of life: the callers bring theirs."""
+    """Without a key of our own every answer of Anthropic's is a sign of life: the callers bring theirs."""
 
     place: Place
     path: str = "/v1/models?limit=1"
@@ -429,7 +430,7 @@ class AnthropicSurvey:
 
     async def __call__(self, ask: Ask) -> Seen:
         answer = await ask("GET", self.path)
-        if answer.status in (401, 403) and self.place.spec.api_key is None:
+        if answer.status in (401, 403) and self.place.spec.api_key is None and is_anthropics(self.place.spec):
             return Seen(ok=True)
         return Seen(ok=True) if answer.ok or answer.status == 404 else _unwell(self.place, answer)
 

@@ -287,7 +287,7 @@ class _Course:
     def _look_elsewhere(self, reply: _Reply) -> None:
         """Raises Refused when the client need not hear of this error, because somebody else will be asked."""
         spec, failure = self._relay.spec, reply.failure
-        callers_own = spec.api_key is None and spec.kind == anthropic.KIND
+        callers_own = spec.api_key is None and anthropic.is_anthropics(spec)
         if not self.is_messages or failure is None or (callers_own and failure.kind is Kind.KEY_REJECTED):
             return  # the caller's credential is the caller's affair
         said = errors.read(reply.body).message or f"status {reply.status}"

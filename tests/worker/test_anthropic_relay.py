@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -82,6 +83,18 @@ def test_case(path: Path) -> None:
     assert case["sent_body"].encode() == anthropic.prepared(body, MODEL)
     assert encoded(case["sent_headers"]) == headers_up(headers, provider)
     assert case["subscription"] is is_subscription(headers, provider)
+
+
+def test_the_callers_credential_goes_to_anthropic_and_to_nobody_who_speaks_like_it() -> None:
+    """A service with an address of its own may be of this kind too; no plan of Anthropic's pays for it."""
+    headers = encoded(
+        [["authorization", "Bearer sk-ant-oat01-mine"], ["x-api-key", "sk-ant-mine"], ["x-app", "cli"]]
+    )
+    other = attrs.evolve(spec(), provider="gateway")
+
+    assert headers_up(headers, spec()) == headers
+    assert headers_up(headers, other) == encoded([["x-app", "cli"]])
+    assert (is_subscription(headers, spec()), is_subscription(headers, other)) == (True, False)
 
 
 SAMPLES = sorted((CASES[0].parents[1] / "samples").glob("*.json"))

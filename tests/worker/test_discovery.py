@@ -394,11 +394,20 @@ async def test_without_a_key_of_ours_any_word_is_a_sign_of_life(
     far: Upstream, key: str | None, status: int, ok: bool
 ) -> None:
     far.on("/v1/models", told({}, status))
-    here = place(far, kind="anthropic", api_key=key)
+    here = place(far, kind="anthropic", provider="anthropic", api_key=key)
 
     assert (await looking(here, AnthropicSurvey(here)).condition()).ok is ok
     assert far.requests[0].headers.get("x-api-key") == key
     assert far.requests[0].headers["anthropic-version"] == "2023-06-01"
+
+
+async def test_callers_bring_no_key_to_others_who_speak_like_anthropic(far: Upstream) -> None:
+    far.on("/v1/models", told({}, 401))
+    here = place(far, kind="anthropic", provider="gateway")
+    found = await looking(here, AnthropicSurvey(here)).condition()
+
+    assert not found.ok
+    assert "proxyctl keys set gateway" in found.detail
 
 
 def test_credentials_of_the_base_url_serve_where_there_is_no_key() -> None:

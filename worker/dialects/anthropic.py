@@ -39,6 +39,11 @@ def passes_through(spec: WorkerSpec) -> bool:
     return spec.kind == KIND or spec.options.api == API
 
 
+def is_anthropics(spec: WorkerSpec) -> bool:
+    """Whether the caller's own credential may go there: to what is called `anthropic`, not to all who speak like it."""
+    return spec.kind == KIND and spec.provider == KIND
+
+
 # --- the request's body -------------------------------------------------------------------------------
 
 
@@ -224,7 +229,7 @@ def headers_up(headers: Headers, spec: WorkerSpec) -> Headers:
         | _named_by_connection(headers)
         | {name.lower().encode() for name in spec.options.headers}
     )
-    if spec.api_key is not None or spec.kind != KIND:
+    if spec.api_key is not None or not is_anthropics(spec):
         dropped |= _CREDENTIALS
     kept = [(name, value) for name, value in headers if name not in dropped]
     return kept + _credential(spec) + _attribution(spec) + _configured(spec.options.headers)
@@ -267,6 +272,8 @@ def is_subscription(headers: Headers, spec: WorkerSpec) -> bool:
         return False
     if spec.api_key is not None:
         return spec.api_key.startswith(_OAUTH)
+    if not is_anthropics(spec):
+        return False
     values = [value.split() for name, value in headers if name == b"authorization"]
     return any(parts[-1:] and parts[-1].startswith(_OAUTH.encode()) for parts in values)
 
@@ -298,7 +305,7 @@ def refusal(
     repeat without end. Others that speak its protocol have statuses and words of their own. `own_words`
     False: they cannot be said any more.
     """
-    ours = spec.api_key is not None or spec.kind != KIND
+    ours = spec.api_key is not None or not is_anthropics(spec)
     if status == 401 and ours:
         words = f"{title} does not accept the API key that is configured for {spec.provider}"
         return Failure(Kind.KEY_REJECTED, f"{words} - set another with: proxyctl keys set {spec.provider}")
