@@ -65,6 +65,8 @@ async def test_each_place_becomes_a_proxy_without_a_process(world: World) -> Non
     assert world.proxy("front").state is State.READY
     for name in ("echo/big", "echo/small", "coder"):
         assert (world.proxy(name).state, urls(world)[name]) == (State.IDLE, url(world, name))
+        # The usual ports are for what is asked for by hand.
+        assert world.proxy(name).spec.port not in range(3456, 4456)
     assert world.proxy("coder").care.idle_stop_s == 300.0
 
 

@@ -877,6 +877,16 @@ def test_a_worker_that_comes_back_with_other_limits_stays() -> None:
     assert story.proxy.spec.quota == Quota(rpm=60)
 
 
+def test_a_front_that_comes_back_with_other_ways_stays() -> None:
+    story = recalled(spec=spec(front=Front(otherwise="a")))
+    story(fleet.Begin())
+    order = story.proxy.order
+    story(dialled(spec=spec(front=Front())))
+
+    assert [worker.order for worker in story.proxy.workers] == [order]
+    assert story.proxy.spec.front == Front(otherwise="a")
+
+
 def test_a_worker_that_dials_late_ends_the_failure() -> None:
     """Its key had been taken for lost."""
     story = recalled(pid=None, key_lost=True)

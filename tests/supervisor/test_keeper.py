@@ -30,7 +30,7 @@ from modelproxy.supervisor.protocol import (
     SetRequest,
     UpRequest,
 )
-from modelproxy.worker.contract import EXIT_CONFIG, Adjust, Beat, Bye, Drain, Hello, Quota, Welcome
+from modelproxy.worker.contract import EXIT_CONFIG, Adjust, Beat, Bye, Drain, Front, Hello, Quota, Welcome
 
 MakeWorld = Callable[[], World]
 pytestmark = clock.jumping
@@ -844,6 +844,17 @@ async def test_limits_that_were_not_heard_are_in_the_greeting(world: World) -> N
     await world.commands.set("echo/demo", SetRequest(rpm=30))
     await trio.testing.wait_all_tasks_blocked()
     assert Adjust(Quota(rpm=30)) not in worker.link.heard
+
+
+async def test_ways_that_a_front_has_not_heard_of_are_in_the_greeting(world: World) -> None:
+    await up(world)
+    worker, front = world.worker(), Front(otherwise="a")
+    assert worker.link is not None  # it is ready
+    worker.link.closed.set()
+    old, unit = world.proxy().spec, world.keeper.units["echo/demo"]
+    await world.keeper.ask(lambda: world.keeper.apply(unit, fleet.Led(front)))
+
+    assert (await worker.dial(spec=old, serving=True)).heard == [Welcome(), Adjust(Quota(), front)]
 
 
 # --- what follows from the facts ------------------------------------------------------------------

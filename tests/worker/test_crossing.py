@@ -11,6 +11,7 @@ import attrs
 import pytest
 import trio
 from fakes import grammar
+from fakes.exchange import FakeExchange
 from fakes.serving import serving
 from fakes.upstream import Reply, Upstream
 
@@ -332,7 +333,7 @@ async def test_a_stream_that_was_over_is_whole_however_the_connection_ends() -> 
     async with door(Reply(raw=head + chunks)) as it:
         got = await it.fetch({**SMALL, "stream": True})
 
-    assert (got.body, got.whole) == (PLAIN_STREAM, True)
+    assert (got.body, got.whole, it.stats.failures) == (PLAIN_STREAM, True, 0)
 
 
 async def test_an_answer_that_breaks_off_is_a_real_status() -> None:
@@ -370,6 +371,22 @@ async def test_a_client_that_leaves_ends_the_request_and_leaves_the_row_to_the_p
     assert it.rows == []
 
 
+async def test_a_client_that_takes_nothing_and_leaves_ends_the_request_too() -> None:
+    """Nobody reads from the proxy at that moment."""
+    async with door(Reply(body=PLAIN_STREAM, headers=(*SSE, *OURS), hang_after=200)) as it:
+        body = json.dumps({**SMALL, "stream": True}).encode()
+        exchange = FakeExchange(body=body, stall=trio.Event())
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(it.handler, exchange)
+            await trio.to_thread.run_sync(it.near.wait_for_requests, 1)
+            while not exchange.started:
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+        await trio.to_thread.run_sync(it.near.wait_for_close)
+
+    assert it.rows == []
+
+
 async def test_a_stream_that_began_in_line_ends_with_what_the_proxy_said() -> None:
     """Its client has waited for a place and had pings meanwhile: a status can not be told any more."""
     with Upstream() as near:
@@ -403,12 +420,13 @@ async def test_it_leads_elsewhere_from_now_on_and_forgets_nothing_of_what_stays(
         nursery.start_soon(it.fetch, SMALL)
         got = await it.fetch({**ASK, "model": "gone"})
         health = await it.health()
-        it.handler.lead(Front([], places[:1], "small"))
+        it.handler.lead(Front([], [attrs.evolve(places[0], url=it.upstream.url)], "small"))
         other = await it.fetch({**ASK, "model": "gone"})
+        [seen] = it.upstream.to("/v1/messages")
 
     assert (got.status, got.headers["x-proxy-route"]) == (200, "front>ollama/gone")
     assert [one["state"] for one in health["targets"]] == ["works", "works"]
-    assert other.headers["x-proxy-route"] == "front>ollama/small"
+    assert (other.headers["x-proxy-route"], seen.headers["x-proxy-via"]) == ("front>ollama/small", "front")
 
 
 # --- what it says of itself ---------------------------------------------------------------------------

@@ -188,6 +188,24 @@ async def test_a_request_and_its_answer_arrive_byte_by_byte() -> None:
     assert row.ttft_ms is not None
 
 
+async def test_a_front_is_told_that_the_row_is_here_and_nobody_else_is() -> None:
+    """Who asked and through which front stands in it; the provider hears of neither."""
+    headers = {"x-proxy-via": "front", "x-proxy-agent": "reviewer"}
+    async with far(Reply(body=WHOLE, headers=JSON)) as it:
+        told = await it.fetch(headers=headers)
+        [row] = [entry.row for entry in it.books._waiting]
+        plain = await it.fetch(path="/a/writer/v1/messages")
+        counted = await it.fetch(path="/v1/messages/count_tokens", headers=headers)
+        rows = [entry.row for entry in it.books._waiting]
+
+    assert told.headers["x-proxy-recorded"] == "1"
+    assert (row.agent, row.route) == ("reviewer", f"front>anthropic/{MODEL}")
+    assert "x-proxy-recorded" not in {**plain.headers, **counted.headers}
+    assert [(one.agent, one.route) for one in rows[1:]] == [("writer", f"anthropic/{MODEL}")]
+    names = {name for seen in it.upstream.requests for name in seen.headers}
+    assert not {name for name in names if name.startswith("x-proxy-")}
+
+
 @pytest.mark.parametrize("framing", ["chunked", "close", "length"])
 @pytest.mark.parametrize("size", [1, 7, 100, 10_000])
 async def test_a_stream_arrives_byte_by_byte(framing: str, size: int) -> None:
