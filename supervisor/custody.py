@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -22,7 +24,7 @@ from typing import Any, Protocol
 import attrs
 import trio
 
-from . import holder, sockets
+from . import holder, kernel, sockets
 from .paths import SocketAddress
 
 _ANSWER_LIMIT_S = 2.0
@@ -80,6 +82,8 @@ class HolderCustody:
         self._connection: socket.socket | None = None
         self._complained = ""
         self._child: subprocess.Popen[bytes] | None = None
+        self._found: int | None = None
+        """The pidfd of one that an earlier supervisor had started."""
 
     def hold(self, port: int, listeners: list[socket.socket]) -> None:
         """From now on these are to be held; an empty list lets go of the port."""
@@ -201,6 +205,8 @@ class HolderCustody:
         self._news.set()
         with trio.move_on_after(_ANSWER_LIMIT_S):
             await self._left.wait()
+        if not self._left.is_set():
+            await self._strike_down()
         self._hang_up()
         self._path.unlink(missing_ok=True)
 
@@ -246,11 +252,24 @@ class HolderCustody:
     async def _start_over(self) -> None:
         """A holder that does not answer is not worth keeping: the next one gets everything anew."""
         self._doubt()
+        await self._strike_down()
         self._hang_up()
+        self._reap()
+
+    async def _strike_down(self) -> None:
+        """End it, also where an earlier supervisor has started it: stopped, it would keep its socket and every port."""
         if self._child is not None:
             self._child.kill()
             await trio.to_thread.run_sync(self._child.wait, abandon_on_cancel=True)
-        self._reap()
+        if self._found is None:
+            return
+        kernel.send_signal(0, self._found, signal.SIGKILL)
+        with trio.move_on_after(_ANSWER_LIMIT_S):
+            await trio.lowlevel.wait_readable(self._found)
+        try:
+            os.waitid(os.P_PIDFD, self._found, os.WEXITED | os.WNOHANG)  # noqa: ASYNC222  # WNOHANG
+        except ChildProcessError:
+            pass  # not of this process, before it was executed anew
 
     def _reap(self) -> None:
         if self._child is not None and self._child.poll() is not None:
@@ -266,8 +285,13 @@ class HolderCustody:
             connection.close()
             raise
         self._connection = connection
+        self._found = None if self._child is not None else _process_behind(connection)
 
     def _hang_up(self) -> None:
+        if self._found is not None:
+            trio.lowlevel.notify_closing(self._found)
+            os.close(self._found)
+            self._found = None
         if self._connection is not None:
             trio.lowlevel.notify_closing(self._connection)
             self._connection.close()
@@ -285,6 +309,23 @@ class HolderCustody:
         line, found = holder.receive(connection)
         answer: dict[str, Any] = json.loads(line)
         return answer, found
+
+
+def _process_behind(connection: socket.socket) -> int | None:
+    """The pidfd of the holder at the other end: whoever was the last to say `listen`. None when in doubt."""
+    pid = kernel.peer_of(connection).pid
+    if pid is None:
+        return None
+    try:
+        pidfd = kernel.open_pidfd(pid)
+        if pidfd is None:
+            return None
+        if holder.__file__.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
+            return pidfd
+        os.close(pidfd)
+    except OSError:
+        pass
+    return None
 
 
 def _in_words(error: Exception) -> str:

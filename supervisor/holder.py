@@ -35,6 +35,7 @@ ALONE_LIMIT_S = 25 * 3600.0
 """A little longer than a worker stays without a supervisor."""
 _LOOK_S = 1.0
 _MAX_SOCKETS = 8
+_BACKLOG = 16
 
 
 class Holder:
@@ -178,6 +179,9 @@ def main() -> int:
     listener = socket.socket(fileno=int(sys.argv[1]))
     listener.set_inheritable(False)
     listener.setblocking(True)
+    listener.listen(
+        _BACKLOG
+    )  # again: from now on the kernel names us, not who made it, as the peer of who connects
     Holder(listener).run()
     return 0
 

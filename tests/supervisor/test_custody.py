@@ -123,10 +123,39 @@ async def test_a_holder_that_is_stopped_keeps_no_supervisor_from_starting(
     assert keeping.log == ["what the socket holder has could not be taken over (it does not answer)"]
 
 
+@pytest.mark.parametrize("end", [signal.SIGSTOP, signal.SIGKILL])
+async def test_a_holder_of_an_earlier_supervisor_is_replaced_as_well(
+    keeping: Keeping, listeners: list[socket.socket], monkeypatch: pytest.MonkeyPatch, end: signal.Signals
+) -> None:
+    """Stopped, it would keep its socket and every port; dead, and ours by execution anew, it would stay a zombie."""
+    monkeypatch.setattr(custody, "_ANSWER_LIMIT_S", 0.5)
+    port = port_of(listeners)
+    async with keeping.running() as first:
+        first.hold(port, listeners)
+        await first.settled()
+    old = keeping.holder()
+    async with keeping.running() as second:
+        second.hold(port, listeners)
+        await second.settled()
+        assert second._child is None  # it is the same one
+        old.send_signal(end)
+        second.hold(port, listeners)
+        await until(lambda: second._child is not None)
+        await second.settled(LIMIT_S)
+
+        with pytest.raises(ProcessLookupError):
+            os.kill(old.pid, 0)  # not even a zombie
+    found = await keeping.another().take()
+
+    assert list(found) == [port], keeping.log
+    for one in found[port]:
+        one.close()
+
+
 async def test_a_holder_that_stands_still_while_the_supervisor_leaves(
     keeping: Keeping, listeners: list[socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whichever of the two limits is over first, leaving ends in order."""
+    """Whichever of the two limits is over first, leaving ends in order, and no port stays open."""
     async with keeping.running() as leaving:
         leaving.hold(port_of(listeners), listeners)
         await leaving.settled()
@@ -135,6 +164,7 @@ async def test_a_holder_that_stands_still_while_the_supervisor_leaves(
         with trio.fail_after(LIMIT_S):
             await leaving.quit()
         assert not keeping.path.exists()
+        await until(lambda: keeping.holder().poll() is not None)
 
 
 async def test_hanging_up_on_a_waiting_task_does_not_end_the_supervisor(
