@@ -423,6 +423,9 @@ def _settle(turn: _Turn) -> None:
 def _start(turn: _Turn) -> None:
     if turn.proxy.key_lost:
         reason = _of_a_lost_key(turn.proxy.spec)
+        if turn.proxy.current is not None:
+            _fail_roll(turn, reason)
+            return
         turn.set(given_up=reason, order=turn.proxy.order)
         turn.tell("failed", reason)
         return

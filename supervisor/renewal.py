@@ -17,8 +17,8 @@ def next_one(proxies: Sequence[Proxy]) -> str | None:
     if any(worker.phase is Phase.ABSENT for proxy in proxies for worker in proxy.workers):
         return None  # first everybody is to be back
     waiting = _waiting(proxies)
-    if any(_kept(proxy) or proxy.successor is not None for proxy in waiting):
-        return None
+    if any(_kept(proxy) or proxy.successor is not None or proxy.key_sought for proxy in waiting):
+        return None  # while a key is being fetched nothing can be started
     return waiting[0].name if waiting else None
 
 

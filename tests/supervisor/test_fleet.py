@@ -12,7 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from modelproxy.supervisor import fleet, policy
+from modelproxy.supervisor import fleet, policy, renewal
 from modelproxy.supervisor.facts import Care, Phase, Proxy, State, Worker
 from modelproxy.worker.contract import EXIT_CONFIG, Front, Place, Quota, Target
 
@@ -742,6 +742,20 @@ def test_a_roll_for_another_spec_that_fails_does_not_loop() -> None:
 
     assert story.state() is State.READY
     assert story.beat_for(60.0) == []
+
+
+@pytest.mark.parametrize("outdated", [None, "0.0.9"])
+def test_a_roll_for_which_there_is_no_key_is_given_up_and_said_once(outdated: str | None) -> None:
+    """The supervisor died in the middle of a change; the new key died with it, the old worker has its own."""
+    story = recalled(key_lost=True)
+    story(dialled(spec=spec(base_url="http://old"), outdated=outdated))
+
+    assert story.state() is State.READY
+    assert story.proxy.given_up is None
+    assert story.beat_for(60.0) == []
+    assert story.told.count("roll-failed") == 1
+    assert "its key was given by flag" in (story.proxy.trouble or "")
+    assert renewal.next_one([story.proxy]) is None
 
 
 def test_one_of_another_version_serves_until_its_turn_comes() -> None:

@@ -40,6 +40,7 @@ KEPT = attrs.evolve(OLD, kept=True)
         ([proxy("a", KEPT), proxy("b", OLD)], None),
         ([proxy("a", attrs.evolve(OLD, phase=Phase.DRAINING)), proxy("b", OLD)], "b"),
         ([proxy("a", OLD, halted=True)], None),
+        ([proxy("a", OLD, key_sought=True), proxy("b", OLD)], None),
         ([attrs.evolve(proxy("a", OLD), wanted=False)], None),
     ],
     ids=[
@@ -52,6 +53,7 @@ KEPT = attrs.evolve(OLD, kept=True)
         "one replacement has failed",
         "one only drains",
         "the supervisor ends",
+        "its key is being fetched",
         "not wanted",
     ],
 )
