@@ -6,6 +6,7 @@ from modelproxy.supervisor.paths import find
 
 from . import offline
 from .client import Client
+from .names import FRONT
 
 
 def targets(incomplete: str) -> list[str]:
@@ -20,7 +21,7 @@ def targets(incomplete: str) -> list[str]:
 
 
 def models(incomplete: str) -> list[str]:
-    """The same for what `up` takes: also the aliases and proxies of the configuration."""
+    """The same for what `up` takes: also the aliases, proxies and fronts of the configuration."""
     return sorted({*targets(incomplete), *_configured(incomplete)})
 
 
@@ -29,9 +30,10 @@ def _configured(incomplete: str) -> list[str]:
 
     try:
         found = settings.read(find())
-        names = [*found.table("aliases"), *found.table("proxies")]
+        fronts = [f"{FRONT}/{name}" for name in found.table("front") if name != "default"]
+        names = [*found.table("aliases"), *found.table("proxies"), *fronts, FRONT]
     except Exception:  # as above
-        return []
+        names = [FRONT]
     return [name for name in names if name.startswith(incomplete) and not {"*", "?"} & set(name)]
 
 

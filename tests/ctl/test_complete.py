@@ -42,13 +42,14 @@ def test_names_of_the_configuration_for_up(
     control.proxies = {"echo/demo": view()}
     control.paths.config.mkdir(parents=True)
     control.paths.config_file.write_text(
-        'aliases = { local = "echo/a", "gpt-*" = "echo/b" }\nproxies.coder.model = "local"'
+        'aliases = { local = "echo/a", "gpt-*" = "echo/b" }\nproxies.coder.model = "local"\n'
+        "[front.default]\n[front.work]"
     )
 
-    assert models("") == ["coder", "echo/demo", "local"]
+    assert models("") == ["coder", "echo/demo", "front", "front/work", "local"]
     assert models("lo") == ["local"]
     control.paths.config_file.write_bytes(b"\xff")
-    assert models("") == ["echo/demo"]
+    assert models("") == ["echo/demo", "front"]
 
 
 @pytest.mark.slow

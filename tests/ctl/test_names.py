@@ -54,6 +54,13 @@ def test_s105_a_word_that_nothing_has_starts_no_supervisor(run: Run, paths: Path
     assert not paths.control_socket.exists()
 
 
+def test_the_front_door_needs_no_table(run: Run, control: Control) -> None:
+    for said in ("front", "front/work"):
+        assert run("up", said, "--no-wait").code == 0
+    bodies = [body["model"] for method, _, body in control.asked if method == "PUT"]
+    assert bodies == ["front", "front/work"]
+
+
 def test_a_name_in_a_file_that_cannot_be_read(run: Run, paths: Paths) -> None:
     """It may well stand there: the file is what is wrong, and not the name."""
     paths.config_file.write_text("a = = 1")
