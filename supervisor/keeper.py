@@ -657,6 +657,8 @@ class Keeper:
                     raise
                 finally:
                     del unit.waiting[generation]
+            if handle is None:
+                unit.tokens.pop(generation, None)
             if scope.cancelled_caught:
                 self.post(name, fleet.Exited(generation, "taken back before it started"))
             elif handle is not None:

@@ -870,6 +870,20 @@ async def test_old_stopped_proxies_are_forgotten(world: World, monkeypatch: pyte
     assert list(world.keeper.units) == ["echo/2", "echo/3"]
 
 
+async def test_starts_that_make_nobody_leave_nothing_behind(world: World) -> None:
+    """A port that somebody else has is tried for days, every half minute."""
+    world.trouble["echo/demo"] = runner.SpawnError("no room", permanent=False)
+    world.spawning_takes["echo/demo"] = 1.0
+    with pytest.raises(Fault):
+        await up(world, wait_s=60.0)
+    unit = world.keeper.units["echo/demo"]
+    await world.until(lambda: unit.proxy.spawn_failures > 3 and bool(unit.proxy.workers))
+    assert len(unit.tokens) == 1
+    await world.commands.down("echo/demo", DownRequest())
+
+    assert unit.tokens == {}
+
+
 async def test_a_daemon_at_rest_does_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """An hour with nothing but a stopped and a failed proxy: no wake-up."""
     await up(world)
