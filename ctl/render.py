@@ -275,7 +275,7 @@ def _request(clock: str, row: dict[str, Any]) -> list[str]:
     known = [number for number in read if number is not None]
     return [
         clock,
-        clipped(cell(row.get("proxy"))),
+        clipped(_way(row)),
         clipped(cell(row.get("requested_model"))),
         cell(row.get("status")) + (", fallback" if row.get("fallback") else ""),
         cell(row.get("stop_reason") or row.get("error_type")),
@@ -285,6 +285,14 @@ def _request(clock: str, row: dict[str, Any]) -> list[str]:
         _milliseconds(row.get("ttft_ms")),
         _milliseconds(row.get("duration_ms")),
     ]
+
+
+def _way(row: dict[str, Any]) -> str:
+    """The proxy, and the front that a request came through."""
+    proxy, (via, through, there) = cell(row.get("proxy")), cell(row.get("route")).partition(">")
+    if not through:
+        return proxy
+    return f"{via}>{there if via == proxy else proxy}"
 
 
 def cost(dollars: float | None) -> str:

@@ -48,7 +48,7 @@ class Row:
     model: str
     """The provider's own name for what answered, or was to."""
     route: str
-    """The model id of the proxy: `ollama/qwen3:8b`."""
+    """The model id of the proxy: `ollama/qwen3:8b`; through a front `front>ollama/qwen3:8b`."""
     stream: bool = False
     status: int
     """As the client saw it; of a stream that failed after its 200 what the failure would have been."""
@@ -259,7 +259,8 @@ def _log_size(db: sqlite3.Connection) -> int:
 
 
 def read(path: str, *, since: float = 0.0, limit: int = MOST_ROWS, proxy: str | None = None) -> list[Row]:
-    """The newest rows, oldest of them first; none when there is no file. `proxy`: a name, model id or port.
+    """The newest rows, oldest of them first; none when there is no file. `proxy`: a name, model id or port;
+    of a front also what others have answered that came through it.
 
     Raises UnreadableError.
     """
@@ -278,6 +279,11 @@ def read(path: str, *, since: float = 0.0, limit: int = MOST_ROWS, proxy: str | 
         raise UnreadableError(f"cannot read the ledger {path}: {error}") from None
 
 
+# Of the route `front>ollama/qwen3:8b` both ends; without a front all of it is the latter.
+_VIA = "substr(route, 1, instr(route, '>') - 1)"
+_THERE = "substr(route, instr(route, '>') + 1)"
+
+
 def _select(db: sqlite3.Connection, since: float, limit: int, proxy: str | None) -> list[Row]:
     there = {name for _, name, *_ in db.execute("PRAGMA table_info(requests)")}
     if not there:
@@ -286,8 +292,8 @@ def _select(db: sqlite3.Connection, since: float, limit: int, proxy: str | None)
     where = "ts >= ?"
     parameters: list[float | str] = [since]
     if proxy is not None:
-        where += " AND (proxy = ? OR route = ? OR CAST(port AS TEXT) = ?)"
-        parameters += [proxy] * 3
+        where += f" AND (proxy = ? OR CAST(port AS TEXT) = ? OR {_THERE} = ? OR (instr(route, '>') AND {_VIA} = ?))"
+        parameters += [proxy] * 4
     found = db.execute(
         f"SELECT {', '.join(names)} FROM requests WHERE {where} ORDER BY ts DESC, id DESC LIMIT ?",
         (*parameters, min(limit, MOST_ROWS)),

@@ -292,6 +292,18 @@ def test_verbose_names_other_targets_and_limits() -> None:
     assert "falls back to" not in render.ps([view()], verbose=True)
 
 
+def test_usage_shows_the_way_through_a_front() -> None:
+    rows = [
+        {"proxy": "coder", "route": "ollama/x"},
+        {"proxy": "coder", "route": "front>ollama/x"},
+        {"proxy": "front", "route": "front>anthropic"},
+        {"proxy": "front", "route": "front"},
+    ]
+    lines = render.usage([("12:00", row) for row in rows]).splitlines()
+
+    assert [line.split()[1] for line in lines[1:]] == ["coder", "front>coder", "front>anthropic", "front"]
+
+
 def test_usage_marks_what_somebody_else_answered() -> None:
     rows = [("12:00", {"status": 200, "fallback": True}), ("12:01", {"status": 200, "fallback": False})]
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -297,6 +299,25 @@ def test_any_proxy_takes_an_agents_address(home: Estate) -> None:
 
     assert (answer.status, row(home, answer)["agent"]) == (200, "whoever")
     assert row(home, answer)["route"] == "ollama/codellama"
+
+
+def test_it_outlives_its_worker_and_its_supervisor(home: Estate) -> None:
+    """And the next supervisor tells it what changes, as the last one did."""
+    before = home.house.tell("ps", "--json")
+    [pid] = [view["pid"] for view in before if view["name"] == "front"]
+    os.kill(pid, signal.SIGKILL)
+    assert call(home, path="/a/code-reviewer/v1/messages").status == 200
+    os.kill(home.house.tell("daemon", "status", "--json")["pid"], signal.SIGKILL)
+    assert call(home, path="/a/code-reviewer/v1/messages").status == 200
+    home.house.tell("up", "front", "--json")
+    home.house.tell("down", "ollama/codellama", "--json")
+    answer = call(home, path="/a/code-reviewer/v1/messages")
+    ports = {view["name"]: view["port"] for view in home.house.tell("ps", "-a", "--json")}
+    home.house.tell("up", "ollama/codellama", "--port", "0", "--json")
+
+    assert answer.status == 503
+    assert "ollama/codellama is not up" in answer.json["error"]["message"]
+    assert ports == {view["name"]: view["port"] for view in before}
 
 
 # --- without a configuration, and what is refused -----------------------------------------------------

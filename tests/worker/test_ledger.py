@@ -260,6 +260,32 @@ def test_rows_of_one_proxy(path: str, wanted: str) -> None:
     assert ledger.read(path, proxy=wanted) == [ROW]
 
 
+@pytest.mark.parametrize(
+    ("wanted", "ids"),
+    [
+        ("front", ["1", "2", "3"]),
+        ("coder", ["2", "4"]),
+        ("ollama/x", ["2", "4"]),
+        ("anthropic", ["1"]),
+        ("", []),
+    ],
+)
+def test_what_came_through_a_front_is_found_from_both_ends(path: str, wanted: str, ids: list[str]) -> None:
+    ways = (
+        ("front", "front>anthropic"),
+        ("coder", "front>ollama/x"),
+        ("front", "front"),
+        ("coder", "ollama/x"),
+    )
+    rows = [
+        attrs.evolve(ROW, request_id=str(number), port=1, proxy=proxy, route=route)
+        for number, (proxy, route) in enumerate(ways, 1)
+    ]
+    fill(path, *rows)
+
+    assert [row.request_id for row in ledger.read(path, proxy=wanted)] == ids
+
+
 def test_no_file_has_no_rows(tmp_path: Path) -> None:
     """And none is made by looking."""
     assert ledger.read(str(tmp_path / "none.db")) == []
