@@ -493,7 +493,10 @@ def _ways(front: Front | None) -> str:
 
 
 def _said(quota: Quota) -> str:
-    found = [f"{name}={value:g}" for name, value in attrs.asdict(quota).items() if value is not None]
+    found = [f"{name}={value:g}" for name, value in quota.limits().items()]
+    names = [token.name for token in quota.access.tokens]
+    found += [f"tokens {' '.join(names)}"] if names else []
+    found += ["a token is demanded"] if quota.access.required else []
     return ", ".join(found) or "none any more"
 
 
@@ -646,7 +649,8 @@ def _on_key_sought(turn: _Turn, event: KeySought) -> None:
         return  # a worker has brought it, or a person said it anew
     turn.set(key_sought=False)
     if event.spec is not None:
-        turn.set(spec=event.spec, key_lost=False)
+        # Its limits may have changed while somebody looked for the key.
+        turn.set(spec=attrs.evolve(event.spec, quota=turn.proxy.spec.quota), key_lost=False)
         return
     turn.tell("no-key", event.reason)
     if turn.proxy.is_up and all(worker.phase is Phase.DRAINING for worker in turn.proxy.workers):

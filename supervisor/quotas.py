@@ -1,11 +1,11 @@
-"""The limits of a proxy, as a person may set them. Pure.
+"""The limits of a proxy, as a person may set them. Pure. Who may ask it is the configuration's to say: `access`.
 
 Every wish has the same shape, in `up` as in `set`: None leaves a limit as it is, 0 takes it away.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import attrs
 
@@ -13,7 +13,7 @@ from modelproxy.worker.contract import Quota
 
 from .protocol import Fault
 
-NAMES = tuple(field.name for field in attrs.fields(Quota))
+NAMES = tuple(field.name for field in attrs.fields(Quota) if field.name != "access")
 
 _MIB = 1024 * 1024
 RANGES: dict[str, tuple[float, float]] = {
@@ -58,4 +58,5 @@ def check(wish: Wish) -> None:
 def granted(wish: Wish, known: Quota) -> Quota:
     """The limits after a wish."""
     said = {name: getattr(wish, name) for name in NAMES}
-    return attrs.evolve(known, **{name: value or None for name, value in said.items() if value is not None})
+    changes: dict[str, Any] = {name: value or None for name, value in said.items() if value is not None}
+    return attrs.evolve(known, **changes)

@@ -46,6 +46,8 @@ class Account:
     agent_id: str | None = None
     route: str | None = None
     """None: straight to this proxy."""
+    token: str | None = None
+    """The name of the access token that came with it."""
     model: str | None = None
     """As the client calls it; None: its body could not be read."""
     stream: bool = False
@@ -83,6 +85,7 @@ class Account:
             session_id=self.session_id,
             agent=self.agent,
             agent_id=self.agent_id,
+            token=self.token,
             proxy=spec.name,
             port=spec.port,
             provider=far.provider,

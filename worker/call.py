@@ -19,6 +19,7 @@ from .accounts import Account, Told, name_in
 from .books import Entry
 from .contract import WorkerSpec
 from .failures import Failure, Headers
+from .gate import Gate
 from .httpd import ClientGone
 from .httpd_parse import Headers as AnyHeaders
 from .provider import Source
@@ -83,8 +84,10 @@ class Call:
         """Who answers, or is to; None: nobody is asked."""
         self.fallbacks: list[str] = []
         """Who should have answered and why that came to nothing, in their order."""
-        self.inside = False
-        """It has a place with the provider."""
+        self.token: str | None = None
+        """The name of the access token that came with it."""
+        self.inside: list[Gate] = []
+        """Where it has a place that it must leave."""
         self.asked_at = trio.current_time()
         """When all of the request was there; the hold counts from here."""
         self.verdict: Failure | None = None
@@ -112,6 +115,12 @@ class Call:
         if not self._answering:
             self.was_cut = True
             self.scope.cancel()
+
+    def identify(self, token: str | None) -> None:
+        """Who asks, by the name of an access token."""
+        self.token = token
+        if self.account is not None:
+            self.account.token = token
 
     def tell(self, told: Told) -> None:
         """From now on this knows what the answer says of itself."""

@@ -28,7 +28,7 @@ from cattrs.strategies import configure_tagged_union
 
 from . import __version__
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Raised when an older peer could not understand; the supervisor then rolls the worker."""
 
 ADJUSTS = 2
@@ -104,8 +104,29 @@ class Options:
 
 
 @attrs.frozen
+class AccessToken:
+    """A caller that is known by a secret of its own, and how much is taken on for it."""
+
+    name: str
+    sha256: str = attrs.field(repr=False)
+    """Of the secret, in hexadecimal: enough to know it again, and of no use to anybody else."""
+    rpm: int | None = None
+    max_concurrent: int | None = None
+
+
+@attrs.frozen
+class Access:
+    """Who may ask a proxy."""
+
+    required: bool = False
+    """Nobody without a token."""
+    tokens: list[AccessToken] = attrs.Factory(list)
+    """Those that are good here; the proxy knows no others."""
+
+
+@attrs.frozen
 class Quota:
-    """How much a proxy takes on; may be changed while it serves. None: no limit."""
+    """How much a proxy takes on, and from whom; may be changed while it serves. None: no limit."""
 
     max_concurrent: int | None = None
     """Requests that are with a provider at the same time; others wait in line."""
@@ -121,6 +142,12 @@ class Quota:
     """Tokens of a prompt, by our estimate."""
     request_timeout_s: float | None = None
     """From a request's head to the end of its answer, waiting included."""
+    access: Access = attrs.Factory(Access)
+
+    def limits(self) -> dict[str, float]:
+        """Those that are set, by their names."""
+        found = attrs.asdict(self, recurse=False, filter=lambda field, _: field.name != "access")
+        return {name: value for name, value in found.items() if value is not None}
 
 
 @attrs.frozen
@@ -464,6 +491,8 @@ __all__ = [
     "EXIT_USAGE",
     "MAX_LINE",
     "PROTOCOL",
+    "Access",
+    "AccessToken",
     "Adjust",
     "Beat",
     "Bye",

@@ -54,7 +54,7 @@ class Failure:
     details: dict[str, Any] | None = None
     """Goes out as `error.details`; some SDKs read a code from it."""
     limit: str | None = None
-    """Which limit of our own said no: `rpm` or `concurrency`."""
+    """Which limit of our own said no: `rpm`, `concurrency` or `token`."""
 
 
 class Refused(Exception):

@@ -25,7 +25,7 @@ from typing import Any
 import attrs
 import trio
 
-from . import app, attempts, failures
+from . import access, app, attempts, failures
 from .accounts import Account, name_in, wall_clock
 from .app import Endpoint, Route
 from .attempts import MOST_RETRIES, FallBack, GiveUp, Plan, Retry, Rota, Told
@@ -34,7 +34,7 @@ from .call import Call, Exchange, Request, new_id
 from .contract import Front, Quota, WorkerSpec
 from .dialects.anthropic import peek
 from .failures import Failure, Headers, Kind, Refused
-from .gate import Gate
+from .gate import Gate, Gates
 from .httpd import ClientGone
 from .httpd_parse import BodyIncomplete, BodyTooLarge
 from .ledger import Row
@@ -56,6 +56,9 @@ _SSE: Headers = [
     (b"x-accel-buffering", b"no"),
 ]
 
+
+_OPEN = frozenset({Endpoint.HEALTH, Endpoint.ALIVE, Endpoint.ROOT, Endpoint.HELLO})
+"""Watchers need no token."""
 
 Log = Callable[..., None]
 """`log(level, event, **fields)`."""
@@ -131,7 +134,7 @@ class Handler:
         self._rota = Rota([far.name for far in self._fars])
         self._crossing = self._first.crossing
         self._keeps_bytes = any(far.relay is not None for far in self._fars)
-        self._gate = Gate(spec.quota, now)
+        self._gates = Gates(spec.quota, now)
         self._calls: set[Call] = set()
         self._closing: str | None = None
 
@@ -142,7 +145,7 @@ class Handler:
 
     def adjust(self, quota: Quota) -> None:
         """Other limits from now on."""
-        self._gate.adjust(quota)
+        self._gates.adjust(quota)
 
     def lead(self, front: Front | None) -> None:
         """Of a front: go by these rules from now on."""
@@ -176,7 +179,7 @@ class Handler:
                 await call.fail(self._closing_failure() if call.was_cut else self._overdue())
 
     def _overdue(self) -> Failure:
-        limit_s = self._gate.quota.request_timeout_s
+        limit_s = self._gates.quota.request_timeout_s
         return Failure(Kind.TIMEOUT, f"the request took longer than {limit_s:g}s (request_timeout)")
 
     def _closing_failure(self) -> Failure:
@@ -201,6 +204,8 @@ class Handler:
             raise Refused(self._closing_failure())
         if isinstance(found, Failure):
             raise Refused(found)
+        if found.endpoint not in _OPEN:
+            call.identify(access.caller(self._gates.quota.access, call.exchange.request))
         await self._ENDPOINTS[found.endpoint](self, call, found)
 
     def _found(self, request: Request) -> Route | Failure:
@@ -230,7 +235,7 @@ class Handler:
             warning=seen.warning or "",
             generation=self._generation,
             targets=self._targets_shown(),
-            queue=self._gate.shown(),
+            queue=self._gates.shown(),
         )
         # The status is for watchers that look at nothing else; the worker itself is well either way.
         await call.respond(200 if seen.ok else 503, [_JSON], codec.dumps(app.health(self._spec, vital)))
@@ -284,21 +289,22 @@ class Handler:
         if asked.wants_nothing:
             await self._say_or_fail(call, await self._attempt(call, asked, self._first))
             return
-        self._gate.count()
+        gates = self._gates.before(call.token)
+        for gate in gates:
+            gate.count()
         try:
-            failure = None if self._gate.enter_now() else await self._wait_in_line(call, asked)
+            failure = await self._let_in(call, asked, gates)
             if failure is not None:
                 await call.fail(failure)
                 return
-            call.inside = True
             await self._answer(call, asked)
         finally:
-            if call.inside:
-                self._gate.leave()
+            while call.inside:
+                call.inside.pop().leave()
 
     def _read(self, body: bytes) -> _Asked:
         """What must be known of a request before anybody is asked. Raises Refused."""
-        most = self._gate.quota.max_context
+        most = self._gates.quota.max_context
         if self._first.relay is None:
             ask = asks.ask(body)
             asked = _Asked(body if self._keeps_bytes else b"", ask)
@@ -312,20 +318,33 @@ class Handler:
 
     # --- waiting for a place ---
 
-    async def _wait_in_line(self, call: Call, asked: _Asked) -> Failure | None:
-        """None: it has a place. A stream is begun and kept alive meanwhile."""
-        session = name_in(call.exchange.request.header(b"x-claude-code-session-id"))
+    async def _let_in(self, call: Call, asked: _Asked, gates: list[Gate]) -> Failure | None:
+        """None: it has a place at each gate. A stream is begun and kept alive while it waits for one."""
+        for number, gate in enumerate(gates):
+            if not gate.enter_now():
+                return await self._wait_in_line(call, asked, gates[number:])
+            call.inside.append(gate)
+        return None
+
+    async def _wait_in_line(self, call: Call, asked: _Asked, gates: list[Gate]) -> Failure | None:
         if not asked.stream:
-            failure = await self._gate.enter(call.id, session)
-            call.inside = failure is None
-            return failure
+            return await self._pass(call, gates)
         self._open(call, asked)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep_alive, call)
-            failure = await self._gate.enter(call.id, session)
-            call.inside = failure is None
+            failure = await self._pass(call, gates)
             nursery.cancel_scope.cancel()
         return failure
+
+    async def _pass(self, call: Call, gates: list[Gate]) -> Failure | None:
+        session = name_in(call.exchange.request.header(b"x-claude-code-session-id"))
+        for gate in gates:
+            if not gate.enter_now():
+                failure = await gate.enter(call.id, session, call.token)
+                if failure is not None:
+                    return failure
+            call.inside.append(gate)
+        return None
 
     def _open(self, call: Call, asked: _Asked) -> None:
         """A stream that may have to begin before its answer does."""
@@ -435,7 +454,7 @@ class Handler:
             self._stats.in_flight += 1
             call.counted = call.id
             self._stats.begun[call.id] = call.began
-        if endpoint is Endpoint.MESSAGES and (limit_s := self._gate.quota.request_timeout_s) is not None:
+        if endpoint is Endpoint.MESSAGES and (limit_s := self._gates.quota.request_timeout_s) is not None:
             call.scope.deadline = trio.current_time() + limit_s
         if endpoint is Endpoint.MESSAGES and self._books is not None:
             header = call.exchange.request.header
@@ -540,6 +559,8 @@ class Handler:
             fields["stream"] = call.stream
             fields["input_tokens"] = usage.get("input_tokens", call.input_tokens)
             fields["output_tokens"] = usage.get("output_tokens", 0)
+        if call.token is not None:
+            fields["token"] = call.token
         if call.fallbacks and call.far is not None:
             fields["fallback"] = call.far.name
         if call.route is not None:

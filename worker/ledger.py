@@ -72,6 +72,8 @@ class Row:
     retry_count: int = 0
     fallback: bool = False
     fallback_reason: str | None = None
+    token: str | None = None
+    """The name of the access token that came with it; None: none did."""
 
 
 FIELDS = tuple(field.name for field in attrs.fields(Row))
@@ -134,7 +136,13 @@ def m001_requests(db: sqlite3.Connection) -> None:
     db.execute("CREATE INDEX IF NOT EXISTS requests_by_ts ON requests (ts)")
 
 
-MIGRATIONS: tuple[Migration, ...] = (m001_requests,)
+def m002_token(db: sqlite3.Connection) -> None:
+    """Who asked, by the name of an access token."""
+    if "token" in _lacking(db):
+        db.execute("ALTER TABLE requests ADD COLUMN token TEXT")
+
+
+MIGRATIONS: tuple[Migration, ...] = (m001_requests, m002_token)
 """In order, for ever: one that was released is never changed."""
 
 

@@ -5,9 +5,10 @@ Theory of operation
 A `Bucket` holds as many requests as may come in a minute, and fills again at that rate: after a minute of rest
 all of them may come at once. Who finds it empty is refused, for clients know what to do with a 429.
 
-A `Line` holds those who wait for a place with the provider. It is fair between *sessions*, not between requests:
-every session in turn sends the first of its own. A swarm of twenty therefore costs a session that asks for one
-thing a single turn, and within a session the order is the one of arrival.
+A `Line` holds those who wait for a place with the provider. It is fair between *callers*, and for each of them
+between its *sessions*, not between requests: every caller in turn sends one, and its sessions take turns in that.
+A swarm of twenty therefore costs a session that asks for one thing a single turn, and within a session the order is
+the one of arrival. Callers are told apart by their access tokens; all who have none are one.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Hashable, Iterator
 from typing import Any, Generic, TypeVar
 
 Ticket = TypeVar("Ticket", bound=Hashable)
+Value = TypeVar("Value")
 
 MINUTE_S = 60.0
 
@@ -55,50 +57,65 @@ class Bucket:
 
 
 class Line(Generic[Ticket]):
-    """Round robin over keys, first come first served within each."""
+    """Round robin over callers and over each one's keys, first come first served within a key."""
 
     def __init__(self) -> None:
-        self._waiting: dict[Any, deque[Ticket]] = {}
-        """In the order in which the keys have their turns."""
-        self._keys: dict[Ticket, Any] = {}
+        self._waiting: dict[Any, dict[Any, deque[Ticket]]] = {}
+        """By caller and key, both in the order in which they have their turns."""
+        self._keys: dict[Ticket, tuple[Any, Any]] = {}
 
     def __len__(self) -> int:
         return len(self._keys)
 
-    def join(self, ticket: Ticket, key: Hashable) -> None:
+    def join(self, ticket: Ticket, key: Hashable, caller: Hashable = None) -> None:
         """At the end of its key's own line; a key that had none waits for everybody's turn."""
-        self._waiting.setdefault(key, deque()).append(ticket)
-        self._keys[ticket] = key
+        self._waiting.setdefault(caller, {}).setdefault(key, deque()).append(ticket)
+        self._keys[ticket] = caller, key
 
     def leave(self, ticket: Ticket) -> None:
         """It does not wait any more; one that never did is no error."""
         if ticket not in self._keys:
             return
-        key = self._keys.pop(ticket)
-        self._waiting[key].remove(ticket)
-        if not self._waiting[key]:
-            del self._waiting[key]
+        caller, key = self._keys.pop(ticket)
+        own = self._waiting[caller]
+        own[key].remove(ticket)
+        if not own[key]:
+            del own[key]
+        if not own:
+            del self._waiting[caller]
 
     def pop(self) -> Ticket | None:
-        """Whose turn it is; its key then waits for everybody else's."""
+        """Whose turn it is; its caller and its key then wait for all others'."""
         if not self._waiting:
             return None
-        key = next(iter(self._waiting))
-        own = self._waiting.pop(key)
-        ticket = own.popleft()
+        ticket = _next(self._waiting)
         del self._keys[ticket]
-        if own:
-            self._waiting[key] = own
         return ticket
 
     def __iter__(self) -> Iterator[Ticket]:
         """In the order in which they would go if nobody came or left."""
-        lines = deque(deque(own) for own in self._waiting.values())
-        while lines:
-            own = lines.popleft()
-            yield own.popleft()
-            if own:
-                lines.append(own)
+        waiting = {
+            caller: {key: deque(line) for key, line in own.items()} for caller, own in self._waiting.items()
+        }
+        while waiting:
+            yield _next(waiting)
+
+
+def _next(waiting: dict[Any, dict[Any, deque[Ticket]]]) -> Ticket:
+    """Take the first one out, and send its caller and its key to the end."""
+    caller, own = _first(waiting)
+    key, line = _first(own)
+    ticket = line.popleft()
+    if line:
+        own[key] = line
+    if own:
+        waiting[caller] = own
+    return ticket
+
+
+def _first(table: dict[Any, Value]) -> tuple[Any, Value]:
+    key = next(iter(table))
+    return key, table.pop(key)
 
 
 __all__ = ["Bucket", "Line"]

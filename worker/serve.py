@@ -139,7 +139,9 @@ class Worker:
         self._spec = attrs.evolve(known, quota=news.quota, front=news.front)
         self._adjusted(news)
         if news.quota != known.quota:
-            self._journal("info", "limits", **attrs.asdict(news.quota))
+            tokens = [token.name for token in news.quota.access.tokens]
+            more = {"tokens": tokens, "token_required": news.quota.access.required}
+            self._journal("info", "limits", **news.quota.limits(), **more)
         if news.front is not None and news.front != known.front:
             places = {place.name: place.url for place in news.front.places}
             self._journal("info", "leads", places=places, otherwise=news.front.otherwise)

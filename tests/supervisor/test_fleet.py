@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from modelproxy.supervisor import fleet, policy, renewal
 from modelproxy.supervisor.facts import Care, Phase, Proxy, State, Worker
-from modelproxy.worker.contract import EXIT_CONFIG, Front, Place, Quota, Target
+from modelproxy.worker.contract import EXIT_CONFIG, Access, AccessToken, Front, Place, Quota, Target
 
 # --- starting, serving, stopping ------------------------------------------------------------------
 
@@ -874,6 +874,16 @@ def test_a_front_that_is_to_lead_elsewhere_is_told_and_not_replaced() -> None:
     assert story.texts[-1] == "to nobody, else to nobody"
 
 
+def test_who_may_ask_is_told_like_a_limit() -> None:
+    """By names; hashes are nobody's business."""
+    story = Story().serve()
+    tokens = [AccessToken("ci", "0" * 64), AccessToken("me", "1" * 64)]
+    quota = Quota(rpm=60, access=Access(required=True, tokens=tokens))
+
+    assert story(fleet.Limited(quota)) == [fleet.Adjust(1, quota)]
+    assert story.texts[-1] == "rpm=60, tokens ci me, a token is demanded"
+
+
 def test_up_with_nothing_new_but_limits_replaces_none_either() -> None:
     story = Story().serve()
     quota = Quota(rpm=60)
@@ -1277,6 +1287,14 @@ def keyless(**facts: Any) -> Story:
     story = Story(Proxy(SPEC.name, SPEC, wanted=True, key_lost=True, key_sought=True, **facts))
     assert story(fleet.Begin()) == []
     return story
+
+
+def test_limits_that_change_while_a_key_is_sought_stay() -> None:
+    story = keyless()
+    story(fleet.Limited(Quota(rpm=5)))
+    story(fleet.KeySought(spec(api_key="sk-1")))
+
+    assert story.proxy.spec == spec(api_key="sk-1", quota=Quota(rpm=5))
 
 
 @pytest.mark.parametrize("facts", [{}, {"idle_since": 0.0}, {"care": LAZY}], ids=["plain", "idle", "lazy"])

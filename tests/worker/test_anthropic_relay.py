@@ -97,6 +97,16 @@ def test_the_callers_credential_goes_to_anthropic_and_to_nobody_who_speaks_like_
     assert (is_subscription(headers, spec()), is_subscription(headers, other)) == (True, False)
 
 
+@pytest.mark.parametrize("api_key", [None, "sk-ant-ours"])
+def test_a_token_of_ours_stays_behind(api_key: str | None) -> None:
+    """Wherever the client has put it; the credential beside it goes on, unless a key of ours takes its place."""
+    own = (b"x-api-key", b"sk-ant-own")
+    headers = [(b"x-proxy-token", b"mp-secret"), (b"authorization", b"Bearer mp-secret"), own]
+    expected = own if api_key is None else (b"x-api-key", api_key.encode())
+
+    assert headers_up(headers, spec(api_key=api_key)) == [expected]
+
+
 SAMPLES = sorted((CASES[0].parents[1] / "samples").glob("*.json"))
 
 

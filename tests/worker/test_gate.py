@@ -11,9 +11,9 @@ import pytest
 import trio
 import trio.testing
 
-from modelproxy.worker.contract import Quota
+from modelproxy.worker.contract import Access, AccessToken, Quota
 from modelproxy.worker.failures import Failure, Kind, Refused, headers
-from modelproxy.worker.gate import MOST_SHOWN, Gate
+from modelproxy.worker.gate import MOST_SHOWN, Gate, Gates
 
 
 @attrs.define
@@ -193,3 +193,65 @@ async def test_health_names_who_waits_within_reason(autojump_clock: trio.testing
         assert traffic.gate.shown() == {"max_concurrent": 1, "inside": 1, "waiting": 1, "line": [waiting]}
         await traffic.come(*(f"c{number}" for number in range(MOST_SHOWN + 10)))
         assert len(traffic.line) == MOST_SHOWN
+
+
+# --- tokens ---------------------------------------------------------------------------------------
+
+
+def with_tokens(*tokens: AccessToken, **quota: Any) -> Quota:
+    return Quota(access=Access(tokens=list(tokens)), **quota)
+
+
+def refusal(gate: Gate) -> Failure | None:
+    try:
+        gate.count()
+    except Refused as refused:
+        return refused.failure
+    return None
+
+
+async def test_each_token_has_a_gate_before_the_one_that_all_share() -> None:
+    gates = Gates(with_tokens(AccessToken("ci", "0", rpm=1), AccessToken("me", "1"), rpm=9))
+    [ci, shared], [me, _] = gates.before("ci"), gates.before("me")
+    assert gates.before(None) == gates.before("gone") == [shared]
+    assert refusal(ci) is None
+    told = refusal(ci)
+
+    assert told is not None
+    assert told.message == "more than 1 requests per minute (rpm of the token ci); the next may come in 60 s"
+    assert (told.kind, told.limit) == (Kind.RATE_LIMITED, "token")
+    assert (refusal(me), refusal(shared)) == (None, None)
+
+
+async def test_a_token_keeps_what_it_has_used_up_when_its_limits_change() -> None:
+    gates = Gates(with_tokens(AccessToken("ci", "0", rpm=2)))
+    [ci, _] = gates.before("ci")
+    assert (refusal(ci), refusal(ci)) == (None, None)
+    gates.adjust(with_tokens(AccessToken("ci", "other", rpm=3), max_concurrent=4))
+
+    assert gates.before("ci") == [ci, gates.shared]
+    assert refusal(ci) is None
+    assert refusal(ci) is not None
+    assert (gates.quota.max_concurrent, gates.shared.quota.max_concurrent) == (4, 4)
+    gates.adjust(Quota())
+    assert gates.before("ci") == [gates.shared]
+
+
+@pytest.mark.parametrize("quota", [{"queue_size": 1}, {"queue_timeout_s": 2.0}])
+async def test_whose_token_has_no_place_left_is_told_so(
+    quota: dict[str, Any], autojump_clock: trio.testing.MockClock
+) -> None:
+    """With a 429: others are served. How many may wait and how long is the proxy's to say."""
+    gates = Gates(with_tokens(AccessToken("ci", "0", max_concurrent=1), **quota))
+    [ci, _] = gates.before("ci")
+    async with trio.open_nursery() as nursery:
+        traffic = Traffic(ci, nursery)
+        await traffic.come("a1", "a2", "a3")
+        await trio.sleep(3)
+        nursery.cancel_scope.cancel()
+    failure = traffic.refused["a3"]
+
+    assert "of the token ci" in failure.message
+    assert failure.kind is Kind.RATE_LIMITED
+    assert (b"x-limit-type", b"token") in headers(failure)
+    assert b"retry-after" in dict(headers(failure))

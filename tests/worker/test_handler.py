@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import re
@@ -18,7 +19,7 @@ from fakes.provider import FakeProvider
 from fakes.serving import serving
 
 from modelproxy.worker import handler as handler_module
-from modelproxy.worker.contract import Options, Quota, Target, WorkerSpec
+from modelproxy.worker.contract import Access, AccessToken, Options, Quota, Target, WorkerSpec
 from modelproxy.worker.failures import Failure, Kind
 from modelproxy.worker.handler import Handler, refuse
 from modelproxy.worker.httpd import ClientGone, Exchange
@@ -961,7 +962,76 @@ async def test_the_end_of_the_wait_is_told_in_the_way_that_is_possible(
     assert grammar.check(bytes(streamed.sent)).names == ["message_start", "ping", "error"]
     assert error(plain)[:2] == (429, "rate_limit_error")
     assert plain.headers[b"x-limit-type"] == b"concurrency"
-    assert bench.handler._gate.enter_now()
+    assert bench.handler._gates.shared.enter_now()
+
+
+# --- tokens ---------------------------------------------------------------------------------------
+
+CI = AccessToken("ci", hashlib.sha256(b"mp-ci").hexdigest(), max_concurrent=1)
+
+
+def bringing(token: bytes, content: str = "hello", **fields: Any) -> FakeExchange:
+    head = request(headers=(*JSON_HEADERS, (b"x-proxy-token", token)))
+    return FakeExchange(head, asking(content, **fields))
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/messages", "/v1/messages/count_tokens", "/v1/models", "/v1/models/demo"]
+)
+async def test_what_costs_or_tells_something_needs_a_token_where_one_is_demanded(
+    bench: Bench, path: str
+) -> None:
+    targets(bench, FakeProvider(saying("no")), quota=Quota(access=Access(required=True, tokens=[CI])))
+    head = request("GET" if "models" in path else "POST", path)
+    exchange = FakeExchange(head, asking())
+    await bench.handler(exchange)
+
+    assert error(exchange)[:2] == (401, "authentication_error")
+    assert exchange.headers[b"x-should-retry"] == b"false"
+
+
+@pytest.mark.parametrize("path", ["/health", "/livez", "/", "/api/hello"])
+async def test_watchers_need_no_token(bench: Bench, path: str) -> None:
+    targets(bench, FakeProvider(), quota=Quota(access=Access(required=True)))
+    exchange = get(path)
+    await bench.handler(exchange)
+
+    assert exchange.status == 200
+
+
+async def test_a_caller_waits_for_its_own_place_and_is_named_in_the_log(
+    bench: Bench, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Its second stream is kept alive meanwhile; somebody else's request goes on."""
+    quota = Quota(access=Access(tokens=[CI]))
+    targets(bench, FakeProvider([15, *saying("one")], saying("other"), saying("two")), quota=quota)
+    first, second, other = bringing(b"mp-ci"), bringing(b"mp-ci", stream=True), FakeExchange(body=asking())
+    async with trio.open_nursery() as nursery:
+        for exchange in (first, second, other):
+            nursery.start_soon(bench.handler, exchange)
+            await trio.testing.wait_all_tasks_blocked(1)
+    said = grammar.check(bytes(second.sent))
+
+    assert (b'"other"' in other.sent, b'"one"' in first.sent) == (True, True)
+    assert (said.names[:2], said.text) == (["message_start", "ping"], "two")
+    tokens = [fields.get("token") for _, event, fields in bench.logged if event == "request"]
+    assert tokens == [None, "ci", "ci"]
+    [ci, shared] = bench.handler._gates.before("ci")
+    assert (ci._inside, shared._inside) == (0, 0)
+
+
+async def test_who_may_ask_changes_while_it_serves(bench: Bench) -> None:
+    targets(bench, FakeProvider(saying("yes")))
+    assert error(await _served(bench, bringing(b"mp-ci")))[0] == 401
+    bench.handler.adjust(Quota(access=Access(required=True, tokens=[CI])))
+
+    assert (await _served(bench, bringing(b"mp-ci"))).status == 200
+    assert error(await post(bench))[0] == 401
+
+
+async def _served(bench: Bench, exchange: FakeExchange) -> FakeExchange:
+    await bench.handler(exchange)
+    return exchange
 
 
 async def test_a_drain_finds_those_in_line_as_well(
@@ -977,13 +1047,13 @@ async def test_a_drain_finds_those_in_line_as_well(
         bench.handler.cut()
 
     assert error(waiting)[:2] == (529, "overloaded_error")
-    assert bench.handler._gate.shown() == {"max_concurrent": 1, "inside": 0, "waiting": 0, "line": []}
+    assert bench.handler._gates.shared.shown() == {"max_concurrent": 1, "inside": 0, "waiting": 0, "line": []}
 
 
 async def test_what_asks_nobody_waits_for_nobody(bench: Bench) -> None:
     targets(bench, FakeProvider(saying("no")), quota=Quota(max_concurrent=1, rpm=1))
-    assert bench.handler._gate.enter_now()
-    bench.handler._gate.count()
+    assert bench.handler._gates.shared.enter_now()
+    bench.handler._gates.shared.count()
 
     assert (await post(bench, max_tokens=0)).status == 200
     counted = FakeExchange(
@@ -1085,7 +1155,7 @@ async def test_whatever_happens_no_place_and_no_probe_is_lost(
             await trio.sleep(60)
             bench.handler.adjust(attrs.evolve(quota, max_concurrent=most))
 
-    assert bench.handler._gate.shown() == {"max_concurrent": 3, "inside": 0, "waiting": 0, "line": []}
+    assert bench.handler._gates.shared.shown() == {"max_concurrent": 3, "inside": 0, "waiting": 0, "line": []}
     assert [target.probing for target in bench.handler._rota.targets] == [False] * 3
     assert (bench.stats.in_flight, bench.stats.begun) == (0, {})
     assert all(source.closed for provider in far for source in provider.sources)

@@ -40,6 +40,7 @@ ROW = Row(
     retry_count=2,
     fallback=True,
     fallback_reason="unreachable",
+    token="ci",
 )
 BARE = Row(
     ts=1.0,
@@ -67,11 +68,11 @@ def fill(path: str, *rows: Row, migrations: Any = MIGRATIONS) -> None:
     db.close()
 
 
-def m002_colour(db: sqlite3.Connection) -> None:
+def m003_colour(db: sqlite3.Connection) -> None:
     db.execute("ALTER TABLE requests ADD COLUMN colour TEXT NOT NULL DEFAULT 'grey'")
 
 
-LATER = (*MIGRATIONS, m002_colour)
+LATER = (*MIGRATIONS, m003_colour)
 
 
 def test_s135_the_fields_are_those_that_are_promised() -> None:
@@ -79,7 +80,7 @@ def test_s135_the_fields_are_those_that_are_promised() -> None:
     promised = (
         "ts request_id session_id agent agent_id proxy port provider requested_model model route stream status "
         "error_type stop_reason input_tokens output_tokens cache_read_tokens cache_write_tokens tokens_estimated "
-        "cost_usd cost_source duration_ms ttft_ms retry_count fallback fallback_reason"
+        "cost_usd cost_source duration_ms ttft_ms retry_count fallback fallback_reason token"
     )
 
     assert tuple(promised.split()) == ledger.FIELDS
@@ -119,6 +120,19 @@ def test_a_wrong_type_is_refused() -> None:
     """Nothing is converted in silence."""
     with pytest.raises(ExceptionGroup):
         ledger.from_document(ledger.to_document(ROW) | {"port": "3457"})
+
+
+def test_rows_from_before_there_were_tokens_are_kept(path: str) -> None:
+    fill(path, migrations=MIGRATIONS[:1])
+    db = sqlite3.connect(path)
+    db.execute("ALTER TABLE requests DROP COLUMN token")  # this version adds what is lacking at once
+    db.close()
+    fill(path, ROW)
+
+    assert [row.token for row in ledger.read(path)] == ["ci"]
+    db = sqlite3.connect(path)
+    assert db.execute("SELECT name FROM migrations ORDER BY name").fetchall()[1] == ("m002_token",)
+    db.close()
 
 
 def test_s107_an_older_schema_is_migrated_and_nothing_is_lost(path: str) -> None:
@@ -163,7 +177,7 @@ def test_a_newer_schema_is_not_touched(path: str) -> None:
     """Not by as much as a byte; reading it is fine."""
     fill(path, ROW, migrations=LATER)
     before = Path(path).read_bytes()
-    with pytest.raises(ledger.NewerSchemaError, match="m002_colour"):
+    with pytest.raises(ledger.NewerSchemaError, match="m003_colour"):
         fill(path, BARE)
 
     assert before == Path(path).read_bytes()
@@ -174,7 +188,7 @@ def test_a_migration_that_fails_leaves_the_old_schema(path: str) -> None:
     """All or nothing."""
 
     def m002_broken(db: sqlite3.Connection) -> None:
-        m002_colour(db)
+        m003_colour(db)
         raise RuntimeError
 
     fill(path, ROW)

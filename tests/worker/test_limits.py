@@ -74,6 +74,25 @@ def test_a_swarm_costs_another_session_one_turn() -> None:
     assert [line.pop() for _ in range(6)] == ["swarm 0", "single", "swarm 1", "swarm 2", "swarm 3", None]
 
 
+def test_callers_take_turns_and_the_sessions_of_each_in_that() -> None:
+    """A caller with many sessions has no more turns than one with a single request."""
+    line: Line[str] = Line()
+    for ticket, session, caller in (
+        ("a1", "s", "a"),
+        ("a2", "t", "a"),
+        ("a3", "s", "a"),
+        ("b1", "s", "b"),
+        ("b2", "s", "b"),
+        ("n1", "s", None),
+    ):
+        line.join(ticket, session, caller)
+    expected = ["a1", "b1", "n1", "a2", "b2", "a3"]
+
+    assert list(line) == expected
+    line.leave("a2")
+    assert [line.pop() for _ in range(6)] == ["a1", "b1", "n1", "a3", "b2", None]
+
+
 def test_who_comes_again_gets_no_second_turn_before_the_others() -> None:
     line: Line[str] = Line()
     for ticket, key in (("a1", "a"), ("b1", "b"), ("a2", "a")):

@@ -21,6 +21,7 @@ import attrs
 import msgspec
 
 from modelproxy.worker import failures, tokens
+from modelproxy.worker.access import carries_token
 from modelproxy.worker.contract import WorkerSpec
 from modelproxy.worker.failures import Failure, Kind, Refused
 from modelproxy.worker.wire import codec, longs, sse
@@ -231,7 +232,9 @@ def headers_up(headers: Headers, spec: WorkerSpec) -> Headers:
     )
     if spec.api_key is not None or not is_anthropics(spec):
         dropped |= _CREDENTIALS
-    kept = [(name, value) for name, value in headers if name not in dropped]
+    kept = [
+        (name, value) for name, value in headers if name not in dropped and not carries_token(name, value)
+    ]
     return kept + _credential(spec) + _attribution(spec) + _configured(spec.options.headers)
 
 
