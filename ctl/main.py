@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import agents_app, config_app, launch_app, models_app, render, typed
+from . import agents_app, config_app, launch_app, models_app, render, tokens_app, typed
 from .faults import EXIT_FAILED, EXIT_OK, EXIT_USAGE, Fault, say, say_json, show, talk
 
 app = typer.Typer(
@@ -58,6 +58,7 @@ daemon_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(daemon_app, name="daemon")
 keys_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(keys_app, name="keys")
+app.add_typer(tokens_app.app, name="tokens")
 app.add_typer(config_app.app, name="config")
 app.add_typer(agents_app.app, name="agents")
 app.add_typer(models_app.app, name="models")

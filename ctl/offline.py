@@ -69,6 +69,8 @@ def _view(record: dict[str, Any], paths: Paths) -> dict[str, Any]:
     spec = _dict(record.get("spec"))
     worker = _living(record)
     started = _number(worker.get("started_at"))
+    quota = _dict(spec.get("quota"))
+    access = _dict(quota.get("access"))
     name, port, wanted = record["name"], record.get("port", spec.get("port")), bool(record.get("wanted"))
     return {
         "name": name,
@@ -88,7 +90,11 @@ def _view(record: dict[str, Any], paths: Paths) -> dict[str, Any]:
         "last_error": None,
         "base_url": spec.get("base_url"),
         "fallback": [str(_dict(one).get("model_id")) for one in _list(spec.get("fallback"))],
-        "limits": {key: value for key, value in _dict(spec.get("quota")).items() if value is not None},
+        "limits": {
+            key: value for key, value in quota.items() if value is not None and not isinstance(value, dict)
+        },
+        "tokens": [str(_dict(one).get("name")) for one in _list(access.get("tokens"))],
+        "token_required": access.get("required") is True,
         "started_at": started,
         "generation": worker.get("generation", record.get("generation", 0)),
         "wanted": wanted,

@@ -157,6 +157,11 @@ def _limits(view: dict[str, Any]) -> str:
     return ", ".join(f"{name.removesuffix('_s')}={_limit(name, value)}" for name, value in found.items())
 
 
+def _tokens(view: dict[str, Any]) -> str:
+    known = ", ".join(map(cell, view.get("tokens") or ())) or "none is known"
+    return f"{'demanded' if view.get('token_required') else 'not demanded'}; {known}"
+
+
 def _limit(name: str, value: float) -> str:
     return f"{value:g}s" if name.endswith("_s") else f"{value:.0f}"
 
@@ -337,6 +342,8 @@ def facts(view: dict[str, Any], now: float) -> Iterator[tuple[str, str]]:
         yield "falls back to", ", ".join(map(cell, view["fallback"]))
     if view.get("limits"):
         yield "limits", _limits(view)
+    if view.get("tokens") or view.get("token_required"):
+        yield "tokens", _tokens(view)
     if view.get("health") not in (None, "", "-", "unknown"):
         yield "health", cell(view["health"])
     if view.get("port_holder"):

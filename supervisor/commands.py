@@ -16,7 +16,21 @@ import trio
 
 from modelproxy.worker.contract import Quota, Target, WorkerSpec
 
-from . import aliases, fleet, fronts, kernel, keys, layers, logs, policy, quotas, routes, sockets, views
+from . import (
+    access,
+    aliases,
+    fleet,
+    fronts,
+    kernel,
+    keys,
+    layers,
+    logs,
+    policy,
+    quotas,
+    routes,
+    sockets,
+    views,
+)
 from . import config as configuration
 from .config import Config, ConfigError, ProxyOptions, checked_url
 from .doors import Doors
@@ -141,9 +155,9 @@ class Commands:
             idle_stop_s=proxy.care.idle_stop_s,
             max_rss=proxy.care.max_rss,
             fallback=[target.model_id for target in proxy.spec.fallback],
-            limits={
-                name: value for name, value in attrs.asdict(proxy.spec.quota).items() if value is not None
-            },
+            limits=proxy.spec.quota.limits(),
+            tokens=[token.name for token in proxy.spec.quota.access.tokens],
+            token_required=proxy.spec.quota.access.required,
             log=str(self._paths.log_file(proxy.name)),
             notes=notes or [],
             since=None if since is None else epoch(since),
@@ -269,6 +283,7 @@ class Commands:
         route = self._route(request.model, config)
         options = route.options
         targets = self._wanted_targets(request, route)
+        allowed = access.to(route.proxy or route.model_id, route.model_id, config)
         return _Order(
             spec=attrs.evolve(
                 routes.spec(route),
@@ -278,7 +293,7 @@ class Commands:
                 or await self._key_for(route, replace=request.replace),
                 grace_s=_first(request.grace_s, options.grace_s, DEFAULT_GRACE_S),
                 fallback=[await self._target(request, route, text, config) for text in targets or ()],
-                quota=quotas.granted(request, quotas.granted(options, Quota())),
+                quota=quotas.granted(request, quotas.granted(options, Quota(access=allowed))),
             ),
             route=route,
             care=_care(options, Care()),

@@ -94,12 +94,25 @@ class ProxyOptions:
     max_body: int | None = None
     max_context: int | None = None
     request_timeout_s: float | None = None
+    require_token: bool | None = None
+    """None: as `Config.require_token` says."""
     context_window: int | None = None
     max_output_tokens: int | None = None
     capabilities: list[str] | None = None
     retries: int | None = None
     hold_s: float | None = None
     ping_s: float | None = None
+
+
+@attrs.frozen
+class Token:
+    """Who may ask, and how much."""
+
+    sha256: str = attrs.field(repr=False)
+    rpm: int | None = None
+    max_concurrent: int | None = None
+    proxies: list[str] = attrs.Factory(lambda: ["*"])
+    """Globs of names and model ids."""
 
 
 @attrs.frozen
@@ -161,6 +174,8 @@ class Config:
     proxies: dict[str, ProxyOptions] = attrs.Factory(dict)
     models: Models = attrs.Factory(Models)
     front: dict[str, Front] = attrs.Factory(dict)
+    tokens: dict[str, Token] = attrs.Factory(dict)
+    require_token: bool = False
     prices: dict[str, Price] = attrs.Factory(dict)
     remotes: dict[str, Remote] = attrs.Factory(dict)
 
@@ -208,12 +223,15 @@ _PROXY = {"grace": "grace_s", "idle_stop": "idle_stop_s", "queue_timeout": "queu
 
 
 def _config(values: dict[str, Any]) -> Config:
-    plain = {key: values[key] for key in ("spawn", "default_port", "aliases") if key in values}
+    plain = {
+        key: values[key] for key in ("spawn", "default_port", "aliases", "require_token") if key in values
+    }
     return Config(
         providers=BUILT_IN | {name: _provider(name, one) for name, one in _tables(values, "providers")},
         proxies={name: proxy_options(one) for name, one in _tables(values, "proxies")},
         models=Models(**values.get("models", {})),
         front={name: _front(one) for name, one in _tables(values, "front")},
+        tokens={name: Token(**one) for name, one in _tables(values, "tokens")},
         prices={name: Price(**one) for name, one in _tables(values, "prices")},
         remotes={name: _remote(one) for name, one in _tables(values, "remotes")},
         **plain,

@@ -41,6 +41,10 @@ class _Checks:
         self._models(_table(self._found, "models"))
         for name, table in _table(self._found, "front").items():
             self._front(("front", name), table or {})
+        for name, table in _table(self._found, "tokens").items():
+            if "sha256" not in (table or {}):
+                hint = f"sha256 is missing; proxyctl tokens add {name} makes a token"
+                self._report(("tokens", name), UNSHOWN, hint)
         for name, table in _table(self._found, "remotes").items():
             self._one_key(("remotes", name), table or {})
             if "url" not in (table or {}):

@@ -14,7 +14,7 @@ import trio
 
 from modelproxy.worker.contract import Target, WorkerSpec
 
-from . import changes, fleet, routes
+from . import access, changes, fleet, routes
 from .commands import Commands
 from .config import Config
 from .facts import Care
@@ -99,12 +99,14 @@ class Following:
             if old is None:
                 self._outdated = self._compared(config)
             touched = await self._apply(old, config) if old is not None else []
+            others = await self._keeper.ask(lambda: self._give_access(config))
             await self._start(config)
-        if touched:
-            self._log(f"the configuration changed: {', '.join(unit.proxy.name for unit, _ in touched)}")
+        names = list(dict.fromkeys([*(unit.proxy.name for unit, _ in touched), *others]))
+        if names:
+            self._log(f"the configuration changed: {', '.join(names)}")
         for unit, order in touched if wait else ():
             await self._settle(unit, order)
-        return Reloaded([unit.proxy.name for unit, _ in touched], self.warnings)
+        return Reloaded(names, self.warnings)
 
     def _refused(self, fault: Fault) -> None:
         held = "the last good one holds" if self._config is not None else "nothing was started by it"
@@ -140,6 +142,20 @@ class Following:
             if unit.proxy.wanted and not _same_place(unit.proxy.spec, wanted):
                 found[unit.proxy.name] = unit.proxy.spec
         return found
+
+    def _give_access(self, config: Config) -> list[str]:
+        """Inside the loop; the names of those for which it changed.
+
+        Always as the file says: a token that was taken out while nobody looked is good no more.
+        """
+        changed = []
+        for unit in self._keeper.units.values():
+            spec = unit.proxy.spec
+            allowed = access.to(spec.name, spec.model_id, config)
+            if unit.proxy.wanted and allowed != spec.quota.access:
+                self._keeper.apply(unit, fleet.Limited(attrs.evolve(spec.quota, access=allowed)))
+                changed.append(spec.name)
+        return changed
 
     # --- what changed -----------------------------------------------------------------------------
 

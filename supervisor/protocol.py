@@ -235,6 +235,9 @@ class ProxyView:
     """Where its requests go when its own provider fails."""
     limits: dict[str, float]
     """Those that are set, by the names of `SetRequest`."""
+    tokens: list[str]
+    """The names of the access tokens that are good for it."""
+    token_required: bool
     log: str
     notes: list[str]
     """What the user should know of this `up`: another port than the usual one, and the like."""

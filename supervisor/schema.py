@@ -272,6 +272,13 @@ PROXY = Section(
             example="100000",
             default="[no limit]",
         ),
+        "require_token": Field(
+            Flag(),
+            "only requests with an access token are taken",
+            example="true",
+            default="[as above]",
+            project="never",
+        ),
         "request_timeout": Field(
             Seconds(0.1),
             "from a request's head to the end of its answer, waiting included",
@@ -311,6 +318,31 @@ MODELS = Section(
             TableOf("a table of agent = model", Name()),
             "the same per agent",
             example='{ code-reviewer = "ollama/codellama" }',
+        ),
+    }
+)
+
+TOKEN = Section(
+    {
+        "sha256": Field(
+            Text("64 hexadecimal digits", r"[0-9a-f]{64}"),
+            "the token's hash, by which it is known again; `proxyctl tokens add NAME` makes both",
+            example='"' + "0123456789abcdef" * 4 + '"',
+        ),
+        "rpm": Field(
+            Whole(1, 1_000_000), "requests per minute, at each proxy", example="60", default="[no limit]"
+        ),
+        "max_concurrent": Field(
+            Whole(1, 10_000),
+            "requests that are with a provider at the same time, at each proxy; others wait in line",
+            example="2",
+            default="[no limit]",
+        ),
+        "proxies": Field(
+            ListOf("a list of globs", Name()),
+            "names of proxies or model ids at which it is good; globs",
+            example='["coder", "ollama/*"]',
+            default='["*"]',
         ),
     }
 )
@@ -407,6 +439,20 @@ ROOT = Section(
             "one port for a whole agent session",
             project="never",
             example="default",
+        ),
+        "require_token": Field(
+            Flag(),
+            "proxies take only requests with an access token; [proxies.NAME] may say otherwise",
+            example="true",
+            default="false",
+            project="never",
+        ),
+        "tokens": Field(
+            Named(TOKEN),
+            "access tokens and their limits. A client sends one as x-proxy-token, as authorization: Bearer or as "
+            "x-api-key",
+            project="never",
+            example="ci",
         ),
         "prices": Field(
             TableOf("a table of tables", PRICE),

@@ -50,6 +50,7 @@ TOO_HEAVY = {
 # Modules that decide and do not do: all they know comes in as arguments.
 PURE = (
     "ctl.environment",
+    "supervisor.access",
     "supervisor.aliases",
     "supervisor.changes",
     "supervisor.config",
@@ -70,6 +71,7 @@ PURE = (
     "supervisor.toml_lines",
     "supervisor.values",
     "supervisor.views",
+    "worker.access",
     "worker.app",
     "worker.attempts",
     "worker.contract",

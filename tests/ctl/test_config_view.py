@@ -104,6 +104,7 @@ def test_show_and_get(run: Run, file: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert run("config", "show", "--json").json == {
         "default_port": 4000,
         "models": {"agents": {"a": "ollama/x"}, "default": "ollama/y", "fallback": True},
+        "require_token": False,
     }
     rows = {row["key"]: row for row in run("config", "show", "--origin", "--json").json}
     assert (rows["default_port"]["origin"], rows["default_port"]["line"]) == (str(file), 1)

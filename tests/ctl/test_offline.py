@@ -60,6 +60,16 @@ def test_a_living_worker_serves(paths: Paths) -> None:
     assert row["uptime_s"] > 0
 
 
+def test_limits_and_tokens_stand_in_the_file(paths: Paths) -> None:
+    """Of a token no more than its name is shown."""
+    access = {"required": True, "tokens": [{"name": "ci", "sha256": "0" * 64, "rpm": 5}, 7]}
+    save(paths, record(spec={"quota": {"rpm": 60, "max_concurrent": None, "access": access}}))
+    (row,), _ = offline.views(paths)
+
+    assert (row["limits"], row["token_required"], row["tokens"][0]) == ({"rpm": 60}, True, "ci")
+    assert "0000" not in str(row)
+
+
 def test_a_dead_worker_does_not(paths: Paths) -> None:
     save(paths, record(alive=False))
     (row,), _ = offline.views(paths)

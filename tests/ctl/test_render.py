@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from fakes.control import view
 
@@ -282,6 +284,20 @@ def test_limits_are_said_as_they_are_set() -> None:
         "echo/demo  max_concurrent=2, queue_timeout=1.5s, max_body=33554432"
     )
     assert render.limits(view()) == "echo/demo  no limits"
+
+
+@pytest.mark.parametrize(
+    ("facts", "line"),
+    [
+        ({"tokens": ["ci", "me"]}, "  tokens: not demanded; ci, me\n"),
+        ({"token_required": True}, "  tokens: demanded; none is known\n"),
+        ({}, ""),
+    ],
+)
+def test_verbose_says_whether_a_token_is_demanded(facts: dict[str, Any], line: str) -> None:
+    text = render.ps([view(**facts)], verbose=True)
+
+    assert (line in text, "tokens" in text) == (True, bool(facts))
 
 
 def test_verbose_names_other_targets_and_limits() -> None:

@@ -87,11 +87,15 @@ class Turnstile:
 
 
 @contextmanager
-def client(port: int, said: str, session: str, found: dict[str, Any]) -> Iterator[None]:
+def client(
+    port: int, said: str, session: str, found: dict[str, Any], token: str | None = None
+) -> Iterator[None]:
     """A streamed request in a thread of its own; its answer ends up in `found`."""
 
     def run() -> None:
         headers = HEADERS | {"x-claude-code-session-id": session}
+        if token is not None:
+            headers["x-proxy-token"] = token
         found[said] = ask(port, "POST", "/v1/messages", msg(said, stream=True), headers)
 
     thread = threading.Thread(target=run, daemon=True)

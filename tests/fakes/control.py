@@ -51,6 +51,8 @@ def view(name: str = "echo/demo", **changes: Any) -> dict[str, Any]:
         "max_rss": None,
         "fallback": [],
         "limits": {},
+        "tokens": [],
+        "token_required": False,
         "log": "/nowhere/echo~demo.log",
         "notes": [],
         "since": 1000.0,

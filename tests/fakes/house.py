@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -373,13 +373,13 @@ class Waiting:
 class Stream:
     """A streamed answer that is being read."""
 
-    def __init__(self, port: int, text: str) -> None:
+    def __init__(self, port: int, text: str, headers: Mapping[str, str] | None = None) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=LIMIT_S)
         self._connection.request(
             "POST",
             "/v1/messages",
             json.dumps(message(text, stream=True)),
-            {"content-type": "application/json"},
+            {"content-type": "application/json", **(headers or {})},
         )
         self.response = self._connection.getresponse()
         self.seen = b""

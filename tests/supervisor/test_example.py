@@ -43,7 +43,7 @@ def shown() -> dict[tuple[str, ...], str]:
     for line in example.text().splitlines():
         if header := re.fullmatch(r"#\[(.+)\]", line):
             table = tuple(header[1].split("."))
-        elif pair := re.fullmatch(r"#([a-z_]+) = (.+)", line):
+        elif pair := re.fullmatch(r"#([a-z0-9_]+) = (.+)", line):
             found[(*table, pair[1])] = pair[2]
     return found
 
@@ -65,6 +65,7 @@ FRAME = {
     "proxies": {"NAME": {"model": "ollama/x"}},
     "remotes": {"NAME": {"url": "https://h"}},
     "aliases": {"local": "ollama/x"},
+    "tokens": {"NAME": {"sha256": "0" * 64}},
 }
 
 

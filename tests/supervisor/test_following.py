@@ -12,6 +12,7 @@ from fakes.spawner import World
 from modelproxy.supervisor.facts import State
 from modelproxy.supervisor.following import WATCH_S, Following
 from modelproxy.supervisor.protocol import DownRequest, Fault, UpRequest
+from modelproxy.worker.contract import Access
 
 pytestmark = clock.jumping
 
@@ -59,6 +60,40 @@ async def test_limits_change_without_another_worker(world: World, following: Fol
     assert (await following.reload()).changed == ["echo/other"]
     assert world.proxy("echo/other").spec.quota.max_concurrent == 5
     assert world.proxy("echo/other").generation == 1
+
+
+TOKEN = f"""
+[tokens.ci]
+sha256 = "{"a" * 64}"
+rpm = 5
+proxies = ["coder"]
+"""
+
+
+async def test_tokens_come_and_go_without_another_worker(world: World, following: Following) -> None:
+    """At the proxies where they are good; `up` by hand takes none of them away."""
+    write(world, FILE + TOKEN)
+    assert (await following.reload()).changed == ["coder"]
+    await world.commands.up(UpRequest("coder", port=0, rpm=9, replace=True))
+    allowed = world.proxy("coder").spec.quota.access
+    assert [(token.name, token.sha256, token.rpm) for token in allowed.tokens] == [("ci", "a" * 64, 5)]
+    assert world.proxy("echo/other").spec.quota.access.tokens == []
+    write(world, "require_token = true\n" + FILE)
+    await following.reload()
+
+    assert world.proxy("coder").spec.quota.access == Access(required=True)
+    assert [world.proxy(name).generation for name in ("coder", "echo/other", "echo/third")] == [1, 1, 1]
+
+
+async def test_a_token_that_went_while_no_supervisor_looked_is_good_no_more(
+    world: World, following: Following
+) -> None:
+    write(world, FILE + TOKEN)
+    await following.reload()
+    write(world, FILE)
+    await Following(world.commands, world.keeper, world.paths, world.log.append).reload()
+
+    assert world.proxy("coder").spec.quota.access == Access()
 
 
 async def test_an_alias_that_means_another_model_moves_its_proxy(world: World, following: Following) -> None:

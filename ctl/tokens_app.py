@@ -1,0 +1,137 @@
+"""`proxyctl tokens …`: what can be typed. What is done stands in `tokens`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .faults import EXIT_OK, Fault, say, say_json, talk
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON; errors too.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Who uses it, like ci.")]
+
+
+@app.callback()
+def tokens() -> None:
+    """Tell callers apart, limit each of them, and keep others out
+
+    \b
+    Examples:
+      proxyctl tokens add ci --rpm 60 --max-concurrent 2
+      proxyctl config set require_token true
+      proxyctl tokens list
+    """
+
+
+@app.command()
+def add(
+    name: Name,
+    rpm: Annotated[
+        int | None, typer.Option("--rpm", metavar="N", min=1, help="Requests per minute, at each proxy.")
+    ] = None,
+    max_concurrent: Annotated[
+        int | None,
+        typer.Option(
+            "--max-concurrent", metavar="N", min=1, help="So many requests at a time; others wait in line."
+        ),
+    ] = None,
+    proxies: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--proxies",
+            metavar="GLOB",
+            help="Where it is good: names of proxies or model ids, globs; may be said again. Default: everywhere.",
+        ),
+    ] = None,
+    json: Json = False,
+) -> int:
+    """Make an access token, and print it this once
+
+    Your config.toml keeps its hash and its limits. Clients send it as ANTHROPIC_AUTH_TOKEN, as an API key, or
+    in the header x-proxy-token, where another provider's credential has room beside it. Proxies that run know
+    it at once. Without `require_token` those who send no token are taken as well.
+
+    \b
+    Examples:
+      proxyctl tokens add ci --rpm 60
+      proxyctl tokens add laptop --max-concurrent 2 --proxies 'ollama/*' --proxies coder
+    """
+    from modelproxy.supervisor.paths import find
+
+    from .tokens import add as make
+    from .tokens import told
+
+    token, row = make(find(), name, rpm=rpm, max_concurrent=max_concurrent, proxies=proxies or [])
+    trouble = _apply()
+    if json:
+        say_json({**row, "token": token})
+    else:
+        say(token)
+        talk(f"{name}: {told(row)}. It is shown this once; config.toml keeps its hash.")
+    if trouble:
+        talk(f"warning: proxies that run do not know it yet: {trouble}")
+    return EXIT_OK
+
+
+@app.command()
+def remove(name: Name, json: Json = False) -> int:
+    """Take an access token back
+
+    Proxies that run refuse it at once; what is in flight is finished.
+
+    \b
+    Examples:
+      proxyctl tokens remove ci
+    """
+    from modelproxy.supervisor.paths import find
+
+    from .tokens import remove as take_out
+
+    take_out(find(), name)
+    trouble = _apply()
+    if json:
+        say_json({"name": name, "removed": True})
+    else:
+        say(f"the token {name} is removed")
+    if trouble:
+        talk(f"warning: proxies that run may still take it: {trouble}")
+    return EXIT_OK
+
+
+@app.command("list")
+def list_(json: Json = False) -> int:
+    """List the access tokens and their limits
+
+    \b
+    Examples:
+      proxyctl tokens list
+      proxyctl tokens list --json
+    """
+    from modelproxy.supervisor.paths import find
+
+    from .tokens import listed, told
+
+    rows = listed(find())
+    if json:
+        say_json(rows)
+        return EXIT_OK
+    width = max((len(row["name"]) for row in rows), default=0)
+    for row in rows:
+        say(f"{row['name']:<{width}}  mp-***  {row['sha256']}  {told(row)}")
+    return EXIT_OK
+
+
+def _apply() -> str:
+    """Have the supervisor read the file now; why it did not, unless there is none."""
+    from modelproxy.supervisor.paths import find
+
+    from .client import Client
+
+    try:
+        Client(find()).ask("POST", "/v1/daemon/reload", {})
+    except Fault as fault:
+        return "" if fault.code == "daemon_not_running" else fault.message
+    return ""
