@@ -315,7 +315,7 @@ class Commands:
         spec = attrs.evolve(
             spec,
             grace_s=_first(request.grace_s, DEFAULT_GRACE_S),
-            quota=quotas.granted(request, Quota()),
+            quota=quotas.granted(request, Quota(access=access.to(spec.name, spec.model_id, config))),
         )
         return _Order(spec, route, Care(), request.port, config.default_port, notes)
 

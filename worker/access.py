@@ -2,13 +2,14 @@
 
 A token of ours begins `mp-`, so that it can be told from a provider's credential wherever a client is able to put
 it: in a header of its own, which leaves room for a credential that is passed on, or in place of that credential.
-Only its hash is known here, and it goes nowhere else: see `carries_token`.
+Only its hash is known here, and it goes to nobody else (see `carries_token`), but from a front to the proxy behind.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Sequence
 from typing import Protocol
 
 from .contract import Access
@@ -20,21 +21,26 @@ _BEARER = b"bearer "
 
 
 class Head(Protocol):
-    """The part of a request that is read here."""
+    """The part of a request that is read here; names in lower case."""
 
-    def header(self, name: bytes) -> bytes | None: ...
+    @property
+    def headers(self) -> Sequence[tuple[bytes, bytes]]: ...
 
 
 def presented(head: Head) -> bytes | None:
     """The token that a request brings; None: none of ours."""
-    own = head.header(HEADER)
+    own = _first(head, HEADER)
     if own is not None:
         return own
     for name in (b"authorization", b"x-api-key"):
-        value = _bare(name, head.header(name) or b"")
+        value = _bare(name, _first(head, name) or b"")
         if value.startswith(PREFIX):
             return value
     return None
+
+
+def _first(head: Head, name: bytes) -> bytes | None:
+    return next((value for key, value in head.headers if key == name), None)
 
 
 def carries_token(name: bytes, value: bytes) -> bool:

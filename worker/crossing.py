@@ -24,7 +24,7 @@ from typing import Any, NoReturn, Protocol
 import attrs
 import trio
 
-from . import app, failures, front, pool, relay, upstream
+from . import access, app, failures, front, pool, relay, upstream
 from .contract import Front, Options, Place, WorkerSpec
 from .dial import Dialer, Unreachable, parse_base
 from .dialects import anthropic, errors
@@ -217,7 +217,7 @@ class Hop:
     ) -> None:
         """One request there, its answer back. Raises Refused."""
         target = request.path + (f"?{request.query}" if request.query else "")
-        headers = anthropic.headers_up(list(request.headers), _ANYBODY) + said
+        headers = anthropic.headers_up(list(request.headers), _ANYBODY) + said + _token(request)
         outgoing = Outgoing(request.method, self._base.origin, target, headers, body)
         # From here on its row is written by whoever gets it, also when our client leaves before the answer.
         client.entrusted = is_message
@@ -339,6 +339,12 @@ class Hop:
 
 def _none(_: Failure) -> None:
     """Nothing can be added to a file."""
+
+
+def _token(request: Request) -> Headers:
+    """Another proxy of ours must know who asks: it has limits for that, may demand it, and writes the row."""
+    token = access.presented(request)
+    return [] if token is None else [(access.HEADER, token)]
 
 
 _ANYBODY = WorkerSpec(

@@ -16,12 +16,16 @@ from .test_secrets import command_lines, environments, files
 pytestmark = pytest.mark.slow
 
 MODEL = "ollama/codellama"
+FRONT = f"""
+[front.default]
+rules = [{{ model = "small", to = "{MODEL}" }}]
+"""
 OPEN = ("/health", "/livez", "/")
 
 
 @pytest.fixture(scope="module")
 def the_home() -> Iterator[Estate]:
-    with estate(CONFIG) as found:
+    with estate(CONFIG + FRONT) as found:
         yield found
 
 
@@ -174,6 +178,25 @@ def test_a_token_is_never_passed_on_and_the_callers_own_credential_is(home: Esta
     assert {"x-proxy-token", "x-api-key", "authorization"} & set(second.headers) == set()
     assert "x-proxy-token" not in first.headers
     assert ci not in files(home.house)
+
+
+def test_behind_a_front_the_proxy_knows_who_asks_and_providers_do_not(home: Estate) -> None:
+    """Both demand a token, and the ledger's row is the proxy's."""
+    home.house.command("config", "set", "require_token", "true")
+    ci = make(home, "ci")
+    front = home.up("front")
+    home.house.tell("up", MODEL, "--port", "0", "--json")
+    own = "Bearer sk-ant-oat-of-the-caller"
+    refused = post(front, msg(model="small"))
+    small = post(front, msg(model="small"), **{"x-proxy-token": ci, "authorization": own})
+    large = post(front, msg(), **{"x-proxy-token": ci, "authorization": own})
+    instead = post(front, msg(model="small"), authorization=f"Bearer {ci}")
+    rows = [(row["proxy"], row["token"], row["status"]) for row in home.usage()[-4:]]
+
+    assert [answer.status for answer in (refused, small, large, instead)] == [401, 200, 200, 200]
+    assert rows == [("front", None, 401), (MODEL, "ci", 200), ("front", "ci", 200), (MODEL, "ci", 200)]
+    assert home.fa.asked[0].headers["authorization"] == own
+    assert_nowhere(home, ci)
 
 
 def test_a_token_is_still_good_when_another_supervisor_has_come(home: Estate) -> None:

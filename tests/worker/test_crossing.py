@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,7 +17,16 @@ from fakes.serving import serving
 from fakes.upstream import Reply, Upstream
 
 from modelproxy.worker import crossing
-from modelproxy.worker.contract import Front, FrontRule, Options, Place, Quota, WorkerSpec
+from modelproxy.worker.contract import (
+    Access,
+    AccessToken,
+    Front,
+    FrontRule,
+    Options,
+    Place,
+    Quota,
+    WorkerSpec,
+)
 from modelproxy.worker.crossing import Ending
 from modelproxy.worker.failures import Failure, Kind
 from modelproxy.worker.handler import Handler
@@ -172,6 +182,22 @@ async def test_a_rule_takes_a_request_to_its_proxy_byte_by_byte() -> None:
     assert not it.upstream.requests
     assert it.rows == []
     assert (it.stats.requests, it.stats.failures, it.stats.in_flight) == (1, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "headers", [{"x-proxy-token": "mp-secret"}, {"authorization": "Bearer mp-secret"}], ids=["own", "bearer"]
+)
+async def test_a_proxy_is_told_whose_request_it_is_and_anthropic_is_not(headers: dict[str, str]) -> None:
+    """By the token: it has limits for that caller, and may demand one."""
+    token = AccessToken("ci", hashlib.sha256(b"mp-secret").hexdigest())
+    async with door(quota=Quota(access=Access(required=True, tokens=[token]))) as it:
+        got = await it.fetch(SMALL, headers=headers)
+        home = await it.fetch(headers=headers)
+    [near], [far] = it.near.requests, it.upstream.requests
+
+    assert (got.status, home.status, it.row.token) == (200, 200, "ci")
+    assert (near.headers["x-proxy-token"], "authorization" in near.headers) == ("mp-secret", False)
+    assert "mp-secret" not in str(far.headers)
 
 
 async def test_the_path_names_the_agent_and_the_proxy_hears_of_it() -> None:
