@@ -27,7 +27,7 @@ import trio
 from . import access, app, failures, front, pool, relay, upstream
 from .contract import Front, Options, Place, WorkerSpec
 from .dial import Dialer, Unreachable, parse_base
-from .dialects import anthropic, errors
+from .dialects import anthropic
 from .dialects.anthropic import Sniffer
 from .dialects.seam import Condition, Headers, Sizes
 from .failures import Failure, Kind, Refused
@@ -298,22 +298,23 @@ class Hop:
 
     async def _whole(self, client: Client, answer: Answer, headers: Headers) -> None:
         body = await self._collected(answer)
-        failure = self._failure(answer, body) if answer.status >= 400 else None
-        self._showed(failure.message if failure is not None and answer.status >= 500 else None)
+        kind, message = _error_in(answer.status, body)
+        self._showed(message if answer.status >= 500 else None)
         if client.begun:
-            words = f"{self._place.name} answered a request for a stream with something else"
-            raise Refused(failure or Failure(Kind.PROVIDER, words))
-        if failure is not None:
-            rule = failures.RULES[failure.kind]
-            client.refused(answer.status, rule.type, failure.message)
+            raise Refused(self._too_late(answer.status, message))
+        if answer.status >= 400:
+            client.refused(answer.status, kind, message)
         if len(body) > MOST_COLLECTED:
             await self._piece_by_piece(client, answer, headers, body)
         else:
             await client.respond(answer.status, headers, body)
 
-    def _failure(self, answer: Answer, body: bytes) -> Failure:
-        said = errors.read(body).message or f"status {answer.status}"
-        return failures.from_status(answer.status, said[:300])
+    def _too_late(self, status: int, message: str) -> Failure:
+        """What is left to say of an answer that is no stream, to a client that has been told of one."""
+        if status >= 400:
+            return failures.from_status(status, message)
+        words = f"{self._place.name} answered a request for a stream with something else"
+        return Failure(Kind.PROVIDER, words)
 
     async def _collected(self, answer: Answer) -> bytes:
         parts, size = [], 0
@@ -335,6 +336,17 @@ class Hop:
             await client.pass_on(data)
             data = await self._read(answer)
         await client.finish()
+
+
+def _error_in(status: int, body: bytes) -> tuple[str, str]:
+    """Type and message of an error, in the proxy's own words where there are any."""
+    if status < 400:
+        return "", ""
+    sniffer = Sniffer()
+    sniffer.whole(body)
+    usual = failures.RULES[failures.from_status(status, "").kind].type
+    kind, message = sniffer.error or ("", "")
+    return kind or usual, (message or f"status {status}")[:300]
 
 
 def _none(_: Failure) -> None:

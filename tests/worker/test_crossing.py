@@ -289,6 +289,17 @@ async def test_a_proxys_error_passes_as_it_is() -> None:
     assert health["targets"][0]["detail"] == "busy"
 
 
+async def test_an_error_without_words_is_known_by_its_status() -> None:
+    async with door(
+        Reply(404, b"<html>"), Reply(503, ERROR.replace(b"overloaded_error", b"api_error"))
+    ) as it:
+        first, said = await it.fetch(SMALL), it.stats.last_error
+        await it.fetch(SMALL)
+
+    assert (first.status, first.body, said) == (404, b"<html>", "404 not_found_error: status 404")
+    assert it.stats.last_error == "503 api_error: busy"
+
+
 async def test_whoever_stands_in_for_a_proxy_writes_no_row_so_the_front_does() -> None:
     async with door(Reply(503, ERROR, headers=JSON)) as it:
         got = await it.fetch(SMALL, headers={"x-claude-code-session-id": "s"})
