@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 from collections.abc import Iterator
 from typing import Any
 
 from modelproxy.supervisor.paths import Paths
 
+from .environment import sent_along
 from .faults import Fault, say_json, say_part
 from .leases import leased
 from .up import request
@@ -58,7 +60,7 @@ def ask(
 
 def _sent(connection: http.client.HTTPConnection, body: dict[str, Any]) -> http.client.HTTPResponse:
     headers = {"content-type": "application/json", "anthropic-version": "2023-06-01", "x-api-key": "unused"}
-    connection.request("POST", "/v1/messages", json.dumps(body), headers)
+    connection.request("POST", "/v1/messages", json.dumps(body), headers | sent_along(os.environ))
     response = connection.getresponse()
     if response.status != 200:
         raise _failure(response.read(), f"status {response.status}")

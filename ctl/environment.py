@@ -21,7 +21,9 @@ from typing import Any
 import attrs
 
 TOKEN = "unused"
-"""Some clients want one; no proxy looks at it."""
+"""Some clients want one; a proxy looks at it only where it is one of `proxyctl tokens`."""
+OWN_TOKEN = "MODELPROXY_TOKEN"
+"""Holds the access token of whoever runs our commands."""
 GUARD = "MODELPROXY_RUN"
 """Says inside `proxyctl run` which proxy is used: a second layer would undo the first."""
 CLIENTS = ("claude", "anthropic", "aider", "opencode", "codex", "openai")
@@ -86,12 +88,28 @@ def changes(goal: Goal, client: str, present: Mapping[str, str]) -> Changes:
     if client == "aider":
         found |= {"ANTHROPIC_API_BASE": goal.base_url, "AIDER_MODEL": f"anthropic/{goal.model}"}
     found |= _of_claude(goal)
+    token = present.get(OWN_TOKEN)
     if goal.passes_on:
-        return Changes(found)
+        return Changes(found | _beside(token, present))
     # Claude Code complains when it finds both; other programs want the one or the other.
-    found |= {"ANTHROPIC_AUTH_TOKEN": TOKEN} | ({} if client == "claude" else {"ANTHROPIC_API_KEY": TOKEN})
+    said = token or TOKEN
+    found |= {"ANTHROPIC_AUTH_TOKEN": said} | ({} if client == "claude" else {"ANTHROPIC_API_KEY": said})
     gone = (*_CREDENTIALS, *_NAMES, *_WAYS_PAST)
     return Changes(found, tuple(name for name in gone if name not in found))
+
+
+def sent_along(present: Mapping[str, str]) -> dict[str, str]:
+    """The header by which a proxy knows who runs one of our own commands."""
+    token = present.get(OWN_TOKEN)
+    return {"x-proxy-token": token} if token else {}
+
+
+def _beside(token: str | None, present: Mapping[str, str]) -> dict[str, str]:
+    """The access token as a header of its own: the caller's credential has the usual place."""
+    said = present.get("ANTHROPIC_CUSTOM_HEADERS", "")
+    if not token or "x-proxy-token:" in said.lower():
+        return {}
+    return {"ANTHROPIC_CUSTOM_HEADERS": f"{said}\nx-proxy-token: {token}".strip()}
 
 
 def _of_claude(goal: Goal) -> dict[str, str]:
@@ -195,6 +213,7 @@ def _segment(text: str) -> str:
 __all__ = [
     "CLIENTS",
     "GUARD",
+    "OWN_TOKEN",
     "SHELLS",
     "TOKEN",
     "Changes",
@@ -204,5 +223,6 @@ __all__ = [
     "goal_of",
     "opencode",
     "script",
+    "sent_along",
     "ways_past",
 ]

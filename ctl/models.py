@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import ssl
 import threading
 import time
@@ -24,6 +25,7 @@ from modelproxy.supervisor.paths import Paths
 from . import settings
 from .agents import proxies
 from .config_view import provider_table
+from .environment import sent_along
 from .faults import Fault
 from .keys import mask
 
@@ -288,11 +290,12 @@ def try_out(paths: Paths, name: str) -> dict[str, Any]:
 
 
 def _ask(port: int) -> dict[str, Any]:
+    headers = {"content-type": "application/json"} | sent_along(os.environ)
     body = {"model": "test", "max_tokens": 1, "messages": [{"role": "user", "content": "Hi"}]}
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TEST_PATIENCE_S)
     began = time.monotonic()
     try:
-        connection.request("POST", "/v1/messages", json.dumps(body), {"content-type": "application/json"})
+        connection.request("POST", "/v1/messages", json.dumps(body), headers)
         answer = connection.getresponse()
         document = json.loads(answer.read())
     except (OSError, ValueError, http.client.HTTPException) as error:

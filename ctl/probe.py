@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 from collections.abc import Mapping
 from typing import Any
 
 from .client import quote
+from .environment import sent_along
 
 LIMIT_S = 4.0
 _HEADERS = {"anthropic-version": "2023-06-01"}
@@ -15,12 +17,13 @@ _HEADERS = {"anthropic-version": "2023-06-01"}
 
 def sizes(view: Mapping[str, Any]) -> tuple[int | None, int | None]:
     """Window and longest answer of the model in tokens, as far as its provider tells; asked as clients do."""
+    headers = _HEADERS | sent_along(os.environ)
     connection = http.client.HTTPConnection("127.0.0.1", int(view["port"]), timeout=LIMIT_S)
     try:
         # What the provider says is asked for by this, and kept by the worker.
         connection.request("GET", "/health")
         connection.getresponse().read()
-        connection.request("GET", f"/v1/models/{quote(str(view['model']))}", headers=_HEADERS)
+        connection.request("GET", f"/v1/models/{quote(str(view['model']))}", headers=headers)
         document = json.loads(connection.getresponse().read())
     except (OSError, ValueError, http.client.HTTPException):
         return None, None

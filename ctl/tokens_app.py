@@ -52,7 +52,8 @@ def add(
 
     Your config.toml keeps its hash and its limits. Clients send it as ANTHROPIC_AUTH_TOKEN, as an API key, or
     in the header x-proxy-token, where another provider's credential has room beside it. Proxies that run know
-    it at once. Without `require_token` those who send no token are taken as well.
+    it at once. `proxyctl run`, `env` and `ask` take it from MODELPROXY_TOKEN. Without `require_token` those
+    who send no token are taken as well.
 
     \b
     Examples:

@@ -69,8 +69,8 @@ def caller(access: Access, head: Head) -> str | None:
 
 
 _MISSING = (
-    "this proxy demands an access token: send it as x-proxy-token, as authorization: Bearer or as x-api-key; "
-    "proxyctl tokens add NAME makes one"
+    "this proxy demands an access token: send it as x-proxy-token, as authorization: Bearer or as x-api-key "
+    "(proxyctl takes it from MODELPROXY_TOKEN); proxyctl tokens add NAME makes one"
 )
 _UNKNOWN = (
     "the access token is not known to this proxy; proxyctl tokens list tells which are, and for which proxies"

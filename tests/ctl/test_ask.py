@@ -67,6 +67,17 @@ def test_the_text_is_printed_and_the_proxy_stays_as_it_was(
     assert list(control.proxies) == ["echo/demo"]
 
 
+def test_an_access_token_of_the_shell_goes_along(
+    run: Run, proxy: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODELPROXY_TOKEN", "mp-secret")
+    run("ask", "echo/demo", "Hello")
+    monkeypatch.delenv("MODELPROXY_TOKEN")
+    run("ask", "echo/demo", "Hello")
+
+    assert [seen.headers.get("x-proxy-token") for seen in proxy.requests] == ["mp-secret", None]
+
+
 def test_json_is_the_message_itself(run: Run, proxy: Upstream) -> None:
     """S84, S88."""
     assert run("ask", "echo/demo", "Hello", "--json").json == MESSAGE

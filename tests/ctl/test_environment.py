@@ -44,6 +44,21 @@ def test_one_model_is_every_model_and_no_credential_goes_along() -> None:
     }
 
 
+def test_an_access_token_takes_the_place_of_a_credential_or_stands_beside_it() -> None:
+    """Where the caller's own credential is passed on, that one stays what it is."""
+    present = REAL | {environment.OWN_TOKEN: "mp-secret"}
+    alone, beside = changes(OLLAMA, "anthropic", present), changes(FRONT, "claude", present)
+    found = beside.applied(present)
+
+    assert alone.set["ANTHROPIC_AUTH_TOKEN"] == alone.set["ANTHROPIC_API_KEY"] == "mp-secret"
+    assert found["ANTHROPIC_CUSTOM_HEADERS"] == "x-gateway-key: real\nx-proxy-token: mp-secret"
+    assert found["ANTHROPIC_AUTH_TOKEN"] == "real-token"
+    assert "ANTHROPIC_CUSTOM_HEADERS" not in changes(FRONT, "claude", found).set, "said twice"
+    assert "ANTHROPIC_CUSTOM_HEADERS" not in changes(FRONT, "claude", REAL).set
+    assert environment.sent_along(present) == {"x-proxy-token": "mp-secret"}
+    assert environment.sent_along(REAL) == {}
+
+
 def test_other_programs_get_a_key_as_well() -> None:
     """Many libraries look at nothing else."""
     found = changes(OLLAMA, "anthropic", REAL).applied(REAL)

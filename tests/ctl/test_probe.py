@@ -20,13 +20,17 @@ from modelproxy.ctl import probe
         ([], (None, None)),
     ],
 )
-def test_the_sizes_are_asked_for_as_clients_do(answer: object, sizes: tuple[int | None, int | None]) -> None:
+def test_the_sizes_are_asked_for_as_clients_do(
+    answer: object, sizes: tuple[int | None, int | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Health first: it has the provider asked."""
+    monkeypatch.setenv("MODELPROXY_TOKEN", "mp-secret")
     with Upstream(lambda seen: Reply(body=json.dumps(answer).encode())) as upstream:
         row = view("ollama/a:1", port=int(upstream.url.rpartition(":")[2]))
 
         assert probe.sizes(row) == sizes
         assert [seen.path for seen in upstream.requests] == ["/health", "/v1/models/ollama%2Fa%3A1"]
+        assert upstream.requests[1].headers["x-proxy-token"] == "mp-secret"
 
 
 def test_nobody_there_is_nothing_known() -> None:

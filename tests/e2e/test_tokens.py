@@ -157,7 +157,11 @@ def test_where_a_token_is_demanded_nobody_comes_in_without(home: Estate) -> None
     assert "proxyctl tokens add NAME" in refused[0].json["error"]["message"]
     assert [get(port, path).status for path in OPEN] == [200] * 3
     assert [post(port, msg(), path, authorization=f"Bearer {ci}").status for path in calls] == [200, 200]
-    assert len(home.fo.asked) == 1
+    assert home.house.tell("ask", MODEL, "Hello", "--json", code=1)["error"]["code"] == "authentication_error"
+    home.house.env["MODELPROXY_TOKEN"] = ci
+    said = home.house.command("ask", MODEL, "Hello")
+    del home.house.env["MODELPROXY_TOKEN"]
+    assert (said.returncode, said.stdout, len(home.fo.asked)) == (0, "Hello\n", 2)
     assert "tokens: demanded; ci\n" in home.house.command("ps", "-v").stdout
     assert home.house.tell("config", "get", "require_token", "--json")["value"] is True
     home.house.tell("tokens", "remove", "ci", "--json")
