@@ -10,14 +10,15 @@ import attrs
 
 from . import failures
 from .contract import WorkerSpec
-from .failures import Failure
-from .ledger import CANCELLED, Row
+from .failures import Failure, Kind
+from .ledger import CANCELLED, CUT, Row
 from .wire.items import Usage
 
 LOCAL_KINDS = frozenset({"echo", "ollama"})
 """They cost nothing but electricity."""
 
 _LONGEST_NAME = 200
+_KILLED = Failure(Kind.CUT, "the worker was killed")
 
 
 class Told(Protocol):
@@ -109,6 +110,20 @@ class Account:
             fallback=bool(fallbacks),
             fallback_reason="; ".join(fallbacks) or None,
         )
+
+    def last_will(
+        self,
+        spec: WorkerSpec,
+        *,
+        pid: int,
+        now: float,
+        far: WorkerSpec | None = None,
+        fallbacks: Sequence[str] = (),
+    ) -> Row:
+        """What is true of it if process `pid` ends before it writes again. `now`: the time of day."""
+        took_s = max(0.0, now - self.ts)
+        row = self.row(spec, duration_s=took_s, failure=_KILLED, gone=False, far=far, fallbacks=fallbacks)
+        return attrs.evolve(row, error_type=CUT, pid=pid)
 
     def _cost(self, kind: str, said: Usage) -> tuple[float | None, str]:
         if kind in LOCAL_KINDS:

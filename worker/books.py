@@ -61,6 +61,8 @@ class Entry:
     row: Row
     number: int | None = None
     """Its number in the file, once it is there."""
+    queued: bool = False
+    """It waits for the thread, once."""
     dropped: bool = False
     written: trio.Event | None = None
 
@@ -100,8 +102,8 @@ class Books:
         return entry
 
     async def settle(self, entry: Entry) -> None:
-        """Wait until the row is in the file, but not for long."""
-        if entry.number is None and not entry.dropped and self._trouble is None:
+        """Wait until the row is in the file as it is now, but not for long."""
+        if entry.queued and self._trouble is None:
             entry.written = trio.Event()
             with trio.move_on_after(PATIENCE_S) as scope:
                 await entry.written.wait()
@@ -109,11 +111,15 @@ class Books:
                 self._suffer("it does not take rows in time")
 
     def amend(self, entry: Entry, row: Row) -> None:
-        """What was recorded came out otherwise."""
+        """What was recorded has gone on, or came out otherwise."""
         entry.row = row
-        if entry.number is not None and not self._write_now(entry):
+        if entry.queued:
+            return  # it goes into the file as it is now
+        if entry.dropped:  # counted too early
+            entry.dropped = False
+            self.drops -= 1
+        if not self._write_now(entry):
             self._keep(entry)
-        # Else it waits still, and goes into the file as it is now.
 
     def _write_now(self, entry: Entry) -> bool:
         began = time.monotonic()
@@ -136,6 +142,7 @@ class Books:
             self.drops += 1
             entry.dropped = True
         else:
+            entry.queued = True
             self._waiting.append(entry)
             self._stirred.set()
 
@@ -200,6 +207,8 @@ class Books:
             entry.number = number
             if entry.row is not row:  # amended while the thread wrote
                 self._waiting.append(entry)
+                continue
+            entry.queued = False
             if entry.written is not None:
                 entry.written.set()
         self._unsettled += len(batch)

@@ -80,6 +80,8 @@ class Call:
         self.source: Source | None = None
         self.account: Account | None = None
         self.entry: Entry | None = None
+        self.recorded = False
+        """Its row says how it ended; until then it is a last will, or there is none."""
         self.far: Far | None = None
         """Who answers, or is to; None: nobody is asked."""
         self.fallbacks: list[str] = []

@@ -10,6 +10,9 @@ A streamed answer has a second task for as long as it lasts. It opens the stream
 nothing until the hold's end, and then says `ping` whenever nothing else was said for a while. Both tasks
 write under one lock, which is free nearly always.
 
+Whatever lasts longer than a moment gets its row in the ledger early, in case this process is killed: one task
+for all requests (`keep_wills`) looks now and then which are due, and says in each what it has cost so far.
+
 Three things end a request from outside. A client that leaves: the server cancels us, we just let go. The
 drain's deadline: `cut` cancels the call's own scope, and the client is told. An exception in our code: the
 client gets its request's id, the log the traceback.
@@ -17,6 +20,7 @@ client gets its request's id, the log the traceback.
 
 from __future__ import annotations
 
+import math
 import os
 import traceback
 from collections.abc import Awaitable, Callable
@@ -29,7 +33,7 @@ from . import access, app, attempts, failures
 from .accounts import Account, name_in, wall_clock
 from .app import Endpoint, Route
 from .attempts import MOST_RETRIES, FallBack, GiveUp, Plan, Retry, Rota, Told
-from .books import Books
+from .books import Books, Entry
 from .call import Call, Exchange, Request, new_id
 from .contract import Front, Quota, WorkerSpec
 from .dialects.anthropic import peek
@@ -45,6 +49,12 @@ from .wire import asks, codec, sse
 from .wire.anthropic import Head, Stream, Whole
 from .wire.asks import Ask
 from .wire.items import Finish
+
+WILL_AFTER_S = 1.0
+"""An answer that lasts so long has a row before its end."""
+WILL_EVERY_S = 5.0
+"""So often it is brought up to date."""
+WILL_LOOK_S = 0.5
 
 LAST_WORDS_S = 1.0
 """How long a client may take for the error that ends its request at the drain's deadline."""
@@ -136,6 +146,9 @@ class Handler:
         self._keeps_bytes = any(far.relay is not None for far in self._fars)
         self._gates = Gates(spec.quota, now)
         self._calls: set[Call] = set()
+        self._wills: dict[Call, float] = {}
+        """When each that will have a row is to say in it how it stands."""
+        self._has_wills = trio.Event()
         self._closing: str | None = None
 
     @property
@@ -467,6 +480,8 @@ class Handler:
                 route=None if call.via is None else f"{call.via}>{self._spec.model_id}",
             )
             call.before_last = self._record
+            self._wills[call] = self._now() + WILL_AFTER_S
+            self._has_wills.set()
 
     async def _plain(self, call: Call, head: Head, source: Source, far: Far) -> Failure | None:
         whole = Whole(head)
@@ -510,9 +525,9 @@ class Handler:
         """The row is in the ledger before the client can know that its answer is complete."""
         if call.entrusted:
             return
-        if self._books is not None and call.account is not None and call.entry is None:
-            call.entry = self._books.note(self._row(call, call.account))
-            await self._books.settle(call.entry)
+        if self._books is not None and call.account is not None and not call.recorded:
+            call.recorded = True
+            await self._books.settle(self._write(self._books, call, self._row(call, call.account)))
 
     def _record_end(self, call: Call) -> None:
         """What ended without last words gets its row here, what ended otherwise than recorded another one."""
@@ -520,24 +535,67 @@ class Handler:
             return
         row = self._row(call, call.account)
         self._stats.charge(row.cost_usd, answered=row.status == 200)
+        if not call.recorded or call.entry is None or row.status != call.entry.row.status:
+            self._write(self._books, call, row)
+
+    def _write(self, books: Books, call: Call, row: Row) -> Entry:
+        """The one row of a request, however often it is written."""
         if call.entry is None:
-            self._books.note(row)
-        elif row.status != call.entry.row.status:
-            self._books.amend(call.entry, row)
+            call.entry = books.note(row)
+        else:
+            books.amend(call.entry, row)
+        return call.entry
+
+    async def keep_wills(self) -> None:
+        """Write in advance what would be true if this process were killed. Until cancelled."""
+        while True:
+            await self._has_wills.wait()
+            while self._wills:
+                await trio.sleep(WILL_LOOK_S)
+                for call in [call for call, due in self._wills.items() if due <= self._now()]:
+                    if call in self._wills and self._leaves_something(call):
+                        self._write_will(call)
+                        await trio.lowlevel.checkpoint()  # one costs little, a thousand do not
+            self._has_wills = trio.Event()
+
+    def _leaves_something(self, call: Call) -> bool:
+        """Somebody was asked, it is not over, and nobody else keeps its row."""
+        return call.told is not None and not call.recorded and not call.entrusted
+
+    def _write_will(self, call: Call) -> None:
+        assert self._books is not None and call.account is not None  # noqa: PT018  # else it is not due
+        self._wills[call] = self._now() + WILL_EVERY_S
+        try:
+            row = self._so_far(call, call.account).last_will(
+                self._spec,
+                pid=os.getpid(),
+                now=wall_clock(),
+                far=_asked_last(call),
+                fallbacks=call.fallbacks,
+            )
+        except Exception as error:  # one request's numbers must not take the others with them
+            self._log("error", "crash", id=call.id, traceback="".join(traceback.format_exception(error)))
+            self._wills[call] = math.inf
+        else:
+            self._write(self._books, call, row)
+
+    def _so_far(self, call: Call, account: Account) -> Account:
+        if call.source is None:
+            return account
+        return attrs.evolve(account, retries=account.retries + call.source.retries)
 
     def _row(self, call: Call, account: Account) -> Row:
-        if call.source is not None:
-            account = attrs.evolve(account, retries=account.retries + call.source.retries)
-        return account.row(
+        return self._so_far(call, account).row(
             self._spec,
             duration_s=self._now() - call.began,
             failure=call.failure,
             gone=call.gone and not call.exchange.finished,
-            far=call.way or (None if call.far is None else call.far.spec),
+            far=_asked_last(call),
             fallbacks=call.fallbacks,
         )
 
     def _account(self, call: Call) -> None:
+        self._wills.pop(call, None)
         self._record_end(call)
         if call.counted is not None:
             self._stats.in_flight -= 1
@@ -615,6 +673,10 @@ class _Nothing:
 
     async def aclose(self) -> None:
         pass
+
+
+def _asked_last(call: Call) -> WorkerSpec | None:
+    return call.way or (None if call.far is None else call.far.spec)
 
 
 async def _body(call: Call) -> bytes:

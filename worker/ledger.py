@@ -8,11 +8,17 @@ migration which this version does not was written by a newer one: it is left alo
 by somebody who does not know the columns would be a wrong row. Reading is more lenient: it takes the columns
 that both sides know. A table that lacks columns, from before there was a record of migrations say, gets
 them with the rows that it has.
+
+An answer that lasts has a row before it ends, and that row is a *last will*: it says what is true if nothing
+more is ever written, that the answer was cut. So nobody has to tidy up after a worker that was killed. It names
+the process that is still at it; who reads it while that process lives, and has written of late, is shown a
+request in progress instead.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +30,15 @@ if TYPE_CHECKING:
 
 CANCELLED = 499
 """The status of a request whose client left before the answer was whole."""
+
+CUT = "cut"
+"""The error of an answer whose worker was killed in the middle of it."""
+
+IN_PROGRESS = "in_progress"
+"""What stands in its place as long as the answer goes on; only who reads a row sees this."""
+
+SILENCE_S = 60.0
+"""A process that wrote so long ago is not at it any more, whoever has its number now."""
 
 MOST_ROWS = 10_000
 """At most so many are read at once."""
@@ -50,10 +65,13 @@ class Row:
     route: str
     """The model id of the proxy: `ollama/qwen3:8b`; through a front `front>ollama/qwen3:8b`."""
     stream: bool = False
-    status: int
-    """As the client saw it; of a stream that failed after its 200 what the failure would have been."""
+    status: int | None
+    """As the client saw it; of a stream that failed after its 200 what the failure would have been.
+
+    None: it is not over.
+    """
     error_type: str | None = None
-    """In the words of the Messages API, or `cancelled`; None: the answer arrived whole."""
+    """In the words of the Messages API, or `cancelled`, CUT, IN_PROGRESS; None: the answer arrived whole."""
     stop_reason: str | None = None
     input_tokens: int | None = None
     """Without those from the cache. None: no model has seen the request."""
@@ -74,6 +92,8 @@ class Row:
     fallback_reason: str | None = None
     token: str | None = None
     """The name of the access token that came with it; None: none did."""
+    pid: int | None = None
+    """The process that was at it when this was written; None: it came to its end."""
 
 
 FIELDS = tuple(field.name for field in attrs.fields(Row))
@@ -142,7 +162,13 @@ def m002_token(db: sqlite3.Connection) -> None:
         db.execute("ALTER TABLE requests ADD COLUMN token TEXT")
 
 
-MIGRATIONS: tuple[Migration, ...] = (m001_requests, m002_token)
+def m003_pid(db: sqlite3.Connection) -> None:
+    """Whose last will a row is."""
+    if "pid" in _lacking(db):
+        db.execute("ALTER TABLE requests ADD COLUMN pid INTEGER")
+
+
+MIGRATIONS: tuple[Migration, ...] = (m001_requests, m002_token, m003_pid)
 """In order, for ever: one that was released is never changed."""
 
 
@@ -270,6 +296,8 @@ def read(path: str, *, since: float = 0.0, limit: int = MOST_ROWS, proxy: str | 
     """The newest rows, oldest of them first; none when there is no file. `proxy`: a name, model id or port;
     of a front also what others have answered that came through it.
 
+    One that is not over is shown as it stands.
+
     Raises UnreadableError.
     """
     import sqlite3
@@ -280,7 +308,8 @@ def read(path: str, *, since: float = 0.0, limit: int = MOST_ROWS, proxy: str | 
     try:
         db = sqlite3.connect(f"file:{quote(path)}?mode=ro", timeout=1.0, uri=True, isolation_level=None)
         try:
-            return _select(db, since, limit, proxy)
+            now = time.time()  # noqa: TID251  # rows have the time of day
+            return [as_of(now, row) for row in _select(db, since, limit, proxy)]
         finally:
             db.close()
     except sqlite3.Error as error:
@@ -314,6 +343,23 @@ def _row(names: Sequence[str], found: Sequence[Any]) -> Row:
     for name in _BOOLEANS & document.keys():
         document[name] = bool(document[name])
     return Row(**(_EMPTY | document))
+
+
+def as_of(now: float, row: Row) -> Row:
+    """What a row says at that time: a last will is not yet true while its process is at it."""
+    if row.pid is None or now - (row.ts + row.duration_ms / 1000) > SILENCE_S or not _is_alive(row.pid):
+        return row
+    return attrs.evolve(row, status=None, error_type=IN_PROGRESS)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass  # somebody else's, but alive
+    return True
 
 
 def to_document(row: Row) -> dict[str, Any]:

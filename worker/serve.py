@@ -230,6 +230,7 @@ class Worker:
             self._journal("info", "ready", name=spec.name, port=spec.port, pid=os.getpid())
             if self._books is not None:
                 nursery.start_soon(self._keep, self._books)
+                nursery.start_soon(serving.keep_wills)
             nursery.start_soon(self._beat)
             nursery.start_soon(self._report_health, spec, serving.provider)
             nursery.start_soon(self._watch_for_orphanhood)

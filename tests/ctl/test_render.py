@@ -320,6 +320,20 @@ def test_usage_shows_the_way_through_a_front() -> None:
     assert [line.split()[1] for line in lines[1:]] == ["coder", "front>coder", "front>anthropic", "front"]
 
 
+def test_usage_shows_what_is_not_over_and_what_was_cut() -> None:
+    rows: list[tuple[str, dict[str, Any]]] = [
+        (
+            "12:00",
+            {"status": None, "error_type": "in_progress", "output_tokens": 7, "tokens_estimated": True},
+        ),
+        ("12:01", {"status": 500, "error_type": "cut"}),
+    ]
+    _, running, cut = render.usage(rows).splitlines()
+
+    assert running.split()[3:7] == ["-", "in_progress", "-", "~7"]
+    assert cut.split()[3:5] == ["500", "cut"]
+
+
 def test_usage_marks_what_somebody_else_answered() -> None:
     rows = [("12:00", {"status": 200, "fallback": True}), ("12:01", {"status": 200, "fallback": False})]
 

@@ -246,6 +246,17 @@ class House:
                 return
         raise AssertionError(f"{log} did not grow beyond {size} bytes")
 
+    def wait_usage(
+        self, proxy: str, condition: Callable[[list[dict[str, Any]]], bool]
+    ) -> list[dict[str, Any]]:
+        """The proxy's rows of the ledger, once they are as they should be."""
+        rows: list[dict[str, Any]] = []
+        for _ in attempts(pause_s=0.05):
+            rows = self.api("GET", f"/v1/usage?proxy={quote(proxy, safe='')}").json
+            if condition(rows):
+                return rows
+        raise AssertionError(f"the ledger has {rows}")
+
     def wait_event(self, kind: str, name: str = "echo/demo", *, since: int = 0) -> dict[str, Any]:
         for event in self.events(since=since):
             if event["kind"] == kind and event["proxy"] == name:

@@ -32,13 +32,18 @@ def test_fault_01_killed_worker_is_replaced_and_nobody_is_refused(house: House) 
 
 
 def test_fault_02_killed_in_a_stream_looks_cut_not_finished(house: House) -> None:
-    """2: the client of a killed worker sees a cut, never a false end; the others see nothing."""
+    """2: the client of a killed worker sees a cut, never a false end; the others see nothing.
+
+    What the answer has cost so far is in the ledger, in one row, which says what became of it.
+    """
     house.start()
     row, other = house.up(), house.up("echo/other")
-    undisturbed = Stream(other["port"], "echo:slow 20ms\n" + "word " * 50)
+    undisturbed = Stream(other["port"], "echo:slow 300ms\n" + "word " * 2000)
     undisturbed.read_until(b"content_block_delta")
-    stream = Stream(row["port"], "echo:slow 50ms\n" + "word " * 1000)
+    stream = Stream(row["port"], "echo:slow 300ms\n" + "word " * 50_000)
     stream.read_until(b"content_block_delta")
+    [before] = house.wait_usage("echo/demo", lambda rows: bool(rows))
+    assert (before["status"], before["error_type"], before["pid"]) == (None, "in_progress", row["pid"])
     os.kill(row["pid"], signal.SIGKILL)
 
     with pytest.raises((http.client.IncompleteRead, ConnectionError)):
@@ -46,6 +51,15 @@ def test_fault_02_killed_in_a_stream_looks_cut_not_finished(house: House) -> Non
 
     assert b"message_stop" not in stream.seen
     assert b"message_stop" in undisturbed.rest()
+    [after] = house.wait_usage("echo/demo", lambda rows: rows[0]["error_type"] != "in_progress")
+    assert (after["status"], after["error_type"], after["stop_reason"]) == (500, "cut", None)
+    assert (after["request_id"], after["stream"]) == (before["request_id"], True)
+    assert after["input_tokens"] > 0
+    assert 0 < after["output_tokens"] < 50_000
+    assert (after["cost_usd"], after["cost_source"]) == (0.0, "local")
+    [whole] = house.wait_usage("echo/other", lambda rows: rows[0]["error_type"] != "in_progress")
+    assert (whole["status"], whole["error_type"], whole["pid"]) == (200, None, None)
+    assert " cut " in house.command("usage", "echo/demo").stdout
     assert post(row["port"], message()).status == 200
     assert house.row("echo/other")["pid"] == other["pid"]
 

@@ -143,3 +143,27 @@ def test_s106_what_it_cost(kind: str, facts: dict[str, Any], cost: float | None,
 def test_names_from_clients_are_kept_harmless(value: bytes | None, name: str | None) -> None:
     """They are printed one day."""
     assert name == name_in(value)
+
+
+def test_a_last_will_says_that_it_was_cut_and_what_it_had_cost() -> None:
+    """As if the process ended now; the numbers are those so far, and ours where the provider says them last."""
+    spec = WorkerSpec("coder", "work/m", "work", "work", "m", 3457)
+    told = Answer(Usage(input_tokens=10))
+    found = Account(ts=1000.0, request_id="req_1", told=told, ttft_s=0.1, stream=True).last_will(
+        spec, pid=77, now=1002.5
+    )
+
+    assert (found.status, found.error_type, found.stop_reason, found.pid) == (500, "cut", None, 77)
+    assert (found.duration_ms, found.ttft_ms) == (2500.0, 100.0)
+    assert (found.input_tokens, found.output_tokens, found.tokens_estimated) == (10, 50, True)
+    assert (found.cost_usd, found.cost_source) == (None, "unknown")
+
+
+def test_a_last_will_counts_nothing_that_no_model_has_shown() -> None:
+    """A request in the line, or with a provider that is silent; and the clock may have been set back."""
+    spec = WorkerSpec("coder", "ollama/m", "ollama", "ollama", "m", 3457)
+    for told in (None, Answer(Usage())):
+        found = Account(ts=1000.0, request_id="req_1", told=told).last_will(spec, pid=77, now=900.0)
+
+        assert counts(found)[:2] == (None, None)
+        assert (found.duration_ms, found.cost_usd, found.tokens_estimated) == (0.0, 0.0, False)

@@ -225,11 +225,11 @@ async def test_rows_over_the_bound_are_counted(path: str, monkeypatch: pytest.Mo
 async def test_s107_a_newer_file_is_left_alone(path: str) -> None:
     """Rows stay in memory, the log says why."""
 
-    def m002_later(db: sqlite3.Connection) -> None:
+    def m900_later(db: sqlite3.Connection) -> None:
         db.execute("ALTER TABLE requests ADD COLUMN colour TEXT")
 
     db = ledger.connect(path, busy_s=1.0)
-    ledger.migrate(db, (*ledger.MIGRATIONS, m002_later))
+    ledger.migrate(db, (*ledger.MIGRATIONS, m900_later))
     db.close()
     async with desk(path) as at:
         await at.record(numbered(1))
@@ -290,6 +290,72 @@ async def test_a_correction_while_the_thread_writes_is_not_lost(path: str) -> No
         at.books.amend(entry, attrs.evolve(numbered(1), status=499))
         stranger.execute("ROLLBACK")
         await at.wait(lambda: [row.status for row in ledger.read(path)] == [499])
+        stranger.close()
+
+
+async def test_a_row_that_goes_on_while_the_file_is_in_trouble_waits_once(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the rows of one long answer would fill the memory."""
+    monkeypatch.setattr(books_module, "MOST_WAITING", 2)
+    async with desk(path) as at:
+        await at.wait_opened()
+        known = await at.record(numbered(1))
+        await at.wait(lambda: known.number is not None)
+        stranger = sqlite3.connect(path, isolation_level=None)
+        stranger.execute("BEGIN IMMEDIATE")
+        fresh = at.books.note(numbered(2))
+        for status in range(400, 420):
+            at.books.amend(known, attrs.evolve(numbered(1), status=status))
+            at.books.amend(fresh, attrs.evolve(numbered(2), status=status))
+        dropped = at.books.drops
+        stranger.execute("ROLLBACK")
+        await at.wait(lambda: [row.status for row in ledger.read(path)] == [419, 419])
+
+        assert dropped == 0
+        stranger.close()
+
+
+async def test_a_row_that_found_no_room_may_find_some_at_its_end(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then it was not lost, and is not counted."""
+    monkeypatch.setattr(books_module, "MOST_WAITING", 0)
+    async with desk(path) as at:
+        await at.wait_opened()
+        stranger = sqlite3.connect(path, isolation_level=None)
+        stranger.execute("BEGIN IMMEDIATE")
+        entry = at.books.note(numbered(1))
+        at.books.amend(entry, numbered(1))
+        assert (entry.dropped, at.books.drops) == (True, 1)
+        stranger.execute("ROLLBACK")
+        at.books.amend(entry, attrs.evolve(numbered(1), status=499))
+        monkeypatch.undo()
+
+        await at.wait(lambda: [row.status for row in ledger.read(path)] == [499])
+        assert at.books.drops == 0
+        stranger.close()
+
+
+async def test_the_end_of_a_row_that_is_there_is_waited_for(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file must say how it ended before the client knows that it has."""
+    monkeypatch.setattr(books_module, "PATIENCE_S", 10.0)
+    monkeypatch.setattr(books_module, "BUSY_S", 10.0)
+    async with desk(path) as at:
+        await at.wait_opened()
+        entry = await at.record(numbered(1))
+        stranger = sqlite3.connect(path, isolation_level=None)
+        stranger.execute("BEGIN IMMEDIATE")
+        at.books.amend(entry, attrs.evolve(numbered(1), status=400))
+        await trio.sleep(0.02)  # the thread waits for the lock with this version in its hands
+        at.books.amend(entry, attrs.evolve(numbered(1), status=499))
+        stranger.execute("ROLLBACK")
+        await at.books.settle(entry)
+
+        assert not at.books._waiting
+        assert [row.status for row in ledger.read(path)] == [499]
         stranger.close()
 
 

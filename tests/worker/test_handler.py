@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 import re
 from collections.abc import Callable, Sequence
@@ -19,6 +20,9 @@ from fakes.provider import FakeProvider
 from fakes.serving import serving
 
 from modelproxy.worker import handler as handler_module
+from modelproxy.worker import ledger
+from modelproxy.worker.accounts import Account
+from modelproxy.worker.books import Books, Entry
 from modelproxy.worker.contract import Access, AccessToken, Options, Quota, Target, WorkerSpec
 from modelproxy.worker.failures import Failure, Kind
 from modelproxy.worker.handler import Handler, refuse
@@ -656,6 +660,141 @@ async def test_an_odd_model_id_breaks_no_header(bench: Bench) -> None:
     await handler(exchange)
 
     assert exchange.headers[b"x-proxy-model"] == b"echo/d???x: y"
+
+
+class Pages(Books):
+    """Books without a file that remember every writing."""
+
+    def __init__(self) -> None:
+        super().__init__("nowhere", log=lambda *_, **__: None)
+        self._suffer("never written in these tests")
+        self.written: list[ledger.Row] = []
+
+    def note(self, row: ledger.Row) -> Entry:
+        self.written.append(row)
+        return super().note(row)
+
+    def amend(self, entry: Entry, row: ledger.Row) -> None:
+        self.written.append(row)
+        super().amend(entry, row)
+
+    @property
+    def row(self) -> ledger.Row:
+        """The only one."""
+        [entry] = self._waiting
+        return entry.row
+
+
+@pytest.fixture
+def pages(bench: Bench) -> Pages:
+    pages = Pages()
+    bench.handler = Handler(
+        bench.spec, stats=bench.stats, log=bench.log, started_at=trio.current_time(), books=pages
+    )
+    return pages
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_an_answer_that_lasts_has_a_row_before_its_end(
+    bench: Bench, pages: Pages, stream: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    """A last will, brought up to date now and then; at the end the one row says the truth."""
+    seen: list[tuple[int, str | None, int | None]] = []
+
+    def look() -> None:
+        seen.append((len(pages.written), pages.row.error_type, pages.row.output_tokens))
+        assert (pages.row.status, pages.row.pid) == (500, os.getpid())
+
+    usage = Usage(output_tokens=40)
+    words = [Text("some words " * 20)]
+    play(bench, words, 2.0, look, words, 6.0, look, 6.0, look, [usage, Finish("end_turn")])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bench.handler.keep_wills)
+        await post(bench, stream=stream)
+        nursery.cancel_scope.cancel()
+
+    assert [(count, error) for count, error, _ in seen] == [(1, "cut"), (2, "cut"), (3, "cut")]
+    first, second, third = [tokens for _, _, tokens in seen]
+    assert first is not None
+    assert second is not None
+    assert 0 < first < second == third
+    assert len(pages.written) == 4
+    assert (pages.row.status, pages.row.error_type, pages.row.pid) == (200, None, None)
+    assert (pages.row.stop_reason, pages.row.output_tokens) == ("end_turn", 40)
+
+
+async def test_a_short_answer_is_written_once(
+    bench: Bench, pages: Pages, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Nor is anything looked at while there is nothing in progress."""
+    play(bench, [Text("a")], 0.9, [Finish("end_turn")])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bench.handler.keep_wills)
+        await post(bench)
+        await trio.sleep(100)
+        nursery.cancel_scope.cancel()
+
+    assert [row.status for row in pages.written] == [200]
+    assert not bench.handler._wills
+
+
+@pytest.mark.parametrize("why", ["entrusted", "in line"])
+async def test_what_leaves_nothing_has_no_last_will(
+    bench: Bench, pages: Pages, why: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Another proxy keeps the row, or nobody was asked yet: a row of ours would be one too many."""
+    seen: list[int] = []
+
+    def entrust() -> None:
+        for call in bench.handler._calls:
+            call.entrusted = True
+
+    if why == "entrusted":
+        play(bench, entrust, [Text("a")], 9.0, lambda: seen.append(len(pages.written)), [Finish("end_turn")])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bench.handler.keep_wills)
+        if why == "entrusted":
+            await post(bench)
+        else:
+            nursery.start_soon(bench.handler, FakeExchange(half_read=True))
+            await trio.sleep(9)
+            seen.append(len(pages.written))
+        nursery.cancel_scope.cancel()
+
+    assert seen == [0]
+
+
+async def test_a_client_that_leaves_a_long_answer_has_one_row(
+    bench: Bench, pages: Pages, autojump_clock: trio.testing.MockClock
+) -> None:
+    play(bench, [Text("a")], 100.0)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bench.handler.keep_wills)
+        with trio.move_on_after(3):
+            await post(bench, stream=True)
+        nursery.cancel_scope.cancel()
+
+    assert [row.error_type for row in pages.written] == ["cut", "cancelled"]
+    assert (pages.row.status, pages.row.pid) == (499, None)
+
+
+async def test_a_bug_in_one_requests_numbers_is_its_own(
+    bench: Bench, pages: Pages, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is logged once, and the request goes on."""
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise KeyError("no such number")
+
+    monkeypatch.setattr(Account, "last_will", broken)
+    play(bench, [Text("a")], 20.0, [Finish("end_turn")])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bench.handler.keep_wills)
+        await post(bench, stream=True)
+        nursery.cancel_scope.cancel()
+
+    assert [row.status for row in pages.written] == [200]
+    assert [event for _, event, _ in bench.logged].count("crash") == 1
 
 
 def test_an_unknown_kind_is_refused_at_birth() -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -68,11 +71,11 @@ def fill(path: str, *rows: Row, migrations: Any = MIGRATIONS) -> None:
     db.close()
 
 
-def m003_colour(db: sqlite3.Connection) -> None:
+def m900_colour(db: sqlite3.Connection) -> None:
     db.execute("ALTER TABLE requests ADD COLUMN colour TEXT NOT NULL DEFAULT 'grey'")
 
 
-LATER = (*MIGRATIONS, m003_colour)
+LATER = (*MIGRATIONS, m900_colour)
 
 
 def test_s135_the_fields_are_those_that_are_promised() -> None:
@@ -80,7 +83,7 @@ def test_s135_the_fields_are_those_that_are_promised() -> None:
     promised = (
         "ts request_id session_id agent agent_id proxy port provider requested_model model route stream status "
         "error_type stop_reason input_tokens output_tokens cache_read_tokens cache_write_tokens tokens_estimated "
-        "cost_usd cost_source duration_ms ttft_ms retry_count fallback fallback_reason token"
+        "cost_usd cost_source duration_ms ttft_ms retry_count fallback fallback_reason token pid"
     )
 
     assert tuple(promised.split()) == ledger.FIELDS
@@ -177,7 +180,7 @@ def test_a_newer_schema_is_not_touched(path: str) -> None:
     """Not by as much as a byte; reading it is fine."""
     fill(path, ROW, migrations=LATER)
     before = Path(path).read_bytes()
-    with pytest.raises(ledger.NewerSchemaError, match="m003_colour"):
+    with pytest.raises(ledger.NewerSchemaError, match="m900_colour"):
         fill(path, BARE)
 
     assert before == Path(path).read_bytes()
@@ -187,13 +190,13 @@ def test_a_newer_schema_is_not_touched(path: str) -> None:
 def test_a_migration_that_fails_leaves_the_old_schema(path: str) -> None:
     """All or nothing."""
 
-    def m002_broken(db: sqlite3.Connection) -> None:
-        m003_colour(db)
+    def m900_broken(db: sqlite3.Connection) -> None:
+        m900_colour(db)
         raise RuntimeError
 
     fill(path, ROW)
     with pytest.raises(RuntimeError):
-        fill(path, migrations=(*MIGRATIONS, m002_broken))
+        fill(path, migrations=(*MIGRATIONS, m900_broken))
     fill(path, BARE)
 
     assert ledger.read(path) == [BARE, ROW]
@@ -331,3 +334,50 @@ def test_a_row_is_there_for_others_as_soon_as_it_is_inserted(path: str) -> None:
     assert seen == [ROW]
     assert ledger.read(path) == [ROW]
     db.close()
+
+
+# --- last wills -------------------------------------------------------------------------------------
+
+WILL = attrs.evolve(ROW, status=500, error_type=ledger.CUT, stop_reason=None, duration_ms=2000.0)
+
+
+def gone() -> int:
+    """The number of a process that has ended."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        pass
+    return process.pid
+
+
+def test_a_request_whose_process_is_at_it_is_in_progress(path: str) -> None:
+    """One row, with the numbers so far, and no verdict."""
+    will = attrs.evolve(WILL, ts=time.time(), pid=os.getpid())
+    fill(path, will)
+
+    assert ledger.read(path) == [attrs.evolve(will, status=None, error_type=ledger.IN_PROGRESS)]
+
+
+def test_a_request_whose_process_is_gone_was_cut(path: str) -> None:
+    """Nobody has to tidy up: the row says so itself."""
+    will = attrs.evolve(WILL, ts=time.time(), pid=gone())
+    fill(path, will)
+
+    assert ledger.read(path) == [will]
+
+
+@pytest.mark.parametrize(("later_s", "at_it"), [(2.0, True), (2.0 + ledger.SILENCE_S, True), (63.0, False)])
+def test_a_number_that_somebody_else_has_now_proves_nothing(later_s: float, at_it: bool) -> None:
+    """A process that is at it writes now and then."""
+    will = attrs.evolve(WILL, pid=os.getpid())
+
+    seen = ledger.as_of(will.ts + later_s, will)
+    assert (seen.error_type == ledger.IN_PROGRESS) == at_it
+    assert ledger.as_of(will.ts + later_s, ROW) == ROW  # what has ended says what it says
+
+
+def test_a_process_of_somebody_else_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(pid: int, number: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", refused)
+
+    assert ledger.as_of(WILL.ts, attrs.evolve(WILL, pid=1)).status is None

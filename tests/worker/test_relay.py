@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -16,6 +17,7 @@ from fakes import grammar
 from fakes.serving import serving
 from fakes.upstream import Reply, Upstream
 
+from modelproxy.worker import handler as handler_module
 from modelproxy.worker import relay as relay_module
 from modelproxy.worker.books import Books
 from modelproxy.worker.contract import Options, Timeouts, WorkerSpec
@@ -800,3 +802,32 @@ async def test_the_row_is_there_before_the_end_is_seen() -> None:
 
     assert got.body == STREAM
     assert seen == [True]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_long_answer_has_a_row_before_its_end(stream: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what was counted until then; afterwards it is the same row that says how it ended."""
+    monkeypatch.setattr(handler_module, "WILL_AFTER_S", 0.0)
+    monkeypatch.setattr(handler_module, "WILL_LOOK_S", 0.01)
+    body, headers = (STREAM, SSE) if stream else (WHOLE, JSON)
+    at = body.index(b"event: message_delta") if stream else 10
+    seen = threading.Semaphore(0)
+    wills: list[Row] = []
+    reply = Reply(body=(body[:at], body[at:]), gate=seen, headers=headers, framing="chunked")
+    async with far(reply) as it, trio.open_nursery() as nursery:
+        note = it.books.note
+
+        def spy(row: Row) -> Any:
+            wills.append(row)
+            seen.release(9)
+            return note(row)
+
+        it.books.note = spy  # type: ignore[method-assign]  # to see the first
+        nursery.start_soon(it.handler.keep_wills)
+        got = await it.fetch({**ASK, "stream": stream})
+        nursery.cancel_scope.cancel()
+
+        assert got.status == 200
+        assert [(will.status, will.error_type, will.stream) for will in wills] == [(500, "cut", stream)]
+        assert (it.row.status, it.row.error_type, it.row.pid) == (200, None, None)
+        assert it.row.output_tokens is not None
