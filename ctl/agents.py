@@ -172,6 +172,10 @@ the address, by <!-- agent: code-reviewer --> in a prompt, or by the name of the
   export ANTHROPIC_BASE_URL=http://127.0.0.1:3456                    # the session
   export ANTHROPIC_BASE_URL=http://127.0.0.1:3456/a/code-reviewer    # one agent
 
+Or run one program on it; its proxy is there for as long as the program runs:
+
+  proxyctl run --agent code-reviewer -- ./review.sh
+
 Say who uses what:
 
   proxyctl agents set code-reviewer ollama/codellama

@@ -138,9 +138,20 @@ def _around_proxies(present: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
-def ways_past(goal: Goal, present: Mapping[str, str]) -> list[str]:
-    """Variables that lead the client past a base URL and are the caller's to keep."""
-    return [name for name in _WAYS_PAST if present.get(name)] if goal.passes_on else []
+def warnings(goal: Goal, present: Mapping[str, str]) -> list[str]:
+    """What of `present` is the caller's to keep, and makes a difference that he may not expect."""
+    if not goal.passes_on:
+        return []
+    found = [
+        f"{name} is set, which leads Claude Code past the proxy" for name in _WAYS_PAST if present.get(name)
+    ]
+    before = present.get("ANTHROPIC_BASE_URL")
+    if before and not before.startswith(goal.url):
+        found.append(
+            f"ANTHROPIC_BASE_URL was {before}; what is meant for Anthropic goes where providers.anthropic.base_url "
+            "of the configuration says"
+        )
+    return found
 
 
 def client_of(program: str) -> str:
@@ -224,5 +235,5 @@ __all__ = [
     "opencode",
     "script",
     "sent_along",
-    "ways_past",
+    "warnings",
 ]

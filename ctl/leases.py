@@ -16,7 +16,7 @@ from modelproxy.supervisor.paths import Paths
 
 from .client import Client, Held, quote
 from .faults import DEFAULT_WAIT_S, Fault
-from .up import bring_up
+from .up import Waiting, bring_up
 
 LOOK_AGAIN_S = 0.25
 """How often a supervisor that went away is looked for."""
@@ -42,7 +42,9 @@ class Lease:
         with self._lock:
             held = self._held
         try:
-            answer = Client(self._paths).ask("DELETE", f"/v1/leases/{held.document['lease']}")
+            client = Client(self._paths)
+            waiting = Waiting(client, str(self.view["name"]))
+            answer = client.ask("DELETE", f"/v1/leases/{held.document['lease']}", waiting=waiting)
             return [dict(stopped) for stopped in answer]
         except Fault:
             return []  # no supervisor, or one that knows nothing of it: nothing of ours is left there

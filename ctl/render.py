@@ -344,6 +344,9 @@ def facts(view: dict[str, Any], now: float) -> Iterator[tuple[str, str]]:
         yield "limits", _limits(view)
     if view.get("tokens") or view.get("token_required"):
         yield "tokens", _tokens(view)
+    if view.get("leases") or (view.get("wanted") and view.get("kept") is False):
+        goes = "" if view.get("kept", True) else "; it goes with the last"
+        yield "used by", _count(view.get("leases", 0), "command") + goes
     if view.get("health") not in (None, "", "-", "unknown"):
         yield "health", cell(view["health"])
     if view.get("port_holder"):

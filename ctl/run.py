@@ -126,10 +126,8 @@ class Refusal(Fault):
 
 def _environment(paths: Paths, view: dict[str, Any], wish: Wish, client: str) -> dict[str, str]:
     goal = goal_of(paths, view, wish.agent)
-    for warning in health.warnings(view):
+    for warning in [*health.warnings(view), *environment.warnings(goal, os.environ)]:
         talk(f"warning: {warning}")
-    for name in environment.ways_past(goal, os.environ):
-        talk(f"warning: {name} is set, which leads Claude Code past the proxy")
     if client == "opencode":
         talk(
             f"note: opencode reads its file: proxyctl env {goal.name} --for opencode prints what belongs there"

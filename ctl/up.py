@@ -146,11 +146,11 @@ class Refused:
 def _down(paths: Paths, target: str, grace_s: float | None) -> list[dict[str, Any]]:
     client = Client(paths)
     body = {} if grace_s is None else {"grace_s": grace_s}
-    answer = client.ask("DELETE", f"/v1/proxies/{quote(target)}", body, waiting=_Waiting(client, target))
+    answer = client.ask("DELETE", f"/v1/proxies/{quote(target)}", body, waiting=Waiting(client, target))
     return [dict(stopped) for stopped in answer]
 
 
-class _Waiting:
+class Waiting:
     """Says on a terminal whom a drain waits for, whenever that changed."""
 
     def __init__(self, client: Client, target: str) -> None:

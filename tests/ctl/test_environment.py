@@ -80,8 +80,17 @@ def test_the_front_door_keeps_credentials_and_names() -> None:
         "ANTHROPIC_BASE_URL": URL,
         "CLAUDE_CODE_ENABLE_GATEWAY_MODEL_DISCOVERY": "1",
     }
-    assert environment.ways_past(FRONT, REAL) == ["CLAUDE_CODE_USE_BEDROCK"]
-    assert environment.ways_past(OLLAMA, REAL) == []
+    (bedrock,) = environment.warnings(FRONT, REAL)
+    assert bedrock.startswith("CLAUDE_CODE_USE_BEDROCK is set")
+    assert environment.warnings(OLLAMA, REAL) == []
+
+
+def test_a_gateway_that_is_left_out_is_named() -> None:
+    """Its credential would go to Anthropic itself."""
+    (gateway,) = environment.warnings(FRONT, {"ANTHROPIC_BASE_URL": "https://gateway.example"})
+
+    assert gateway.startswith("ANTHROPIC_BASE_URL was https://gateway.example; ")
+    assert environment.warnings(FRONT, {"ANTHROPIC_BASE_URL": f"{URL}/a/x"}) == []
 
 
 def test_a_fallback_to_anthropic_keeps_them_too() -> None:

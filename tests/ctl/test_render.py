@@ -79,6 +79,20 @@ def test_a_cost_that_is_not_all_known_says_so(cost_usd: float | None, unpriced: 
     assert render.row(view(cost_usd=cost_usd, unpriced=unpriced))[9] == cell
 
 
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"leases": 2, "kept": False}, "2 commands; it goes with the last"),
+        ({"leases": 1}, "1 command"),
+        ({"leases": 0, "kept": False}, "0 commands; it goes with the last"),
+        ({"leases": 0, "kept": False, "wanted": False}, None),
+        ({}, None),
+    ],
+)
+def test_who_uses_it_is_told_where_that_matters(changes: dict[str, Any], text: str | None) -> None:
+    assert dict(render.facts(view(**changes), 0.0)).get("used by") == text
+
+
 # --- a narrow terminal ----------------------------------------------------------------------------
 
 

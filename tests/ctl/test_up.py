@@ -65,13 +65,13 @@ def test_who_waits_at_a_terminal_is_told_for_whom(
     control.proxies = {"a/b": view("a/b", in_flight=2), "c/d": view("c/d", port=2, pid=2, in_flight=5)}
     control.hold["DELETE"] = threading.Event()
     monkeypatch.setattr("sys.stderr", stderr)
-    original = up._Waiting.__call__
+    original = up.Waiting.__call__
 
-    def said(self: up._Waiting, seconds: float) -> None:
+    def said(self: up.Waiting, seconds: float) -> None:
         original(self, seconds)
         control.hold["DELETE"].set()
 
-    monkeypatch.setattr(up._Waiting, "__call__", said)
+    monkeypatch.setattr(up.Waiting, "__call__", said)
     up.take_down(control.paths, ["a/b"], None)
 
     assert (stderr.getvalue() == "waiting for 2 requests of a/b …\n") is expected

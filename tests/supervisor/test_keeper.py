@@ -918,3 +918,24 @@ async def test_a_full_log_is_rotated_and_the_worker_told(
     link = world.worker().link
     assert link is not None  # it is ready
     assert "Reopen" in [type(message).__name__ for message in link.heard]
+
+
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("boot_id", [None, "an earlier one"])
+async def test_what_was_up_for_a_lease_only_outlives_neither_its_worker_nor_the_boot(
+    make_world: MakeWorld, kept: bool, boot_id: str | None
+) -> None:
+    """Whoever held it is gone with the machine's boot, or was stopped with the supervisor; a wish stays."""
+    world = make_world()
+    old = [] if boot_id is None else [state.WorkerRecord(3, 77, 1, boot_id, "secret token")]
+    remember(world, record(kept=kept, workers=old))
+    await world.start()
+
+    assert (world.proxy().wanted, world.keeper.units["echo/demo"].kept) == (kept, kept)
+
+
+async def test_a_survivor_for_a_lease_is_adopted(make_world: MakeWorld) -> None:
+    world, survivor = await start_with_survivor(make_world, kept=False)
+    await survivor.dial(sockets.bind_loopback(0), spec=SPEC, serving=True, requests=5, started_at=0.0)
+
+    assert (world.proxy().wanted, world.proxy().pid) == (True, 77)
