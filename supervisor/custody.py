@@ -101,7 +101,13 @@ class HolderCustody:
         self._news.set()
 
     async def confirm(self, limit_s: float) -> None:
-        """Until a holder has said just now that it has everything: it may be dead without our knowing it yet."""
+        """Until a holder has said just now that it has everything: it may be dead without our knowing it yet.
+
+        Where its socket was removed nobody could fetch anything from it, and it ends instead.
+        """
+        if sockets.inode_of(self._path) is None:
+            await self.quit()
+            return
         self._doubt()
         self._news.set()
         await self.settled(limit_s)
@@ -159,6 +165,9 @@ class HolderCustody:
             except Exception as error:  # whatever it is, it costs the safe keeping and nothing else
                 self._complain(f"the socket holder was lost ({_in_words(error)}); starting another")
                 await self._start_over()
+                if self._leaving:
+                    self._left.set()
+                    return
                 # The first loss is made good at once: until then the sockets have one pair of hands less.
                 await trio.sleep_until(rested_until)
                 rested_until = trio.current_time() + _RETRY_S
@@ -203,10 +212,8 @@ class HolderCustody:
         """The supervisor stops for good: nothing is to be held any more."""
         self._leaving = True
         self._news.set()
-        with trio.move_on_after(_ANSWER_LIMIT_S):
+        with trio.move_on_after(2 * _ANSWER_LIMIT_S):  # to hear that it does not answer, and to end it then
             await self._left.wait()
-        if not self._left.is_set():
-            await self._strike_down()
         self._hang_up()
         self._path.unlink(missing_ok=True)
 
@@ -264,12 +271,14 @@ class HolderCustody:
         if self._found is None:
             return
         kernel.send_signal(0, self._found, signal.SIGKILL)
-        with trio.move_on_after(_ANSWER_LIMIT_S):
-            await trio.lowlevel.wait_readable(self._found)
         try:
+            with trio.move_on_after(_ANSWER_LIMIT_S):
+                await trio.lowlevel.wait_readable(self._found)
             os.waitid(os.P_PIDFD, self._found, os.WEXITED | os.WNOHANG)  # noqa: ASYNC222  # WNOHANG
         except ChildProcessError:
             pass  # not of this process, before it was executed anew
+        except trio.ClosedResourceError:
+            pass  # who leaves has lost patience
 
     def _reap(self) -> None:
         if self._child is not None and self._child.poll() is not None:

@@ -25,7 +25,7 @@ from pathlib import Path
 import attrs
 import trio
 
-from . import check, config, fleet, kernel, logs, notify, paths, service, sockets
+from . import check, config, fleet, kernel, lock, logs, notify, paths, service, sockets, state
 from .commands import Commands
 from .control import Control
 from .custody import Custody, HolderCustody
@@ -79,17 +79,18 @@ def main(argv: list[str] | None = None) -> int:
         paths.prepare(where)
     except (paths.UnsafeDirectoryError, OSError) as error:
         return _refuse(f"cannot use its directories: {error}")
-    lock = Lock(where.lock)
+    ours = Lock(where.lock)
     try:
-        holder = lock.take()
+        holder = ours.take()
     except OSError as error:
         return _refuse(f"cannot use its lock {where.lock}: {error.strerror}")
     if holder and arguments.unit:
         _say(f"takes over from pid {holder}, which was started by hand; the workers serve on")
-        holder = lock.take_from(holder)
+        holder = ours.take_from(holder)
     if holder is not None:
         _say(f"is already running (pid {holder or 'unknown'})")
         return EXIT_OK
+    _send_away_the_lost(where)
     _raise_file_limit()
     ending = _Ending()
     log = _Log(where.daemon_log)
@@ -101,7 +102,7 @@ def main(argv: list[str] | None = None) -> int:
         log.write("executing anew; the workers go on")
         words = sys.argv[1:] if argv is None else argv
         os.execv(sys.executable, [sys.executable, "-P", "-m", "modelproxy.supervisor", *words])
-    lock.release()
+    ours.release()
     return EXIT_OK
 
 
@@ -126,6 +127,13 @@ def _refuse(text: str) -> int:
 
 def _say(text: str) -> None:
     sys.stderr.write(f"modelproxy: the supervisor {text}\n")
+
+
+def _send_away_the_lost(where: paths.Paths) -> None:
+    """A logout removes the runtime folder and leaves processes: the lock is free, and its supervisor lives on."""
+    before = state.author(where.state_file)
+    if before is not None and lock.send_away(before.pid, before.start_time, before.boot_id):
+        _say(f"takes over from pid {before.pid}, whose folder was removed; the workers serve on")
 
 
 class _Log:

@@ -345,7 +345,9 @@ class Keeper:
         if self._records == self._saved:
             return
         saved = state.Saved(
-            state.DaemonRecord(os.getpid(), self._started_at),
+            state.DaemonRecord(
+                os.getpid(), self._started_at, kernel.start_time(os.getpid()), kernel.boot_id()
+            ),
             list(self._records.values()),
             kernel.wall_clock(),
         )

@@ -17,6 +17,7 @@ from . import kernel
 LEAVE_SIGNAL = signal.SIGUSR2
 """From the service to a supervisor that was started by hand: systemd's control socket has taken its place."""
 _LEAVE_LIMIT_S = 20.0
+_ENDING_S = 0.5
 
 
 class Lock:
@@ -44,8 +45,7 @@ class Lock:
             leaving = None  # it has gone by itself
         if leaving is not None:
             if self._is_open_in(holder):
-                kernel.send_signal(holder, leaving, LEAVE_SIGNAL)
-                select.select([leaving], [], [], _LEAVE_LIMIT_S)
+                _has_left(holder, leaving)
             os.close(leaving)
         os.close(self._fd)
         return self.take()
@@ -61,6 +61,37 @@ class Lock:
     def release(self) -> None:
         os.ftruncate(self._fd, 0)
         os.close(self._fd)
+
+
+def send_away(pid: int, start_time: int | None, boot_id: str) -> bool:
+    """Whether this very process was there: a supervisor that lives without its runtime folder, and so without lock.
+
+    It leaves its workers to us. One that does not is killed: two would fight for every port.
+    """
+    if pid == os.getpid() or start_time is None or boot_id != kernel.boot_id():
+        return False
+    try:
+        leaving = kernel.open_pidfd(pid)
+    except OSError:
+        return False
+    if leaving is None:
+        return False
+    try:
+        # One that has just given its lock back is about to end anyway.
+        if kernel.start_time(pid) != start_time or select.select([leaving], [], [], _ENDING_S)[0]:
+            return False
+        if not _has_left(pid, leaving):
+            kernel.send_signal(pid, leaving, signal.SIGKILL)
+            select.select([leaving], [], [], _LEAVE_LIMIT_S)
+        return True
+    finally:
+        os.close(leaving)
+
+
+def _has_left(pid: int, pidfd: int) -> bool:
+    """Asked to, and in time."""
+    kernel.send_signal(pid, pidfd, LEAVE_SIGNAL)
+    return bool(select.select([pidfd], [], [], _LEAVE_LIMIT_S)[0])
 
 
 def _is_at(path: str, file: os.stat_result) -> bool:

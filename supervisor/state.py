@@ -58,8 +58,12 @@ class ProxyRecord:
 
 @attrs.frozen
 class DaemonRecord:
+    """The supervisor that wrote it, and by what to recognise its process."""
+
     pid: int
     started_at: float
+    start_time: int | None = None
+    boot_id: str = ""
 
 
 @attrs.frozen
@@ -115,6 +119,14 @@ def peek(path: Path) -> list[ProxyRecord]:
         return read(path)
     except (OSError, ValueError):
         return []
+
+
+def author(path: Path) -> DaemonRecord | None:
+    """Who has written it; None where that cannot be read."""
+    try:
+        return _parse(path.read_bytes()).daemon
+    except (OSError, ValueError):
+        return None
 
 
 def read(path: Path) -> list[ProxyRecord]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ import threading
 
 import pytest
 from fakes.house import (
+    LIMIT_S,
     House,
     Stream,
     attempts,
@@ -64,6 +66,25 @@ def test_fault_15_killed_supervisor_costs_no_request_and_no_stream(house: House)
     assert b"message_stop" in stream.rest()
     assert {row["name"]: row["pid"] for row in house.ps()} == {row["name"]: row["pid"] for row in rows}
     assert all(row["restarts"] == 0 for row in house.ps())
+
+
+def test_a_supervisor_whose_folder_was_removed_makes_way(house: House) -> None:
+    """A logout takes the runtime folder away and leaves processes. Two supervisors would fight for the ports."""
+    unreachable = house.start()
+    row = house.up()
+    stream = Stream(row["port"], "echo:slow 20ms\n" + " ".join(f"w{n}" for n in range(100)))
+    stream.read_until(b"w3")
+    shutil.rmtree(house.runtime / "modelproxy")
+
+    house.start()
+    house.wait_event("adopted")
+
+    assert unreachable.wait(LIMIT_S) == 0
+    assert b"message_stop" in stream.rest()
+    assert house.row()["pid"] == row["pid"]
+    assert len(house.processes_named(b"supervisor/holder.py")) == 1
+    house.down("echo/demo")
+    assert is_refused(row["port"])
 
 
 def test_fault_16_without_a_supervisor_workers_serve_and_files_tell(house: House) -> None:

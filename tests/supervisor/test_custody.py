@@ -159,12 +159,31 @@ async def test_a_holder_that_stands_still_while_the_supervisor_leaves(
     async with keeping.running() as leaving:
         leaving.hold(port_of(listeners), listeners)
         await leaving.settled()
-        keeping.holder().send_signal(signal.SIGSTOP)
-        monkeypatch.setattr(custody, "_ANSWER_LIMIT_S", 0.1)
+        stopped = keeping.holder()
+        stopped.send_signal(signal.SIGSTOP)
+        monkeypatch.setattr(custody, "_ANSWER_LIMIT_S", 0.5)
         with trio.fail_after(LIMIT_S):
             await leaving.quit()
         assert not keeping.path.exists()
-        await until(lambda: keeping.holder().poll() is not None)
+        await until(lambda: stopped.poll() is not None)
+    assert [one for one in keeping.holders() if one.poll() is None] == []
+
+
+async def test_one_of_an_earlier_supervisor_that_stands_still_while_this_one_leaves(
+    keeping: Keeping, listeners: list[socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same for one that is no child of this process, as far as it knows."""
+    async with keeping.running() as first:
+        first.hold(port_of(listeners), listeners)
+        await first.settled()
+    stopped = keeping.holder()
+    async with keeping.running() as leaving:
+        await until(lambda: leaving._found is not None)
+        stopped.send_signal(signal.SIGSTOP)
+        monkeypatch.setattr(custody, "_ANSWER_LIMIT_S", 0.5)
+        with trio.fail_after(LIMIT_S):
+            await leaving.quit()
+    await until(lambda: stopped.poll() is not None)
 
 
 async def test_hanging_up_on_a_waiting_task_does_not_end_the_supervisor(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from modelproxy.supervisor import lock
+from modelproxy.supervisor import kernel, lock
 from modelproxy.supervisor.lock import Lock
 
 HOLDS = """
@@ -111,3 +111,35 @@ def test_a_holder_that_has_gone_meanwhile(tmp_path: Path) -> None:
         process.wait()
 
         assert ours.take_from(process.pid) is None
+
+
+@pytest.mark.parametrize("manner", ["heeds", "deaf"])
+def test_one_that_has_lost_its_place_goes_one_way_or_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, manner: str
+) -> None:
+    monkeypatch.setattr(lock, "_LEAVE_LIMIT_S", 1.0)
+    monkeypatch.setattr(lock, "_ENDING_S", 0.01)
+    with holder(tmp_path / "lock", manner=manner) as lost:
+        (tmp_path / "lock").unlink()
+
+        assert lock.send_away(lost.pid, kernel.start_time(lost.pid), kernel.boot_id())
+        assert lost.wait() == -(signal.SIGKILL if manner == "deaf" else lock.LEAVE_SIGNAL)
+
+
+def test_whoever_is_not_for_certain_that_one_is_left_alone(
+    held: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process with its number, one of an earlier boot, an old record, ourselves, and one that has ended."""
+    monkeypatch.setattr(lock, "_ENDING_S", 0.01)
+    began, boot, us = kernel.start_time(held.pid) or 0, kernel.boot_id(), os.getpid()
+
+    assert not lock.send_away(held.pid, began + 1, boot)
+    assert not lock.send_away(held.pid, began, "another")
+    assert not lock.send_away(held.pid, None, boot)
+    assert not lock.send_away(us, kernel.start_time(us), boot)
+    assert held.poll() is None
+    os.kill(held.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, held.pid, os.WEXITED | os.WNOWAIT)  # and nobody has reaped it
+    assert not lock.send_away(held.pid, began, boot)
+    held.wait()
+    assert not lock.send_away(held.pid, began, boot)

@@ -208,3 +208,12 @@ def test_short_writes_are_completed(path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_tokens_are_not_in_reprs() -> None:
     """A log line with a record in it must not let others pose as a worker."""
     assert "token'" not in repr(SAVED)
+
+
+def test_who_wrote_it(tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    assert state.author(path) is None
+    state.save(path, SAVED)
+    assert state.author(path) == SAVED.daemon
+    path.write_text("{")
+    assert state.author(path) is None
