@@ -202,3 +202,13 @@ class SocketAddress:
     def __exit__(self, *_: object) -> None:
         if self._directory is not None:
             os.close(self._directory)
+
+
+def open_to_write(path: Path, how: int) -> int:
+    """A descriptor of a private file; its folder is made again where somebody has tidied up underneath us."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | how
+    try:
+        return os.open(path, flags, 0o600)
+    except FileNotFoundError:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return os.open(path, flags, 0o600)

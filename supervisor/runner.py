@@ -24,7 +24,7 @@ from pathlib import Path
 import attrs
 import trio
 
-from . import forks, kernel
+from . import forks, kernel, paths
 from .channel import Link
 
 # What a worker may know of our environment. An allow-list, because the shell that started the daemon may
@@ -155,7 +155,7 @@ class Runner:
         try:
             child = self._popen(birth)
         except OSError as error:
-            what = error.filename or sys.executable
+            what = sys.executable if error.filename in (None, os.devnull) else error.filename
             raise SpawnError(
                 f"cannot start {what}: {error.strerror}", permanent=error.errno not in _PASSING
             ) from None
@@ -231,12 +231,11 @@ def _certificate(birth: Birth, fds: list[int]) -> bytes:
 @contextmanager
 def _log_descriptor(path: Path) -> Iterator[int]:
     """The log opened for appending, 0600; /dev/null when the disk is full: a proxy serves without it."""
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
     try:
-        fd = os.open(path, flags, 0o600)
+        fd = paths.open_to_write(path, os.O_APPEND)
     except OSError as error:
         if error.errno not in _PASSING:
-            raise
+            raise SpawnError(f"cannot open its log {path}: {error.strerror}", permanent=True) from None
         fd = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
     try:
         yield fd

@@ -15,6 +15,7 @@ import attrs
 
 from modelproxy.worker.contract import WorkerSpec, problems, strict_converter
 
+from . import paths
 from .facts import Care
 
 VERSION = 1
@@ -82,7 +83,7 @@ def save(path: Path, saved: Saved) -> None:
     """Replace the file as a whole: a crash leaves the old one or the new one."""
     fresh = path.with_name(path.name + ".new")
     data = json.dumps(_converter.unstructure(saved), indent=1).encode()
-    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    fd = paths.open_to_write(fresh, os.O_TRUNC)
     try:
         view = memoryview(data)
         while view:

@@ -222,3 +222,10 @@ def test_a_path_of_any_length_is_bound_and_connected(tmp_path: Path, length: int
 
     assert stat.S_ISSOCK(path.stat().st_mode)
     assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+def test_a_file_is_private_and_its_folder_is_made_again(tmp_path: Path) -> None:
+    path = tmp_path / "gone" / "x.log"
+    os.close(paths.open_to_write(path, os.O_APPEND))
+
+    assert [path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777] == [0o600, 0o700]

@@ -292,8 +292,19 @@ async def test_a_full_disk_does_not_keep_it_from_serving(
     assert os.readlink(f"/proc/{handles[0].pid}/fd/2") == "/dev/null"
 
 
+async def test_a_log_folder_that_was_removed_is_made_again(
+    birth: Birth, tmp_path: Path, module: str, handles: list[Handle]
+) -> None:
+    """Somebody has tidied up; that is no reason to have no worker."""
+    log = tmp_path / "gone" / "logs" / "x.log"
+    handles.append(await Runner(module).spawn(attrs.evolve(birth, log_file=log)))
+
+    assert os.readlink(f"/proc/{handles[0].pid}/fd/2") == str(log)
+    assert stat.S_IMODE(os.stat(log.parent).st_mode) == 0o700
+
+
 async def test_a_log_that_cannot_ever_be_written_is_permanent(birth: Birth, tmp_path: Path) -> None:
-    with pytest.raises(SpawnError, match="Is a directory") as caught:
+    with pytest.raises(SpawnError, match=r"cannot open its log .*: Is a directory") as caught:
         await Runner().spawn(attrs.evolve(birth, log_file=tmp_path))
 
     assert caught.value.permanent

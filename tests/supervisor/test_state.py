@@ -217,3 +217,11 @@ def test_who_wrote_it(tmp_path: Path) -> None:
     assert state.author(path) == SAVED.daemon
     path.write_text("{")
     assert state.author(path) is None
+
+
+def test_a_folder_that_was_removed_is_made_again(tmp_path: Path) -> None:
+    path = tmp_path / "gone" / "state.json"
+    state.save(path, SAVED)
+
+    assert state.load(path) == (SAVED.proxies, None)
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
