@@ -83,7 +83,7 @@ class HolderCustody:
         self._complained = ""
         self._child: subprocess.Popen[bytes] | None = None
         self._found: int | None = None
-        """The pidfd of one that an earlier supervisor had started."""
+        """The pidfd of the one that is connected, also where an earlier supervisor had started it."""
 
     def hold(self, port: int, listeners: list[socket.socket]) -> None:
         """From now on these are to be held; an empty list lets go of the port."""
@@ -294,7 +294,10 @@ class HolderCustody:
             connection.close()
             raise
         self._connection = connection
-        self._found = None if self._child is not None else _process_behind(connection)
+        # Of a child as well, though it has a handle already: then a found one costs no more than one of ours.
+        self._found = (
+            _process_behind(connection) if self._child is None else kernel.open_pidfd(self._child.pid)
+        )
 
     def _hang_up(self) -> None:
         if self._found is not None:
