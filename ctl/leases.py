@@ -31,7 +31,8 @@ class Lease:
         self._held = held
         self._over = threading.Event()
         self._lock = threading.Lock()
-        threading.Thread(target=self._tend, daemon=True).start()
+        self._tender = threading.Thread(target=self._tend, daemon=True)
+        self._tender.start()
 
     def __repr__(self) -> str:
         return f"<Lease {self._held.document['lease']} of {self.view['name']}>"

@@ -150,6 +150,7 @@ SCRIPT = """
 import signal, sys, os
 hits = []
 signal.signal(signal.SIGINT, lambda *_: (hits.append(1), print("hits", len(hits), flush=True)))
+signal.signal(signal.SIGCONT, lambda *_: print("goes on", flush=True))
 print("owner", os.tcgetpgrp(0) == os.getpgrp(), sys.stdin.isatty(), flush=True)
 while True:
     try:
@@ -184,6 +185,7 @@ def test_the_terminal_is_the_commands(terminal: Terminal, tmp_path: Path) -> Non
     assert "Stopped" in terminal.until("list")
 
     terminal.type("fg; echo code $?\n")
+    terminal.until("goes on")  # what is typed before may be the shell's
     terminal.type("again\n")
     terminal.until("said again")
     terminal.type("quit\n")
@@ -201,6 +203,17 @@ def test_a_command_that_stops_itself_stops_the_job(terminal: Terminal, tmp_path:
     terminal.type("fg; echo code $?\n")
     terminal.until("back")
     terminal.until("code 0")
+
+
+@pytest.mark.slow
+def test_who_continues_us_continues_the_command(terminal: Terminal, tmp_path: Path) -> None:
+    """Also one who knows of us alone, not of the group."""
+    (tmp_path / "us.py").write_text(US)
+    script = "import os, signal; os.kill(os.getpid(), signal.SIGSTOP); print('ba' + 'ck', flush=True)"
+    (tmp_path / "it.py").write_text(script)
+    wait = "until jobs | grep -q Stopped; do sleep 0.05; done; kill -CONT $!"
+    terminal.type(f"{sys.executable} -P {tmp_path}/us.py {sys.executable} -u {tmp_path}/it.py & {wait}\n")
+    terminal.until("back")
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from fakes.control import Control, fault
+from fakes.control import Control, fault, view
 from fakes.house import attempts
 
 from modelproxy.ctl import leases
@@ -98,3 +98,14 @@ def test_the_end_of_a_lease_survives_a_supervisor_that_is_gone(control: Control)
     control.replies["DELETE"] = fault(404, "unknown_lease", "there is none")
 
     assert lease.end() == []
+
+
+def test_what_was_given_back_is_not_taken_again(control: Control) -> None:
+    """Of a proxy that stays up that would even succeed."""
+    control.proxies[MODEL] = view(MODEL)
+    lease = leases.take(control.paths, {"model": MODEL})
+    assert lease.end() == []
+    lease._tender.join(10)
+
+    assert not lease._tender.is_alive()
+    assert control.leases == {}
