@@ -43,7 +43,8 @@ def ask(
     }
     if system is not None:
         body["system"] = system
-    with leased(paths, request(model=model)) as view:
+    # Any port will do for one message: the usual one may be somebody else's.
+    with leased(paths, request(model=model, port=0)) as view:
         body["model"] = view["model"]
         connection = http.client.HTTPConnection("127.0.0.1", int(view["port"]), timeout=SILENCE_S)
         try:

@@ -278,7 +278,8 @@ def try_out(paths: Paths, name: str) -> dict[str, Any]:
     from .up import bring_up, request, take_down
 
     before = {row["name"] for row in _running(paths)}
-    view = bring_up(paths, request(model=name))
+    # Any port will do for one message: the usual one may be somebody else's.
+    view = bring_up(paths, request(model=name, port=0))
     try:
         return {"model": view["model"], "proxy": view["name"], **_ask(int(view["port"]))}
     finally:

@@ -40,7 +40,9 @@ def here(whole: Estate) -> Iterator[Estate]:
 def write(here: Estate, text: str) -> Path:
     file = here.house.home / "config" / "modelproxy" / "config.toml"
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(text.replace("FO", here.fo.base).replace("FR", here.fr.base))
+    # The usual port may belong to whoever runs the tests.
+    port = f"default_port = {free_port()}\n"
+    file.write_text(port + text.replace("FO", here.fo.base).replace("FR", here.fr.base))
     return file
 
 
@@ -82,7 +84,7 @@ def test_a_named_proxy_rolls_when_the_file_changes(here: Estate) -> None:
     refused = proxyctl(here, "reload")
     told = proxyctl(here, "ps")
     assert (refused.returncode, told.returncode) == (1, 0)
-    assert f"{file}: line 1: not TOML" in refused.stderr
+    assert f"{file}: line 2: not TOML" in refused.stderr
     assert "the last good one holds" in told.stderr
     assert [one["pid"] for one in here.house.ps() if one["name"] == "echo/demo"] == [other["pid"]]
 
