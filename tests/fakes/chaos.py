@@ -38,7 +38,7 @@ from typing import Any
 import attrs
 
 from . import grammar
-from .house import House, attempts, fork_servers_of, is_alive, listens, message
+from .house import House, attempts, fork_servers_of, is_alive, listens, message, stands_still
 from .upstream import Reply, Seen, Upstream
 
 # As patient as a storm allows: pauses of half a minute would outlast it. All else is what users have.
@@ -554,6 +554,8 @@ class Storm:
                 or row["state"] != ("ready" if wanted else "stopped")
             ):
                 return f"{row['name']} is {row['state']} ({row['detail']}), wanted: {wanted}"
+            if row["pid"] is not None and stands_still(row["pid"]):
+                return f"{row['name']} is {row['state']}, but its worker stands still and has yet to be found"
         missing = self.ports.keys() - {row["name"] for row in rows}
         return f"{missing} are not there" if missing else ""
 

@@ -455,10 +455,19 @@ def listens(pid: int, port: int) -> bool:
 
 
 def is_alive(pid: int) -> bool:
+    return _run_state(pid) not in "ZX"
+
+
+def stands_still(pid: int) -> bool:
+    """By SIGSTOP."""
+    return _run_state(pid) == "T"
+
+
+def _run_state(pid: int) -> str:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
-        return False
+        return "X"
 
 
 def cpu_s(pid: int) -> float:
