@@ -5,6 +5,7 @@ from __future__ import annotations
 import attrs
 import pytest
 from fakes import clock
+from fakes.house import free_port
 from fakes.spawner import World
 
 from modelproxy.supervisor.facts import State
@@ -99,7 +100,7 @@ async def test_a_place_that_goes_and_comes_is_told_to_the_front_without_another_
 async def test_a_second_proxy_of_a_model_stands_in_for_the_first(world: World) -> None:
     write(world, FILE)
     await up(world, "echo/big")
-    await world.commands.up(UpRequest("echo/big", port=world.proxy("echo/big").spec.port + 1))
+    await world.commands.up(UpRequest("echo/big", port=free_port()))
     await up(world)
     [second] = [name for name in world.keeper.units if name.startswith("echo/big@")]
     await world.commands.down("echo/big", DownRequest())
