@@ -16,7 +16,7 @@ from typing import Any
 from modelproxy.supervisor.paths import Paths, UnsafeDirectoryError, prepare
 
 from . import units
-from .client import Client
+from .client import Client, supervisor_of
 from .faults import Fault
 from .follow import tail
 from .systemd import JOURNAL, Manager
@@ -57,7 +57,7 @@ def start(paths: Paths) -> dict[str, Any]:
         ) from None
     deadline = time.monotonic() + START_S
     while True:
-        answer = _version(paths)
+        answer = supervisor_of(paths)
         if answer is not None:
             _let_go(child)
             return answer
@@ -73,7 +73,7 @@ def start(paths: Paths) -> dict[str, Any]:
 def _start_service(paths: Paths) -> dict[str, Any]:
     """Where the supervisor is installed as a service, a second one beside it would only be in its way."""
     Manager(paths).start(units.SOCKET, units.SERVICE)
-    answer = _version(paths)
+    answer = supervisor_of(paths)
     if answer is None:
         raise Fault("daemon_start_failed", "the service was started and does not answer", JOURNAL)
     return answer
@@ -113,15 +113,6 @@ def _environment() -> dict[str, str]:
         for name, value in os.environ.items()
         if name not in theirs and not name.startswith(("LISTEN_", "WATCHDOG_"))
     }
-
-
-def _version(paths: Paths) -> dict[str, Any] | None:
-    try:
-        return dict(Client(paths).get("/v1/version"))
-    except Fault as fault:
-        if fault.code not in ("daemon_not_running", "daemon_gone"):
-            raise
-        return None
 
 
 def _let_go(child: subprocess.Popen[bytes]) -> None:

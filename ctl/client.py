@@ -403,6 +403,16 @@ def _line(line: bytes) -> dict[str, Any] | None:
     return document if isinstance(document, dict) else None
 
 
+def supervisor_of(paths: Paths) -> dict[str, Any] | None:
+    """What the running supervisor says of itself; None when none runs."""
+    try:
+        return dict(Client(paths).get("/v1/version"))
+    except Fault as fault:
+        if fault.code not in ("daemon_not_running", "daemon_gone"):
+            raise
+        return None
+
+
 def _went() -> Fault:
     return Fault(
         "daemon_gone",

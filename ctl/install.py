@@ -16,7 +16,7 @@ from typing import Any
 from modelproxy.supervisor.paths import Paths, prepare
 
 from . import systemd, units
-from .client import Client
+from .client import Client, supervisor_of
 from .daemon import wait_until_gone
 from .faults import Fault
 from .processes import start_time
@@ -101,7 +101,7 @@ def _check_found(manager: Manager, folder: Path) -> None:
 
 def _hand_over(paths: Paths, manager: Manager) -> dict[str, Any]:
     """From whatever runs now to the service, without a worker noticing."""
-    running = _version(paths)
+    running = supervisor_of(paths)
     if running is not None and running.get("unit") == units.SERVICE:
         # The unit may have changed. A restart leaves the workers alone.
         manager.tell("restart", units.SERVICE, limit_s=120.0)
@@ -112,7 +112,7 @@ def _hand_over(paths: Paths, manager: Manager) -> dict[str, Any]:
         manager.start(*_BOTH)
     deadline = time.monotonic() + ANSWER_S
     while time.monotonic() < deadline:
-        version = _version(paths)
+        version = supervisor_of(paths)
         if version is not None and version.get("unit") == units.SERVICE:
             return {**version, "proxies": len(Client(paths).get("/v1/proxies"))}
         time.sleep(_POLL_S)
@@ -133,15 +133,6 @@ def _ask_to_leave(paths: Paths, running: dict[str, Any]) -> None:
         if fault.code not in ("daemon_not_running", "daemon_gone"):
             raise
     wait_until_gone(pid, started)
-
-
-def _version(paths: Paths) -> dict[str, Any] | None:
-    try:
-        return dict(Client(paths).get("/v1/version"))
-    except Fault as fault:
-        if fault.code not in ("daemon_not_running", "daemon_gone"):
-            raise
-        return None
 
 
 def uninstall(paths: Paths) -> dict[str, Any]:

@@ -165,7 +165,7 @@ def test_start_is_systemd_s(
     """A second supervisor beside the service would only be in its way."""
     run("daemon", "install", "--no-start")
     monkeypatch.setattr(autostart, "COMMAND", ("/not/there",))
-    monkeypatch.setattr(autostart, "_version", lambda paths: {"pid": 7})
+    monkeypatch.setattr(autostart, "supervisor_of", lambda paths: {"pid": 7})
 
     assert autostart.start(paths) == {"pid": 7}
     assert systemctl.asked[-1] == f"start {BOTH}"
@@ -178,7 +178,7 @@ def test_without_a_login_it_is_started_by_hand(
     run("daemon", "install", "--no-start")
     systemctl.answers("start", stderr="Failed to connect to bus: No medium found\n", code=1)
     monkeypatch.setattr(autostart, "COMMAND", ("/bin/true",))
-    monkeypatch.setattr(autostart, "_version", lambda paths: {"pid": 7})
+    monkeypatch.setattr(autostart, "supervisor_of", lambda paths: {"pid": 7})
 
     assert autostart.start(paths) == {"pid": 7}
 
