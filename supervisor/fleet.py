@@ -386,6 +386,9 @@ class _Turn:
         self.set(idle_since=self.now)
         self.tell("idle", f"{why}: the next connection starts it")
 
+    def mourn(self, death: Death) -> None:
+        self.set(deaths=(*self.proxy.deaths, death)[-policy.KEPT_DEATHS :], trouble=death.cause)
+
     def forgive(self) -> None:
         """A person said to try again: forget what went wrong."""
         self.set(failures=0, never_ready=0, spawn_failures=0, retry_at=None, given_up=None, trouble=None)
@@ -562,12 +565,8 @@ def _on_unseen(turn: _Turn, event: Unseen) -> None:
     if not turn.proxy.is_up:
         return
     death = Death(turn.now, "unobserved, while no supervisor ran", event.generation, event.pid)
-    turn.set(
-        deaths=(*turn.proxy.deaths, death)[-policy.KEPT_DEATHS :],
-        failures=turn.proxy.failures + 1,
-        restarts=turn.proxy.restarts + 1,
-        trouble=death.cause,
-    )
+    turn.mourn(death)
+    turn.set(failures=turn.proxy.failures + 1, restarts=turn.proxy.restarts + 1)
     turn.tell("died", f"pid {event.pid}: {death.cause}")
 
 
@@ -837,10 +836,7 @@ def _on_exited(turn: _Turn, event: Exited) -> None:
         _gone(turn, worker)
         return
     cause = _cause(worker, event)
-    turn.set(
-        deaths=(*turn.proxy.deaths, _death(worker, cause, turn.now))[-policy.KEPT_DEATHS :],
-        trouble=cause,
-    )
+    turn.mourn(_death(worker, cause, turn.now))
     if not was_current and turn.proxy.current is not None:
         _fail_roll(turn, cause)
         return
