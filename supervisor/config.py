@@ -19,7 +19,7 @@ from typing import Any
 
 import attrs
 
-from modelproxy.worker.contract import Options, Timeouts
+from modelproxy.worker.contract import Bounds, FrontRule, Options, Timeouts
 
 from .reading import ConfigError, Problem, checked, load
 from .schema import DEFAULT_PORT, KINDS, SERVERS
@@ -74,8 +74,8 @@ BUILT_IN = {
 
 
 @attrs.frozen
-class ProxyOptions:
-    """A table [proxies.NAME]. None: it was not said."""
+class ProxyOptions(Bounds):
+    """A table [proxies.NAME]; its limits are `Bounds`. None: it was not said."""
 
     model: str | None = None
     port: int | None = None
@@ -87,13 +87,6 @@ class ProxyOptions:
     grace_s: float | None = None
     fallback: list[str] | None = None
     """Model ids, aliases or `anthropic`."""
-    max_concurrent: int | None = None
-    rpm: int | None = None
-    queue_size: int | None = None
-    queue_timeout_s: float | None = None
-    max_body: int | None = None
-    max_context: int | None = None
-    request_timeout_s: float | None = None
     require_token: bool | None = None
     """None: as `Config.require_token` says."""
     context_window: int | None = None
@@ -125,19 +118,9 @@ class Models:
 
 
 @attrs.frozen
-class FrontRule:
-    """Where a request goes that fulfils all that is said here."""
-
-    to: str
-    agent: str | None = None
-    model: str | None = None
-    request: str | None = None
-    marker: str | None = None
-    session: str | None = None
-
-
-@attrs.frozen
 class Front:
+    """A table [front.NAME]. What its rules lead to are names as the user says them."""
+
     rules: list[FrontRule] = attrs.Factory(list)
     otherwise: str = "anthropic"
 

@@ -6,7 +6,7 @@ starts it. Whatever is brought up or taken down later is told to the fronts in t
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import attrs
@@ -19,6 +19,9 @@ from .facts import Proxy, State
 from .keeper import Keeper
 from .protocol import Fault, UpRequest
 from .upkeep import Unit
+
+_Serving = Mapping[str, Unit]
+"""The proxies that are wanted, by the name that a place has for them."""
 
 
 class Doors:
@@ -85,14 +88,14 @@ class Doors:
         return attrs.evolve(found.front, places=places), notes
 
     async def _ensure(self, request: UpRequest, place: Place, config: Config) -> None:
-        unit = self._unit(place)
-        if await self._keeper.ask(lambda: self._claim(place, request.lease)):
+        is_new = place.name not in self._serving()
+        if await self._keeper.ask(lambda: self._claim(self._serving().get(place.name), request.lease)):
             return  # it is as its user wants it
         said = routes.resolve(place.name, config).options
         wish = UpRequest(
             place.name,
             port=None if said.port is not None else 0,
-            lazy=True if said.lazy is None and unit is None else None,
+            lazy=True if said.lazy is None and is_new else None,
             overlay=request.overlay,
             lease=request.lease,
         )
@@ -109,9 +112,8 @@ class Doors:
             else:
                 return
 
-    def _claim(self, place: Place, lease: str | None) -> bool:
+    def _claim(self, unit: Unit | None, lease: str | None) -> bool:
         """Have a place that is there stay as long as the front does; False: there is none, or it needs help."""
-        unit = self._unit(place)
         if unit is None:
             return False
         if lease is not None:
@@ -123,52 +125,65 @@ class Doors:
 
     def hold(self, proxy: Proxy, lease: str | None) -> None:
         """Inside the loop: what a front leads to is used by whoever uses the front."""
-        for place in proxy.spec.front.places if proxy.spec.front is not None and lease else []:
-            self._claim(place, lease)
+        if proxy.spec.front is not None and lease:
+            serving = self._serving()
+            for place in proxy.spec.front.places:
+                self._claim(serving.get(place.name), lease)
 
-    def _unit(self, place: Place) -> Unit | None:
-        return next((unit for unit in self._keeper.units.values() if serves(unit.proxy, place)), None)
+    def _serving(self) -> _Serving:
+        """Whom each place's name means now: one walk for all places of all fronts."""
+        found: dict[str, Unit] = {}
+        for unit in self._keeper.units.values():
+            if unit.proxy.wanted and unit.proxy.spec.front is None:
+                found.setdefault(meant_by(unit.proxy), unit)
+        return found
 
     # --- where they are ---------------------------------------------------------------------------
 
     def addressed(self, spec: WorkerSpec) -> WorkerSpec:
         """A front's spec with its places as they are now; any other as it is."""
-        if spec.front is None:
-            return spec
-        places = [attrs.evolve(place, url=self._address(place)) for place in spec.front.places]
-        return attrs.evolve(spec, front=attrs.evolve(spec.front, places=places))
-
-    def _address(self, place: Place) -> str | None:
-        unit = self._unit(place)
-        # Without a socket of ours anybody may have the port by now, and would get what is meant for the proxy.
-        if unit is None or (not unit.listeners and unit.proxy.given_up is not None):
-            return None
-        return f"http://127.0.0.1:{unit.proxy.spec.port}"
+        return spec if spec.front is None else _addressed(spec, self._serving())
 
     def tell(self) -> None:
         """Inside the loop, after a change of what is up."""
-        for unit in self._keeper.units.values():
-            if unit.proxy.wanted and (spec := self.addressed(unit.proxy.spec)) != unit.proxy.spec:
+        fronts_up = [
+            unit for unit in self._keeper.units.values() if unit.proxy.wanted and unit.proxy.spec.front
+        ]
+        serving = self._serving() if fronts_up else {}
+        for unit in fronts_up:
+            if (spec := _addressed(unit.proxy.spec, serving)) != unit.proxy.spec:
                 self._keeper.apply(unit, fleet.Led(spec.front))
 
     def shown(self, proxy: Proxy) -> list[dict[str, Any]]:
         """For `ps`: the proxies that a front leads to."""
-        places = proxy.spec.front.places if proxy.spec.front is not None else []
-        return [self._shown(place) for place in places]
-
-    def _shown(self, place: Place) -> dict[str, Any]:
-        unit = self._unit(place)
-        state = State.STOPPED if unit is None else unit.proxy.state
-        port = None if unit is None else unit.proxy.spec.port
-        return {"name": place.name, "model": place.model_id, "port": port, "state": str(state)}
+        if proxy.spec.front is None:
+            return []
+        serving = self._serving()
+        return [_shown(place, serving.get(place.name)) for place in proxy.spec.front.places]
 
 
-def serves(proxy: Proxy, place: Place) -> bool:
-    """Whether a front means this proxy; one with a name of its own stands for itself."""
-    if not proxy.wanted or proxy.spec.front is not None:
-        return False
-    own_name = None if "/" in proxy.name else proxy.name.partition("@")[0]
-    return own_name == place.name or (own_name is None and proxy.spec.model_id == place.name)
+def meant_by(proxy: Proxy) -> str:
+    """The name by which a front means this proxy; one with a name of its own stands for itself."""
+    return proxy.spec.model_id if "/" in proxy.name else proxy.name.partition("@")[0]
 
 
-__all__ = ["Doors", "serves"]
+def _addressed(spec: WorkerSpec, serving: _Serving) -> WorkerSpec:
+    assert spec.front is not None  # only a front has places
+    places = [attrs.evolve(place, url=_address(serving.get(place.name))) for place in spec.front.places]
+    return attrs.evolve(spec, front=attrs.evolve(spec.front, places=places))
+
+
+def _address(unit: Unit | None) -> str | None:
+    # Without a socket of ours anybody may have the port by now, and would get what is meant for the proxy.
+    if unit is None or (not unit.listeners and unit.proxy.given_up is not None):
+        return None
+    return f"http://127.0.0.1:{unit.proxy.spec.port}"
+
+
+def _shown(place: Place, unit: Unit | None) -> dict[str, Any]:
+    state = State.STOPPED if unit is None else unit.proxy.state
+    port = None if unit is None else unit.proxy.spec.port
+    return {"name": place.name, "model": place.model_id, "port": port, "state": str(state)}
+
+
+__all__ = ["Doors", "meant_by"]

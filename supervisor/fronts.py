@@ -67,7 +67,7 @@ class _Compiler:
 
     def all(self, table: config.Front) -> Compiled:
         for rule in table.rules:
-            self._rules.append(FrontRule(**{**attrs.asdict(rule), "to": self._to(rule.to)}))
+            self._rules.append(attrs.evolve(rule, to=self._to(rule.to)))
         models = self._config.models
         for agent, target in models.agents.items():
             self._rules.append(FrontRule(self._to(target), agent=agent))

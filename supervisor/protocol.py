@@ -34,7 +34,7 @@ from typing import Any, TypeVar
 
 import attrs
 
-from modelproxy.worker.contract import problems, strict_converter
+from modelproxy.worker.contract import Bounds, problems, strict_converter
 
 from . import policy
 
@@ -99,8 +99,8 @@ class Fault(Exception):
 
 
 @attrs.frozen
-class UpRequest:
-    """Bring a proxy up; idempotent."""
+class UpRequest(Bounds):
+    """Bring a proxy up; idempotent. What is said of its limits: see `Bounds`."""
 
     model: str
     """`provider/model-name`, an alias, or the name of a proxy in the configuration."""
@@ -125,14 +125,6 @@ class UpRequest:
     """Model ids to fall back to, in this order; `anthropic`: the caller's own request. Empty: none any more."""
     fallback_keys: dict[str, str] = attrs.field(factory=dict, repr=False)
     """Keys by the name of their provider, where the supervisor has none."""
-    max_concurrent: int | None = None
-    """This and the rest: see `worker.contract.Quota`. 0: no limit."""
-    rpm: int | None = None
-    queue_size: int | None = None
-    queue_timeout_s: float | None = None
-    max_body: int | None = None
-    max_context: int | None = None
-    request_timeout_s: float | None = None
     overlay: dict[str, Any] = attrs.field(factory=dict, repr=False)
     """What the caller's project and environment say over the user's file: the keys of config.toml."""
     lease: str | None = None
@@ -152,16 +144,8 @@ class RestartRequest:
 
 
 @attrs.frozen
-class SetRequest:
-    """Other limits for a proxy that goes on serving. None: as it is. 0: no limit."""
-
-    max_concurrent: int | None = None
-    rpm: int | None = None
-    queue_size: int | None = None
-    queue_timeout_s: float | None = None
-    max_body: int | None = None
-    max_context: int | None = None
-    request_timeout_s: float | None = None
+class SetRequest(Bounds):
+    """Other limits for a proxy that goes on serving."""
 
 
 @attrs.frozen

@@ -5,15 +5,15 @@ Every wish has the same shape, in `up` as in `set`: None leaves a limit as it is
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import attrs
 
-from modelproxy.worker.contract import Quota
+from modelproxy.worker.contract import Bounds, Quota
 
 from .protocol import Fault
 
-NAMES = tuple(field.name for field in attrs.fields(Quota) if field.name != "access")
+NAMES = tuple(field.name for field in attrs.fields(Bounds))
 
 _MIB = 1024 * 1024
 RANGES: dict[str, tuple[float, float]] = {
@@ -28,26 +28,7 @@ RANGES: dict[str, tuple[float, float]] = {
 """Least and most of each; 0 is allowed besides."""
 
 
-class Wish(Protocol):
-    """What a request says of the limits."""
-
-    @property
-    def max_concurrent(self) -> int | None: ...
-    @property
-    def rpm(self) -> int | None: ...
-    @property
-    def queue_size(self) -> int | None: ...
-    @property
-    def queue_timeout_s(self) -> float | None: ...
-    @property
-    def max_body(self) -> int | None: ...
-    @property
-    def max_context(self) -> int | None: ...
-    @property
-    def request_timeout_s(self) -> float | None: ...
-
-
-def check(wish: Wish) -> None:
+def check(wish: Bounds) -> None:
     """A Fault for the first limit that nobody can mean."""
     for name, (least, most) in RANGES.items():
         value = getattr(wish, name)
@@ -55,8 +36,7 @@ def check(wish: Wish) -> None:
             raise Fault("bad_request", f"{name} must be from {least:g} to {most:.0f}, or 0 for no limit")
 
 
-def granted(wish: Wish, known: Quota) -> Quota:
+def granted(wish: Bounds, known: Quota) -> Quota:
     """The limits after a wish."""
-    said = {name: getattr(wish, name) for name in NAMES}
-    changes: dict[str, Any] = {name: value or None for name, value in said.items() if value is not None}
+    changes: dict[str, Any] = {name: value or None for name, value in wish.limits().items()}
     return attrs.evolve(known, **changes)

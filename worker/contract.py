@@ -124,9 +124,9 @@ class Access:
     """Those that are good here; the proxy knows no others."""
 
 
-@attrs.frozen
-class Quota:
-    """How much a proxy takes on, and from whom; may be changed while it serves. None: no limit."""
+@attrs.frozen(kw_only=True)
+class Bounds:
+    """How much a proxy takes on. None: no limit, or of a wish: as it is, and there 0 is no limit."""
 
     max_concurrent: int | None = None
     """Requests that are with a provider at the same time; others wait in line."""
@@ -142,12 +142,18 @@ class Quota:
     """Tokens of a prompt, by our estimate."""
     request_timeout_s: float | None = None
     """From a request's head to the end of its answer, waiting included."""
-    access: Access = attrs.Factory(Access)
 
     def limits(self) -> dict[str, float]:
-        """Those that are set, by their names."""
-        found = attrs.asdict(self, recurse=False, filter=lambda field, _: field.name != "access")
-        return {name: value for name, value in found.items() if value is not None}
+        """Those that are said, by their names."""
+        values = {field.name: getattr(self, field.name) for field in attrs.fields(Bounds)}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+@attrs.frozen
+class Quota(Bounds):
+    """How much a proxy takes on, and from whom; may be changed while it serves."""
+
+    access: Access = attrs.Factory(Access)
 
 
 @attrs.frozen
@@ -495,6 +501,7 @@ __all__ = [
     "AccessToken",
     "Adjust",
     "Beat",
+    "Bounds",
     "Bye",
     "ContractError",
     "Drain",

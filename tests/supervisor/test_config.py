@@ -15,7 +15,6 @@ from modelproxy.supervisor.config import (
     Config,
     ConfigError,
     Front,
-    FrontRule,
     Key,
     Models,
     Price,
@@ -25,7 +24,7 @@ from modelproxy.supervisor.config import (
     parse,
 )
 from modelproxy.supervisor.schema import FRONT, FRONT_RULE, MODELS, PROVIDER, PROXY, ROOT
-from modelproxy.worker.contract import Options, Timeouts
+from modelproxy.worker.contract import FrontRule, Options, Timeouts
 from modelproxy.worker.dialects import quirks
 
 FULL = """

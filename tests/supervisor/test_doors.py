@@ -11,7 +11,7 @@ from fakes.spawner import World
 from modelproxy.supervisor.facts import State
 from modelproxy.supervisor.following import Following
 from modelproxy.supervisor.protocol import DownRequest, Fault, ProxyView, UpRequest
-from modelproxy.worker.contract import Adjust, Front, Place
+from modelproxy.worker.contract import Adjust, Front
 
 pytestmark = clock.jumping
 
@@ -230,6 +230,7 @@ async def test_a_port_that_was_lost_is_nobodys_address(world: World) -> None:
         one.close()
     unit.listeners = []
     unit.proxy = attrs.evolve(unit.proxy, given_up="its port is taken")
-    place = Place("echo/big", "echo/big", None)
+    found = world.commands.doors.addressed(world.proxy("front").spec)
 
-    assert world.commands.doors._address(place) is None
+    assert found.front is not None
+    assert {place.name: place.url for place in found.front.places}["echo/big"] is None
