@@ -148,6 +148,24 @@ def test_p12_empty_blocks_and_turns_go_and_neighbours_join() -> None:
     assert shape(found) == [("user", ["a", "b"]), ("assistant", ["call 1"]), ("user", ["result 1"])]
 
 
+@pytest.mark.parametrize(
+    "silent",
+    [
+        {"type": "compaction", "content": None},
+        {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": ""}},
+        {"type": "search_result", "title": "", "source": "", "content": []},
+        {"type": "redacted_thinking", "data": thinking.sign("work", "m")},
+    ],
+    ids=lambda block: str(block["type"]),
+)
+def test_p12_a_block_that_says_nothing_is_no_turn(silent: dict[str, Any]) -> None:
+    """Ollama takes a request without messages for the wish to load the model, and answers nothing."""
+    alone, between = prepare(user(silent)), prepare(user("a"), assistant("b"), user(silent), assistant("c"))
+
+    assert shape(alone) == [("user", ["(no content)"])]
+    assert shape(between) == [("user", ["a"]), ("assistant", ["b", "c"])]
+
+
 def test_p12_a_user_who_says_nothing_at_the_end_still_has_a_turn() -> None:
     assert shape(prepare(user("a"), assistant("b"), user(""))) == [
         ("user", ["a"]),
@@ -178,6 +196,13 @@ def test_p13_a_result_without_its_call_is_something_that_was_said() -> None:
     assert found.notes == ("results without a call: 1",)
     twice = prepare(user("a"), assistant(call("1")), user(result("1"), result("1", "again")))
     assert shape(twice)[2] == ("user", ["result 1", "[result of an earlier tool call]", "again"])
+
+
+def test_p13_a_result_inside_a_result_without_a_call_is_words() -> None:
+    found = prepare(user(result("9", [result("1", "old"), text("")]), text("go")))
+
+    said = "[result of an earlier tool call]\nold"
+    assert shape(found) == [("user", ["[result of an earlier tool call]", said, "go"])]
 
 
 def test_p17_results_come_first_in_the_order_of_the_calls() -> None:

@@ -210,7 +210,9 @@ class _Request:
         names = {call: self._names.out(name) for call, name in turn.names.items()}
         found = blocks.user_turn(turn.blocks, names, self._sight)
         marks = {
-            block.get("tool_use_id"): self._mark(block) for block in turn.blocks if "tool_use_id" in block
+            block.get("tool_use_id"): self._mark(block)
+            for block in turn.blocks
+            if block["type"] == "tool_result"
         }
         for result in found.results:
             content = _content([result.text], marks.get(result.id))

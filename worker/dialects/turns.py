@@ -26,7 +26,7 @@ from modelproxy.worker.wire.asks import Ask
 
 from . import thinking
 from .arguments import of_history
-from .blocks import text_of
+from .blocks import media_of, text_of
 from .offers import Choice, Offer, Tool, offer
 from .seam import Terms
 
@@ -167,7 +167,7 @@ _OF_TOOLS = ("tool_addition", "tool_removal")
 
 def _blocks_of(content: Any) -> list[Block]:
     if isinstance(content, str):
-        return [{"type": "text", "text": content}]
+        return [_text(content)]
     return content if isinstance(content, list) else []
 
 
@@ -177,7 +177,7 @@ def _system_blocks(system: Any) -> list[Block]:
     for block in _blocks_of(system):
         text = _without_billing(text_of(block))
         if text.strip():
-            found.append(block if text == block.get("text") else {"type": "text", "text": text})
+            found.append(block if text == block.get("text") else _text(text))
     return found
 
 
@@ -191,7 +191,7 @@ def _reminder(content: Any) -> Block | None:
     text = "\n\n".join(text for text in texts if text.strip())
     if not text:
         return None
-    return {"type": "text", "text": f"<system-reminder>\n{text}\n</system-reminder>"}
+    return _text(f"<system-reminder>\n{text}\n</system-reminder>")
 
 
 # --- history --------------------------------------------------------------------------------------
@@ -216,18 +216,17 @@ class _History:
                 reminder = _reminder(message["content"])
                 yield Turn("user", [reminder] if reminder else [])
             else:
-                blocks = [block for block in _blocks_of(message["content"]) if self._stays(block)]
-                yield Turn(message["role"], blocks)
+                role, blocks = message["role"], _blocks_of(message["content"])
+                yield Turn(role, [block for block in blocks if self._stays(block, role)])
 
-    def _stays(self, block: Block) -> bool:
-        if block["type"] == "text":
-            return bool(block["text"].strip())
+    def _stays(self, block: Block, role: str) -> bool:
         if block["type"] in _OF_TOOLS:
             return False
         if not thinking.is_thinking(block):
-            return True
+            return _says_something(block)
         terms = self._terms
-        if terms.can("thinking") and thinking.replay(block, terms.provider, terms.model) is not None:
+        own = thinking.replay(block, terms.provider, terms.model) is not None
+        if own and role == "assistant" and terms.can("thinking"):
             return True
         self.counts["thinking blocks left out"] += 1
         return False
@@ -283,6 +282,13 @@ class _History:
         return {"type": "tool_result", "tool_use_id": call["id"], "content": INTERRUPTED}
 
 
+def _says_something(block: Block) -> bool:
+    """A turn must not consist of blocks of which nothing is left in another server's words."""
+    if block["type"] in ("tool_use", "tool_result"):
+        return True
+    return media_of(block) is not None or bool(text_of(block).strip())
+
+
 _SAID_AS = "_said_as"
 """On our own copy of a call whose id had to change: the id that its result still has."""
 
@@ -314,12 +320,18 @@ def _renamed(blocks: list[Block], calls: list[Block]) -> list[Block]:
     ]
 
 
+def _text(text: str) -> Block:
+    return {"type": "text", "text": text}
+
+
 def _demoted(block: Block) -> list[Block]:
     """A result that answers no call, as something that the user says."""
     failed = " (it failed)" if block.get("is_error") is True else ""
-    inner = [one for one in _blocks_of(block.get("content")) if isinstance(one, dict) and "type" in one]
-    kept = [one for one in inner if one["type"] != "text" or one["text"].strip()]
-    return [{"type": "text", "text": ORPHANED + failed}, *kept]
+    inner = [
+        _text(text_of(one)) if one["type"] == "tool_result" else one
+        for one in _blocks_of(block.get("content"))
+    ]
+    return [_text(ORPHANED + failed), *filter(_says_something, inner)]
 
 
 def _merged(turns: Iterator[Turn]) -> list[Turn]:
@@ -336,7 +348,7 @@ def _merged(turns: Iterator[Turn]) -> list[Turn]:
 
 
 def _said(text: str) -> Turn:
-    return Turn("user", [{"type": "text", "text": text}])
+    return Turn("user", [_text(text)])
 
 
 def _begun(turns: list[Turn]) -> list[Turn]:

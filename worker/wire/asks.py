@@ -149,8 +149,15 @@ def _check_content(content: Any, where: str, *, inside: bool = False) -> None:
         if block["type"] == "text" and not isinstance(block.get("text"), str):
             raise _invalid(f"{where}.{number}.text: must be a string")
         # A result inside a result is nothing that anybody reads, and checking it could go on without end.
-        if block["type"] == "tool_result" and block.get("content") is not None and not inside:
-            _check_content(block["content"], f"{where}.{number}.content", inside=True)
+        if block["type"] == "tool_result" and not inside:
+            _check_result(block, f"{where}.{number}")
+
+
+def _check_result(block: dict[str, Any], where: str) -> None:
+    if not isinstance(block.get("tool_use_id", ""), str):
+        raise _invalid(f"{where}.tool_use_id: must be a string")
+    if block.get("content") is not None:
+        _check_content(block["content"], f"{where}.content", inside=True)
 
 
 def _check_system(system: Any) -> None:
@@ -165,8 +172,8 @@ def _check_tools(body: dict[str, Any]) -> None:
     for number, tool in enumerate(tools or []):
         if not isinstance(tool, dict):
             raise _invalid(f"tools.{number}: must be an object")
-        if not isinstance(tool.get("name"), str) and not isinstance(tool.get("type"), str):
-            raise _invalid(f"tools.{number}.name: must be a string")
+        if not _is_named(tool):
+            raise _invalid(f"tools.{number}.name: must be a non-empty string")
     choice = body.get("tool_choice")
     if choice is None:
         return
@@ -176,6 +183,14 @@ def _check_tools(body: dict[str, Any]) -> None:
         raise _invalid(f"tool_choice.type: must be one of {', '.join(_CHOICES)}")
     if choice["type"] == "tool" and not isinstance(choice.get("name"), str):
         raise _invalid("tool_choice.name: must be a string")
+
+
+def _is_named(tool: dict[str, Any]) -> bool:
+    """Only what Anthropic itself runs may do without a name, such as a toolset of MCP."""
+    name, kind = tool.get("name"), tool.get("type")
+    if name is None:
+        return isinstance(kind, str) and kind not in ("", "custom")
+    return isinstance(name, str) and bool(name)
 
 
 def _check_stops(stops: Any) -> None:
