@@ -25,6 +25,7 @@ import trio
 _LINUX = sys.platform == "linux"
 _PIDFD_GET_INFO = 0xC040FF0B
 _PIDFD_INFO_EXIT = 1 << 3
+_PIDFD_SIGNAL_THREAD = 1 << 0
 _PR_SET_CHILD_SUBREAPER = 36
 _TCP_INFO_SIZE = 104
 _EXIT_CODE = 49  # of /proc/PID/stat, counted from the third field
@@ -165,9 +166,36 @@ def send_signal(pid: int, pidfd: int | None, signum: int) -> None:
         pass
 
 
+def send_signal_to_main_thread(pid: int, pidfd: int | None, signum: int) -> None:
+    """Signal the first thread of exactly this process; one that is gone is no error.
+
+    What is sent to a process as a whole is taken by any of its threads; of one that was stopped, by whichever
+    wakes first. Where neither Linux 6.9 nor tgkill(2) helps, it is the process that is signalled.
+    """
+    if pidfd is not None:
+        try:
+            signal.pidfd_send_signal(pidfd, signum, None, _PIDFD_SIGNAL_THREAD)
+            return
+        except ProcessLookupError:
+            return
+        except OSError:
+            if _has_ended(pidfd):  # while it lives, its number is nobody else's
+                return
+    if _LINUX and hasattr(_libc(), "tgkill"):
+        _libc().tgkill(pid, pid, signum)
+    else:
+        send_signal(pid, pidfd, signum)
+
+
+def _has_ended(pidfd: int) -> bool:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
+
+
 def be_subreaper(on: bool) -> None:
     """Whether orphans among our descendants become our own children, instead of init's."""
-    import ctypes  # only where there is a fork server
+    import ctypes  # only where it is needed
 
     arguments = [ctypes.c_ulong(number) for number in (int(on), 0, 0, 0)]
     if _libc().prctl(_PR_SET_CHILD_SUBREAPER, *arguments) != 0:

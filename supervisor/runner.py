@@ -85,6 +85,10 @@ class Handle:
         if not self.closed:  # afterwards the pid may be anybody's
             kernel.send_signal(self.pid, self.pidfd, signum)
 
+    def signal_main_thread(self, signum: int) -> None:
+        if not self.closed:
+            kernel.send_signal_to_main_thread(self.pid, self.pidfd, signum)
+
     def close(self) -> None:
         self.closed = True
         if self.pidfd is not None:
@@ -301,8 +305,13 @@ async def wait_exit(handle: Handle) -> kernel.Exit:
 
 
 def abort(handle: Handle) -> None:
-    """SIGABRT: a worker's fault handler writes every stack into its log."""
-    handle.signal(signal.SIGABRT)
+    """SIGABRT: a worker's fault handler writes every stack into its log.
+
+    To the thread of its event loop. Were it another one that takes it, the loop of a worker that was stopped
+    would go on while the stacks are written, take those who wait in the queue and the requests they sent, and
+    die with them.
+    """
+    handle.signal_main_thread(signal.SIGABRT)
     handle.signal(signal.SIGCONT)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -86,6 +87,43 @@ async def test_which_signal_a_child_died_of(child: Child, with_pidfd: bool) -> N
 
     assert await kernel.wait_exit(child.pid, child.pidfd if with_pidfd else None) == Exit(signal=9)
     child.process.returncode = -9
+
+
+_TWO_THREADS = """
+import faulthandler, signal, sys, threading
+faulthandler.enable()
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGABRT})
+def wait():
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGABRT})
+    print(f"{threading.main_thread().ident:x}", flush=True)
+    threading.Event().wait()
+threading.Thread(target=wait, daemon=True).start()
+sys.stdin.readline()
+signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGABRT})
+"""
+
+
+@pytest.mark.parametrize("way", ["Linux 6.9", "older", "without pidfd"])
+def test_a_signal_that_the_main_thread_is_to_take(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though another one stands ready to, and it does not yet. With what goes to the process it were the other."""
+    if way == "older":
+        monkeypatch.setattr(kernel, "_PIDFD_SIGNAL_THREAD", 1 << 30)  # which no kernel knows
+    command = [sys.executable, "-I", "-c", _TWO_THREADS]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+        pidfd = kernel.open_pidfd(process.pid)
+        assert process.stdout is not None  # a pipe
+        assert pidfd is not None  # on Linux
+        main_thread = int(process.stdout.readline(), 16)
+        given = None if way == "without pidfd" else pidfd
+        kernel.send_signal_to_main_thread(process.pid, given, signal.SIGABRT)
+        _, said = process.communicate("\n", timeout=60)
+        kernel.send_signal_to_main_thread(process.pid, pidfd, signal.SIGABRT)  # it is gone: no error
+        os.close(pidfd)
+
+    assert process.returncode == -signal.SIGABRT
+    (current,) = re.findall(r"Current thread 0x([0-9a-f]+)", said)
+    assert int(current, 16) == main_thread
 
 
 async def test_waiting_for_a_child_can_be_given_up(child: Child) -> None:

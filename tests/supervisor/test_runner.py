@@ -218,15 +218,17 @@ async def test_a_newborn_that_cannot_be_watched_is_taken_back(
 def test_no_signal_goes_to_a_closed_handle(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its pid may be anybody's by now."""
     sent: list[int] = []
-    monkeypatch.setattr(kernel, "send_signal", lambda pid, pidfd, signum: sent.append(signum))
+    for way in ("send_signal", "send_signal_to_main_thread"):
+        monkeypatch.setattr(kernel, way, lambda pid, pidfd, signum: sent.append(signum))
     handle = Handle(1, 1, None, 1, "t")
     handle.signal(signal.SIGTERM)
+    handle.signal_main_thread(signal.SIGQUIT)
     handle.close()
     handle.close()
     for strike in (runner.abort, runner.kill):
         strike(handle)
 
-    assert sent == [signal.SIGTERM]
+    assert sent == [signal.SIGTERM, signal.SIGQUIT]
 
 
 async def test_an_interpreter_that_is_gone_is_permanent(
