@@ -447,27 +447,31 @@ class Keeper:
 
     def _recall_worker(self, unit: Unit, worker: state.WorkerRecord) -> None:
         unit.tokens[worker.generation] = worker.token
-        if worker.pid is None:
-            # Ordered, perhaps born, never noted: if it lives it will dial.
+        if not kernel.CAN_IDENTIFY and (worker.pid is None or kernel.is_there(worker.pid)):
+            # Perhaps ours, perhaps nobody: it is awaited by its token, and never touched by its number.
             if worker.boot_id == kernel.boot_id():
                 self.apply(unit, fleet.Recall(worker.generation, None))
             return
-        handle = runner.recognise(
-            worker.generation, worker.pid, worker.start_time, worker.boot_id, worker.token
-        )
+        handle = self._recognise(unit, worker)
         if handle is None:
-            if not kernel.CAN_IDENTIFY and kernel.is_there(worker.pid):
-                # Perhaps ours, perhaps not: it is awaited by its token, and never touched by its number.
-                self.apply(unit, fleet.Recall(worker.generation, None))
-                return
-            # It is gone, and its pid files are not: they are taken away before a successor has a pid of its own.
-            unit.written = (unit.proxy.spec.port, worker.pid, unit.pid_file)
+            if worker.pid is not None:
+                # It is gone, and its pid files are not: they are taken away before a successor has a pid of its own.
+                unit.written = (unit.proxy.spec.port, worker.pid, unit.pid_file)
             return
         handle.ready_at = worker.started_at
         self._count_oom_kills(handle)
         unit.handles[worker.generation] = handle
         self._start(unit, self._watch, unit, handle)
-        self.apply(unit, fleet.Recall(worker.generation, worker.pid))
+        self.apply(unit, fleet.Recall(worker.generation, handle.pid))
+
+    def _recognise(self, unit: Unit, worker: state.WorkerRecord) -> runner.Handle | None:
+        name, generation, token = unit.proxy.name, worker.generation, worker.token
+        if worker.pid is not None:
+            return runner.recognise(generation, worker.pid, worker.start_time, worker.boot_id, token)
+        if worker.boot_id != kernel.boot_id():
+            return None
+        # Ordered, perhaps born, never noted. Nobody is waited for whom the kernel does not know.
+        return runner.seek(name, generation, self._paths.log_file(name), token)
 
     # --- the channel -----------------------------------------------------------------------------
 

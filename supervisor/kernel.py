@@ -100,6 +100,28 @@ def is_there(pid: int) -> bool:
     return True
 
 
+def pids_called(*last_words: str) -> list[int]:
+    """The processes whose command line ends with these words."""
+    tail = [os.fsencode(word) for word in last_words]
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (entry / "cmdline").read_bytes().rstrip(b"\0").split(b"\0")
+        except OSError:
+            continue
+        if words[-len(tail) :] == tail:
+            found.append(int(entry.name))
+    return found
+
+
+def writes_to(pid: int) -> str | None:
+    """The file behind its standard output, by the name that it has now."""
+    try:
+        return os.readlink(f"/proc/{pid}/fd/1")
+    except OSError:
+        return None
+
+
 def run_state(pid: int) -> str | None:
     """One letter: R, S, D, T (stopped), Z …"""
     fields = _stat_fields(pid)

@@ -198,9 +198,14 @@ class Runner:
                 os.close(write_end)
 
     def _command(self, birth: Birth, read_end: int) -> list[str]:
-        # -P: an agent's project may hold a file called trio.py. Name and generation are for `ps aux`.
-        name, generation = birth.name, f"g{birth.generation}"
-        return [sys.executable, "-P", "-m", self._module, "--birth-fd", str(read_end), name, generation]
+        # -P: an agent's project may hold a file called trio.py. Who it is, is for `ps aux` and for `seek`.
+        who = _who(birth.name, birth.generation)
+        return [sys.executable, "-P", "-m", self._module, "--birth-fd", str(read_end), *who]
+
+
+def _who(name: str, generation: int) -> tuple[str, str]:
+    """How a worker's command line ends, whichever way it is made."""
+    return name, f"g{generation}"
 
 
 def _handle_of_newborn(birth: Birth, pid: int) -> Handle:
@@ -289,6 +294,25 @@ def recognise(generation: int, pid: int, started: int | None, boot: str, token: 
     if same and kernel.run_state(pid) not in (None, "Z", "X"):
         return handle
     handle.close()
+    return None
+
+
+def seek(name: str, generation: int, log_file: Path, token: str) -> Handle | None:
+    """The worker that was ordered by this name and number and whose pid was never noted, if it was ever born.
+
+    Its command line may be that of a worker in another home, but not its log, whose name begins alike when
+    it has been rotated since. None is the truth: who forks holds our lock until it has executed a program.
+    """
+    ours = os.path.realpath(log_file)
+    for pid in kernel.pids_called(*_who(name, generation)):
+        try:
+            pidfd = kernel.open_pidfd(pid)
+        except OSError:
+            continue
+        if (kernel.writes_to(pid) or "").startswith(ours):
+            return Handle(generation, pid, pidfd, kernel.start_time(pid), token)
+        if pidfd is not None:
+            os.close(pidfd)
     return None
 
 

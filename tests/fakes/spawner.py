@@ -226,6 +226,7 @@ class World:
         patcher.setattr(channel, "serve", self._serve)
         patcher.setattr(runner, "wait_exit", self._wait_exit)
         patcher.setattr(runner, "recognise", self._recognise)
+        patcher.setattr(runner, "seek", self._seek)
         patcher.setattr(runner, "adopt", self._adopt)
         # A thread is invisible to the autojump clock, which would jump over the wait for it.
         patcher.setattr(trio.to_thread, "run_sync", _at_once)
@@ -264,6 +265,10 @@ class World:
     def _recognise(self, generation: int, pid: int, *record: Any) -> FakeHandle | None:
         handle = self.survivors.get(pid)
         return handle if handle is not None and not handle.ended.is_set() else None
+
+    def _seek(self, name: str, generation: int, *record: Any) -> FakeHandle | None:
+        handle = self.workers[name, generation].handle if (name, generation) in self.workers else None
+        return handle if handle in self.survivors.values() else None
 
     def _adopt(self, link: FakeLink) -> FakeHandle:
         handle = self.survivors.get(link.hello.pid)

@@ -137,20 +137,41 @@ def test_fault_16_an_orphan_that_nobody_uses_leaves(house: House) -> None:
 _PROXYCTL = [sys.executable, "-P", "-m", "modelproxy.ctl"]
 
 
-def test_fault_17_ordered_but_never_born(house: House) -> None:
-    """17: the order for a worker is on disk, its process is not: one worker is started later, not two."""
-    house.start()
-    row = house.up()
-    house.kill_supervisor()
-    os.kill(row["pid"], signal.SIGKILL)
-    wait_gone(row["pid"])
-    edit_state(house, pid=None, start_time=None)
-    house.start()
+def test_fault_17_ordered_but_never_born() -> None:
+    """17: the order for a worker is on disk, its process is not: one worker is started later, not two.
 
-    after = house.wait_row(lambda row: row["state"] == "ready")
-    assert after["generation"] == 2
-    assert workers_of(house) == [after["pid"]]
-    assert post(row["port"], message()).status == 200
+    And at once, or supervisors that die more often than one waits would never start it: this one waits for ever.
+    """
+    with House(ADOPT_WINDOW_S=3600.0) as house:
+        house.start()
+        row = house.up()
+        house.kill_supervisor()
+        house.kill_worker(row["pid"])
+        edit_state(house, pid=None, start_time=None)
+        house.start()
+
+        after = house.wait_row(lambda row: row["state"] == "ready")
+        assert after["generation"] == 2
+        assert workers_of(house) == [after["pid"]]
+        assert post(row["port"], message()).status == 200
+
+
+@pytest.mark.parametrize("spawn", ["exec", "fork"])
+def test_fault_18_born_never_noted_and_stopped(spawn: str) -> None:
+    """18: a worker whose pid never reached the disk and that does not dial is found, ended and replaced."""
+    with House(ADOPT_WINDOW_S=0.5) as house:
+        (house.home / "config" / "modelproxy").mkdir(parents=True)
+        (house.home / "config" / "modelproxy" / "config.toml").write_text(f'spawn = "{spawn}"\n')
+        house.start()
+        row = house.up()
+        house.kill_supervisor()
+        os.kill(row["pid"], signal.SIGSTOP)
+        edit_state(house, pid=None, start_time=None)
+        house.start()
+
+        after = house.wait_row(lambda row: row["state"] == "ready")
+        assert workers_of(house) == [after["pid"]] != [row["pid"]]
+        assert [death["pid"] for death in after["deaths"]] == [row["pid"]]
 
 
 def test_fault_18_born_but_never_noted(house: House) -> None:

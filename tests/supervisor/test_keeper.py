@@ -690,8 +690,54 @@ async def test_who_is_not_on_record_is_sent_away(make_world: MakeWorld, wrong: d
     assert world.proxy() == before
 
 
-async def test_one_that_dies_while_it_dials_is_no_trouble(make_world: MakeWorld) -> None:
+async def test_one_that_was_ordered_and_never_born_is_not_waited_for(make_world: MakeWorld) -> None:
+    """Supervisors that die more often than one waits would otherwise never start it."""
+    world = make_world()
+    unborn = state.WorkerRecord(3, None, None, kernel.boot_id(), "secret token")
+    remember(world, record(port=0, spec=attrs.evolve(SPEC, port=0), workers=[unborn]))
+    began = trio.current_time()
+    await world.start()
+    await world.until(lambda: world.proxy().state is State.READY)
+
+    assert trio.current_time() - began < policy.ADOPT_WINDOW_S
+    assert (world.proxy().generation, world.proxy().deaths) == (4, ())
+
+
+async def test_one_that_was_born_and_never_noted_is_known_by_its_pid(make_world: MakeWorld) -> None:
+    """It is not missed, and its end is seen though it never dials."""
+    world = make_world()
+    remember(world, record(workers=[state.WorkerRecord(3, None, None, kernel.boot_id(), "secret token")]))
+    survivor = world.survivor("echo/demo", 3, 77, "secret token")
+    await world.start()
+
+    assert repr(world.proxy()) == "<Proxy echo/demo adopting pid=77 port=3457 wanted deaths=0>"
+    survivor.die()
+    await world.until(lambda: bool(world.proxy().deaths))
+    assert world.proxy().deaths[0].pid == 77
+
+
+@pytest.mark.parametrize("pid", [None, os.getpid()])
+async def test_where_no_process_can_be_identified_it_is_awaited(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch, pid: int | None
+) -> None:
+    """By its token, and never touched by its number."""
+    monkeypatch.setattr(kernel, "CAN_IDENTIFY", False)
+    world = make_world()
+    known = state.WorkerRecord(3, pid, None, kernel.boot_id(), "secret token")
+    remember(world, record(port=0, spec=attrs.evolve(SPEC, port=0), workers=[known]))
+    began = trio.current_time()
+    await world.start()
+    assert repr(world.proxy()).startswith("<Proxy echo/demo adopting pid=- ")
+    await world.until(lambda: world.proxy().state is State.READY)
+
+    assert trio.current_time() - began >= policy.ADOPT_WINDOW_S
+
+
+async def test_one_that_dies_while_it_dials_is_no_trouble(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The kernel does not know it any more when we look."""
+    monkeypatch.setattr(kernel, "CAN_IDENTIFY", False)
     world = make_world()
     remember(world, record(workers=[state.WorkerRecord(3, None, None, kernel.boot_id(), "secret token")]))
     await world.start()

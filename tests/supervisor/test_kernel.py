@@ -259,6 +259,16 @@ def test_a_stopped_process_shows(child: Child) -> None:
     assert not kernel.is_traced(child.pid)
 
 
+def test_a_process_is_found_by_the_end_of_its_command_line(child: Child) -> None:
+    child.exit(0)
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+
+    assert os.getpid() in kernel.pids_called(sys.orig_argv[-1])
+    assert kernel.pids_called("-c", "read code && exit $code") == []  # a zombie has none
+    assert kernel.writes_to(os.getpid()) == os.readlink("/proc/self/fd/1")
+    assert kernel.writes_to(child.pid) is None
+
+
 def test_own_cpu_time_advances() -> None:
     before = kernel.cpu_ticks(os.getpid())
     assert before is not None

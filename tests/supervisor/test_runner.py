@@ -367,6 +367,56 @@ def test_a_stranger_with_its_pid_is_not_touched(bystander: subprocess.Popen[byte
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+@pytest.fixture
+def nameless(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """A process that is called as a worker is and writes to a log; nobody has noted its pid."""
+    log = tmp_path / "echo~unnoted.log"
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            ["/bin/sh", "-xc", "read end", "echo/unnoted", "g3"],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.PIPE,
+        )
+    assert process.stderr is not None
+    process.stderr.readline()  # said by -x: by now the kernel has its command line
+    yield process, log
+    process.communicate()
+
+
+def test_a_worker_that_was_never_noted_is_found(
+    nameless: tuple[subprocess.Popen[bytes], Path], tmp_path: Path
+) -> None:
+    """Also by the name that its log had before it was rotated, and through a link."""
+    process, log = nameless
+    log.rename(f"{log}.1")
+    (tmp_path / "link").symlink_to(tmp_path)
+    handle = runner.seek("echo/unnoted", 3, tmp_path / "link" / log.name, "t")
+
+    assert handle is not None
+    assert (handle.generation, handle.pid) == (3, process.pid)
+    assert handle.start_time == kernel.start_time(process.pid)
+    handle.close()
+
+
+@pytest.mark.parametrize("wrong", ["name", "generation", "log"])
+def test_who_is_another_is_not_taken_for_it(
+    nameless: tuple[subprocess.Popen[bytes], Path], tmp_path: Path, wrong: str
+) -> None:
+    """Another home may have a worker of this very name; no descriptor is kept."""
+    _, log = nameless
+    before = len(os.listdir("/proc/self/fd"))
+    found = runner.seek(
+        "echo/unnot" if wrong == "name" else "echo/unnoted",
+        4 if wrong == "generation" else 3,
+        tmp_path / "home" / log.name if wrong == "log" else log,
+        "t",
+    )
+
+    assert found is None
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_a_zombie_is_dead(bystander: subprocess.Popen[bytes]) -> None:
     started = kernel.start_time(bystander.pid)
     bystander.kill()
