@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import json
 from pathlib import Path
@@ -253,6 +254,14 @@ def test_p25_p26_the_answer_is_limited_to_what_fits(known: Any, asked: int, num_
 )
 def test_p27_the_window_is_said(known: Any, num_ctx: int | None) -> None:
     assert sent(ask(), terms(**known))["options"].get("num_ctx") == num_ctx
+
+
+def test_p14_p26_a_document_that_is_only_named_does_not_fill_the_window() -> None:
+    pages = base64.b64encode(b"%PDF" + b"/Type /Page " * 100).decode()
+    source = {"type": "base64", "media_type": "application/pdf", "data": pages}
+    asked = ask({"role": "user", "content": [{"type": "document", "source": source}]}, max_tokens=4000)
+
+    assert sent(asked, terms(window=65_536))["options"]["num_predict"] == 4000
 
 
 @pytest.mark.parametrize(

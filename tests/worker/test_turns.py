@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from modelproxy.worker.wire import asks, codec
 
 SAMPLES = sorted((Path(__file__).parents[1] / "cases" / "samples").glob("*.json"))
 TERMS = Terms("work", "m", Options())
+SEES = Sight()
 STAMP = "x-anthropic-billing-header: cc_version=2.1.329.abc; cc_entrypoint=cli"
 
 
@@ -50,6 +52,10 @@ def system(content: Any, **fields: Any) -> dict[str, Any]:
 def prepare(*messages: Any, terms: Terms = TERMS, **fields: Any) -> Prepared:
     body = {"model": "m", "max_tokens": 100, "messages": list(messages), **fields}
     return turns.prepare(asks.ask(codec.dumps(body)), terms)
+
+
+def size(prepared: Prepared, sight: Sight = SEES, replays_from: int = 0) -> int:
+    return prepared.input_tokens(sight, replays_from)
 
 
 def shape(prepared: Prepared) -> list[tuple[str, list[str]]]:
@@ -282,7 +288,34 @@ def test_the_other_fields() -> None:
 def test_the_estimate_is_of_what_is_sent() -> None:
     deferred = {"name": "a", "input_schema": {}, "description": "x" * 3600, "defer_loading": True}
 
-    assert prepare(user("a"), tools=[deferred], system=STAMP).input_tokens == prepare(user("a")).input_tokens
+    assert size(prepare(user("a"), tools=[deferred], system=STAMP)) == size(prepare(user("a")))
+
+
+PAGES = base64.b64encode(b"%PDF" + b"/Type /Page " * 100).decode()
+PDF = {"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": PAGES}}
+FOUND = {"type": "web_search_tool_result", "tool_use_id": "s", "content": [{"encrypted_content": "x" * 9000}]}
+FAR = {"type": "image", "source": {"type": "url", "url": "http://x/y.png"}}
+
+
+@pytest.mark.parametrize("block", [PDF, FAR, FOUND], ids=lambda block: str(block["type"]))
+def test_the_estimate_counts_what_a_model_is_only_told_of_by_its_words(block: dict[str, Any]) -> None:
+    """By its pages, a document that is only named would fill a local model's window for the rest of the session."""
+    blind = Sight(images=False)
+    direct = prepare(user(block, text("go")))
+    inside = prepare(user("a"), assistant(call("1")), user(result("1", [block])))
+
+    assert size(direct, blind) < 200
+    assert size(inside, blind) < 200
+    if block is PDF:
+        assert size(direct, Sight(documents=True)) > 100_000
+
+
+def test_the_estimate_counts_reasoning_only_where_it_is_replayed() -> None:
+    thought = {**OWN, "thinking": "hm " * 1000}
+    found = prepare(user("a"), assistant(thought, text("b")), user("c"), assistant(thought, text("d")))
+
+    assert size(found, replays_from=3) < size(found) - 500
+    assert size(found, replays_from=4) < size(found, replays_from=3) - 500
 
 
 # --- laws -----------------------------------------------------------------------------------------

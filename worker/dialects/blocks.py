@@ -136,6 +136,20 @@ def part_of(block: Block, sight: Sight) -> Part:
     return sight.omission(media) or media
 
 
+def as_shown(block: Block, sight: Sight) -> Block:
+    """A block with words in the place of what a model with this sight is only told of; for estimates."""
+    if block["type"] == "tool_result":
+        return {**block, "content": [_as_shown(one, sight) for one in _inner(block.get("content"))]}
+    return _as_shown(block, sight)
+
+
+def _as_shown(block: Block, sight: Sight) -> Block:
+    if block["type"] in ("text", "tool_use") or thinking.is_thinking(block):
+        return block
+    part = part_of(block, sight)
+    return {"type": "text", "text": part} if isinstance(part, str) else block
+
+
 def text_of(block: Block) -> str:
     """A block in words. Pictures and files become their placeholders, reasoning becomes nothing."""
     if thinking.is_thinking(block):

@@ -46,7 +46,7 @@ class Ollama:
     def call(self, ask: Ask, terms: Terms) -> Call:
         prepared = prepare(ask, terms)
         _refuse_tools(prepared, terms)
-        size = prepared.input_tokens
+        size = prepared.input_tokens(_sight(terms), _tool_loop(prepared.turns))
         window = window_of(terms)
         if window is not None and size > window:
             raise Refused(failures.overflow(size, window))
@@ -122,7 +122,7 @@ def _messages(prepared: Prepared, terms: Terms) -> tuple[list[dict[str, Any]], i
     """System first, once; then the turns. And how many blocks the model cannot be shown."""
     system = "\n\n".join(text for text in (prepared.system, _duty(prepared)) if text)
     found: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
-    sight = Sight(images=terms.can("vision"), image_urls=False)
+    sight = _sight(terms)
     loop = _tool_loop(prepared.turns)
     omitted = 0
     for number, turn in enumerate(prepared.turns):
@@ -133,6 +133,10 @@ def _messages(prepared: Prepared, terms: Terms) -> tuple[list[dict[str, Any]], i
         else:
             found.append(_assistant(turn, terms, replays=number >= loop))
     return found, omitted
+
+
+def _sight(terms: Terms) -> Sight:
+    return Sight(images=terms.can("vision"), image_urls=False)
 
 
 def _duty(prepared: Prepared) -> str:

@@ -54,9 +54,10 @@ class OpenAI:
             # Without them an agent only talks, and nobody sees why.
             words = f"model {terms.model} does not support tools; choose a tool-capable model"
             raise Refused(Failure(Kind.INVALID, words))
-        if terms.window is not None and prepared.input_tokens > terms.window:
-            raise Refused(failures.overflow(prepared.input_tokens, terms.window))
-        body = _Request(ask, terms, ways, prepared).body()
+        size = prepared.input_tokens(_sight(terms, ways), 0 if ways.replay != "none" else len(prepared.turns))
+        if terms.window is not None and size > terms.window:
+            raise Refused(failures.overflow(size, terms.window))
+        body = _Request(ask, terms, ways, prepared, size).body()
         return Call(PATH, codec.dumps(body), headers(ask, terms, ways), notes=prepared.notes)
 
     def decoder(self, ask: Ask, terms: Terms, *, new_id: NewId) -> Decoder:
@@ -141,14 +142,14 @@ def _wants_json(ask: Ask) -> bool:
 class _Request:
     """A prepared request in the server's words."""
 
-    def __init__(self, ask: Ask, terms: Terms, ways: Quirks, prepared: Prepared) -> None:
+    def __init__(self, ask: Ask, terms: Terms, ways: Quirks, prepared: Prepared, size: int) -> None:
         self._ask = ask
         self._terms = terms
         self._ways = ways
         self._prepared = prepared
         self._names = _names(ask)
-        self._limit = _limit(ask, terms, ways, prepared)
-        self._sight = Sight(images=terms.can("vision"), image_urls=True, documents=ways.files)
+        self._limit = _limit(ask, terms, ways, size)
+        self._sight = _sight(terms, ways)
         self._caches = _caches(terms, ways)
         self._automatic = self._mark(ask.body)
         self._marks = MOST_BREAKPOINTS if self._automatic is None else MOST_BREAKPOINTS - 1
@@ -348,14 +349,17 @@ class _Request:
 _IDS: dict[str, Callable[[str], str]] = {"any": names.upstream_id, "mistral": names.mistral_id}
 
 
-def _limit(ask: Ask, terms: Terms, ways: Quirks, prepared: Prepared) -> int:
+def _sight(terms: Terms, ways: Quirks) -> Sight:
+    return Sight(images=terms.can("vision"), image_urls=True, documents=ways.files)
+
+
+def _limit(ask: Ask, terms: Terms, ways: Quirks, size: int) -> int:
     """Clients ask for 32000 or 128000 tokens whatever the model is."""
     limits = [ask.max_tokens]
     if terms.max_output is not None:
         limits.append(terms.max_output)
     if terms.window is not None:
-        prompt = prepared.input_tokens
-        limits.append(terms.window - prompt - prompt // 20 - MARGIN)
+        limits.append(terms.window - size - size // 20 - MARGIN)
     return max(min(limits), ways.min_output)
 
 

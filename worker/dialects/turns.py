@@ -26,7 +26,7 @@ from modelproxy.worker.wire.asks import Ask
 
 from . import thinking
 from .arguments import of_history
-from .blocks import media_of, text_of
+from .blocks import Sight, as_shown, media_of, text_of
 from .offers import Choice, Offer, Tool, offer
 from .seam import Terms
 
@@ -73,13 +73,24 @@ class Prepared:
     notes: tuple[str, ...] = ()
     """What was left out, for the log."""
 
-    @property
-    def input_tokens(self) -> int:
-        """An estimate of what is really sent; the client's own request also holds what was left out."""
+    def input_tokens(self, sight: Sight, replays_from: int = 0) -> int:
+        """An estimate of what is really sent: the client's own request also holds what a model is only told of.
+
+        `replays_from`: the first turn whose reasoning goes with it.
+        """
         return tokens.of_prompt(
             {
                 "system": self.system,
-                "messages": [{"content": turn.blocks} for turn in self.turns],
+                "messages": [
+                    {
+                        "content": [
+                            as_shown(block, sight)
+                            for block in turn.blocks
+                            if number >= replays_from or not thinking.is_thinking(block)
+                        ]
+                    }
+                    for number, turn in enumerate(self.turns)
+                ],
                 "tools": [
                     {"name": tool.name, "description": tool.description, "input_schema": tool.schema}
                     for tool in self.tools
