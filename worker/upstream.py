@@ -359,10 +359,10 @@ class _Answering:
         try:
             while data := await self._answer.read():
                 self._hear(data)
-                if items := self._decoder.feed(data):
-                    return items
                 if self._received > MOST_ANSWER:
                     return [self._bad("does not stop answering")]
+                if items := self._decoder.feed(data):
+                    return items
                 # Pieces that are there already must not keep the loop from everybody else.
                 await trio.lowlevel.checkpoint()
         except pool.PoolError as error:

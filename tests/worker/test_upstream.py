@@ -377,6 +377,16 @@ async def test_an_answer_without_end_is_ended(far: Upstream, monkeypatch: pytest
     assert await failing(real(far)) == (Kind.PROVIDER, "Far does not stop answering")
 
 
+async def test_an_answer_that_never_stops_talking_is_ended(
+    far: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plain client's answer is collected here, so text that goes on for ever is no better than silence."""
+    monkeypatch.setattr(upstream, "MOST_ANSWER", 1_000_000)
+    far.on("/chat", Reply(body=A * 500_000 + END))
+
+    assert (await everything(real(far)))[-1] == Failure(Kind.PROVIDER, "Far does not stop answering")
+
+
 # --- time -----------------------------------------------------------------------------------------
 
 
