@@ -73,7 +73,7 @@ def _missing(found: settings.Settings, paths: Paths) -> Iterator[tuple[str, str]
             variable = f"set {provider.key.env}, or " if provider.key.env else ""
             yield (
                 f"providers.{name}",
-                f"{name} has no API key, and {', '.join(users)} needs it: {variable}"
+                f"{name} has no API key, and is used by {', '.join(users)}: {variable}"
                 f"say proxyctl keys set {name}",
             )
 
@@ -85,8 +85,9 @@ def _used(found: settings.Settings, providers: dict[str, Provider]) -> dict[str,
         meant = _model_of(path, value)
         for name in meant:
             resolved = aliases.resolve(name, names, providers)
-            if resolved is not None:
-                used.setdefault(resolved.model_id.partition("/")[0], []).append(schema.dotted(path))
+            provider = "" if resolved is None else resolved.model_id.partition("/")[0]
+            if provider in providers:  # else it is among what is wrong already
+                used.setdefault(provider, []).append(schema.dotted(path))
     return used
 
 

@@ -153,7 +153,9 @@ def _located(problem: Problem, present: list[layers.Layer]) -> Wrong:
     """In the strongest file that says it; `present` holds at least that one."""
     saying = [layer for layer in present if layers.says(layer.document, problem.at)]
     layer = saying[-1] if saying else present[-1]
-    return Wrong(layer.origin, attrs.evolve(problem, line=line_of(problem.at, layer.lines)))
+    return Wrong(
+        layers.said_by(layer, problem.at), attrs.evolve(problem, line=line_of(problem.at, layer.lines))
+    )
 
 
 # --- trust -------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Any
 from . import aliases
 from .schema import KINDS, NATIVE
 from .toml_lines import Path
-from .values import UNSHOWN, Report, guess
+from .values import UNSHOWN, Report, close, guess
 
 _KEY_FIELDS = ("api_key", "api_key_env", "api_key_file", "api_key_command")
 _NEEDS_URL = ("openai",)
@@ -53,7 +53,9 @@ class _Checks:
     def _provider(self, path: Path, name: str, table: Mapping[str, Any]) -> None:
         self._one_key(path, table)
         if "kind" not in table and name not in KINDS:
-            self._report(path, UNSHOWN, f"kind is missing: one of {', '.join(KINDS)}")
+            near = close(name, KINDS)
+            meant = f"; did you mean [providers.{near}]?" if near else ""
+            self._report(path, UNSHOWN, f"kind is missing: one of {', '.join(KINDS)}{meant}")
         elif table.get("kind") in _NEEDS_URL and name not in KINDS and "base_url" not in table:
             self._report(path, UNSHOWN, "base_url is missing")
 
@@ -124,8 +126,6 @@ class _Checks:
             self._target((*path, "model"), table["model"], proxies=False)
         for index, target in enumerate(table.get("fallback") or ()):
             self._target((*path, "fallback", index), target, words=("anthropic",), proxies=False)
-        if table.get("idle_stop") is not None and 0 < table["idle_stop"] < 1:
-            self._report((*path, "idle_stop"), table["idle_stop"], "must be at least 1 s, or 0 for never")
 
     def _ports(self) -> None:
         taken: dict[int, str] = {}

@@ -119,10 +119,13 @@ def leaves(document: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
 def _setting(path: Path, value: Any, layers: list[Layer]) -> Setting:
     for layer in reversed(layers):
         if says(layer.document, path):
-            if layer.origin == "environment":
-                return Setting(path, value, f"environment variable {_variable(path)}")
-            return Setting(path, value, layer.origin, layer.lines.get(path))
+            return Setting(path, value, said_by(layer, path), layer.lines.get(path))
     raise AssertionError(path)  # it came from one of them
+
+
+def said_by(layer: Layer, path: Path) -> str:
+    """The layer in words; of the environment the variable."""
+    return layer.origin if layer.origin != "environment" else f"environment variable {_variable(path)}"
 
 
 def says(document: Any, path: Path) -> bool:

@@ -46,15 +46,37 @@ class ConfigError(Exception):
         self.problems = problems
 
 
+_QUOTES = 'what has other signs than letters, digits, _ and - stands in quotes: "claude-haiku-*" = '
+_MEANT = {
+    "Cannot overwrite": "this key stands here a second time",
+    "Cannot declare": "this table stands here a second time",
+    "Expected '='": _QUOTES + "…",
+    "Expected ']'": 'what has other signs than letters, digits, _ and - stands in quotes: [proxies."ollama/x"]',
+    "Invalid initial character for a key": _QUOTES + "…",
+    "Invalid value": 'texts stand in quotes: "…"',
+    "Expected newline": 'one key on each line, and texts stand in quotes: "…"',
+    "Illegal character": 'a text ends on its own line, with a quote like the one that it begins with: "…"',
+    "Unescaped": "a backslash is written twice, or the text stands in '…'",
+}
+"""What mostly lies behind the words of `tomllib`, for those who do not know TOML by heart."""
+
+
+def _in_words(error: tomllib.TOMLDecodeError) -> str:
+    what = str(error).partition(" (at ")[0]
+    meant = next((words for start, words in _MEANT.items() if what.startswith(start)), None)
+    return f"not TOML: {what}" if meant is None else f"not TOML: {what}; {meant}"
+
+
 def load(text: str) -> dict[str, Any]:
     """The TOML document in `text`, whatever its keys."""
+    if text.startswith("\ufeff"):
+        raise ConfigError([Problem("", "begins with a byte order mark; save it as UTF-8 without one", 1)])
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        what, _, place = str(error).partition(" (at ")
-        number = re.match(r"line (\d+)", place)
+        number = re.match(r"line (\d+)", str(error).partition(" (at ")[2])
         line = int(number[1]) if number else len(text.splitlines())  # "end of document"
-        raise ConfigError([Problem("", f"not TOML: {what}", line)]) from None
+        raise ConfigError([Problem("", _in_words(error), line)]) from None
     except RecursionError:
         raise ConfigError([Problem("", "not TOML: nested too deeply")]) from None
 

@@ -5,7 +5,6 @@ What can be written: a model id, the name of a proxy that has a table of its own
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
 import attrs
@@ -15,6 +14,7 @@ from modelproxy.worker.contract import Quota, Target, WorkerSpec
 from . import aliases, quotas
 from .config import Config, Provider, ProxyOptions
 from .protocol import DEFAULT_GRACE_S, Fault
+from .values import close
 
 EXPECTED = "Expected: provider/model-name"
 MAX_MODEL_ID = 200
@@ -139,7 +139,7 @@ def resolve_target(text: str, config: Config) -> Route:
 
 
 def _unsupported(name: str, config: Config) -> Fault:
-    near = difflib.get_close_matches(name, config.providers, n=1)
+    near = close(name, config.providers)
     supported = ", ".join(sorted(config.providers))
-    guess = f'; did you mean "{near[0]}"?' if near else ""
+    guess = f'; did you mean "{near}"?' if near else ""
     return Fault("unsupported_provider", f'Unsupported provider "{name}"{guess}', f"supported: {supported}")

@@ -12,6 +12,7 @@ from typing import Any
 
 from .toml_lines import Path
 from .values import (
+    HEADER_NAME,
     Amount,
     Choice,
     Field,
@@ -29,6 +30,7 @@ from .values import (
     Text,
     Url,
     Value,
+    Variable,
     Whole,
 )
 
@@ -62,7 +64,7 @@ def _key_fields(what: str, default_variable: str) -> dict[str, Field]:
             project="trusted",
         ),
         "api_key_env": Field(
-            Text("the name of a variable", r"[A-Za-z_][A-Za-z0-9_]*"),
+            Variable(),
             "the key is in this variable, in the supervisor's environment or else in that of the shell that "
             "says `up`",
             example='"WORK_API_KEY"',
@@ -147,7 +149,7 @@ PROVIDER = Section(
             default="[what it says itself; where it says nothing, nothing is withheld]",
         ),
         "num_ctx": Field(
-            OneOf("a whole number from 512 to 100000000", Choice("auto"), _WINDOW),
+            OneOf('"auto" or a whole number from 512 to 100000000', Choice("auto"), _WINDOW),
             'Ollama: the window to load the model with. "auto": the num_ctx of its Modelfile, else its own '
             "window up to 65536 (more if it is loaded so)",
             example='"auto"',
@@ -162,14 +164,14 @@ PROVIDER = Section(
         "think": Field(
             TableOf(
                 'a table of model = true, false or "low", "medium", "high"',
-                OneOf('true, false or "low", "medium", "high"', Flag(), Text()),
+                OneOf('true, false or "low", "medium", "high"', Flag(), Choice("low", "medium", "high")),
             ),
             "Ollama: per model, whether it thinks",
             example='{ "qwen3:8b" = false, "gpt-oss" = "low" }',
             default="[what the client asks]",
         ),
         "headers": Field(
-            TableOf("a table of texts", Header()),
+            TableOf("a table of texts", Header(), HEADER_NAME, "is not the name of a header"),
             "sent along with every request; they win over ours",
             example='{ "x-team" = "blue" }',
             secret=True,
@@ -227,7 +229,7 @@ PROXY = Section(
             default="false",
         ),
         "idle_stop": Field(
-            Seconds(0.0, MAX_IDLE_STOP_S, "from 1 s to 168 h, or 0 for never"),
+            Seconds(1.0, MAX_IDLE_STOP_S, "from 1 s to 168 h, or 0 for never", or_none=True),
             "end the worker after so long without a request; the next connection brings it back",
             example='"15m"',
             default="[never]",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -74,6 +74,19 @@ class Name(Text):
         return text
 
 
+class Variable(Text):
+    """The name of an environment variable. What is none may well be the key itself, so it is not shown."""
+
+    def __init__(self) -> None:
+        super().__init__("the name of a variable", r"[A-Za-z_][A-Za-z0-9_]*")
+
+    def read(self, raw: Any, path: Path, report: Report, *, secret: bool = False) -> Any:
+        return super().read(raw, path, report, secret=True)
+
+    def refuse(self) -> ValueError:
+        return ValueError(f"must be {self.words}, and not a key; keys are kept by proxyctl keys set")
+
+
 class Url(Value):
     words = "a URL like http://127.0.0.1:11434"
 
@@ -99,8 +112,8 @@ class Choice(Value):
 
     def check(self, raw: Any) -> Any:
         if not any(raw == option and type(raw) is type(option) for option in self._options):
-            near = difflib.get_close_matches(str(raw), [str(option) for option in self._options], n=1)
-            raise ValueError(f"must be {self.words}" + (f'; did you mean "{near[0]}"?' if near else ""))
+            near = close(str(raw), [str(option) for option in self._options])
+            raise ValueError(f"must be {self.words}" + (f'; did you mean "{near}"?' if near else ""))
         return raw
 
     def schema(self) -> dict[str, Any]:
@@ -148,19 +161,26 @@ class Amount(Value):
         return {"type": "number", "minimum": 0, "maximum": 1_000_000}
 
 
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-_DURATION = r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)?"
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION = r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?"
 
 
 class Seconds(Value):
     """`10`, `"10s"`, `"5m"`."""
 
     def __init__(
-        self, low: float = 0.001, high: float = 86400.0, bounds: str = "more than 0 and at most a day"
+        self,
+        low: float = 0.001,
+        high: float = 86400.0,
+        bounds: str = "more than 0 and at most a day",
+        *,
+        or_none: bool = False,
     ) -> None:
         self._low, self._high = low, high
+        self._or_none = or_none
+        """0 is good too, below `low`."""
         self._bounds = bounds
-        self.words = f'seconds or a text like "10s", "5m": {self._bounds}'
+        self.words = f'seconds or a text like "500ms", "10s", "5m", "1h": {self._bounds}'
 
     def check(self, raw: Any) -> float:
         if type(raw) in (int, float):
@@ -168,8 +188,10 @@ class Seconds(Value):
         else:
             match = re.fullmatch(_DURATION, raw, re.ASCII) if isinstance(raw, str) else None
             if match is None:
-                raise ValueError('must be seconds or a text like "10s", "5m"')
+                raise self.refuse()
             number = float(match[1]) * _UNITS[match[2] or "s"]
+        if number == 0 and self._or_none:
+            return number
         if not math.isfinite(number) or not self._low <= number <= self._high:
             raise ValueError(f"must be {self._bounds}")
         return number
@@ -177,6 +199,7 @@ class Seconds(Value):
     def schema(self) -> dict[str, Any]:
         return {
             "anyOf": [
+                *([{"const": 0}] if self._or_none else []),
                 {"type": "number", "minimum": self._low, "maximum": self._high},
                 {"type": "string", "pattern": f"^{_DURATION}$"},
             ]
@@ -284,6 +307,27 @@ class Named(TableOf):
         )
         super().__init__("a table", kind, names, rule)
 
+    def read(self, raw: Any, path: Path, report: Report, *, secret: bool = False) -> Any:
+        return super().read(self._without_astray(raw, path, report), path, report, secret=secret)
+
+    def _without_astray(self, raw: Any, path: Path, report: Report) -> Any:
+        """`[front]` with `rules` in it: the table's own name was forgotten, and that is said once."""
+        known = self.kind.fields if isinstance(self.kind, Section) else {}
+        astray = [
+            key
+            for key, value in (raw.items() if isinstance(raw, dict) else ())
+            if key in known and not isinstance(value, dict)
+        ]
+        if not astray:
+            return raw
+        header = ".".join(map(str, path))
+        words = f"belongs in a table with a name of its own, like [{header}.NAME]"
+        report((*path, astray[0]), UNSHOWN, words)
+        return {key: value for key, value in raw.items() if key not in astray}
+
+
+HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
 
 class Header(Value):
     words = "a text without a line break"
@@ -366,7 +410,12 @@ class Field:
         return f"{self.doc[:1].upper()}{self.doc[1:]}.{default}{'' if self.wired else ' Not used yet.'}"
 
 
+def close(word: str, known: Iterable[str]) -> str | None:
+    """The one that may have been meant; nothing far-fetched, which would only mislead."""
+    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.65)), None)
+
+
 def guess(word: str, known: Mapping[str, Any]) -> str:
     """`; did you mean "kind"?`, or what there is."""
-    near = difflib.get_close_matches(word, known, n=1)
-    return f'; did you mean "{near[0]}"?' if near else f"; known are {', '.join(known)}"
+    near = close(word, known)
+    return f'; did you mean "{near}"?' if near else f"; known are {', '.join(known)}"

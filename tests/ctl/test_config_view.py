@@ -39,6 +39,27 @@ def test_s14_s108_every_problem_at_once(run: Run, file: Path) -> None:
     assert "must be a whole number from 1 to 300" in problems[3]["message"]
 
 
+@pytest.mark.parametrize("target", ["codellama", "nope/x", "near"])
+def test_an_alias_to_nowhere_is_a_problem_and_no_crash(run: Run, file: Path, target: str) -> None:
+    file.write_text(f'[aliases]\nnear = "ollama/x"\nlocal = "{target}"\n[models]\ndefault = "local"\n')
+    ran = run("config", "validate")
+
+    assert ran.code == 1
+    assert ran.err.startswith(f'{file}:3: aliases.local = "{target}": ')
+    assert len(ran.err.splitlines()) == 1
+
+
+def test_of_the_environment_the_variable_is_named(
+    run: Run, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODELPROXY_DEFAULT_PORT", "99999")
+
+    assert run("config", "validate").err == (
+        "environment variable MODELPROXY_DEFAULT_PORT: default_port = 99999: "
+        "must be a whole number from 1 to 65535\n"
+    )
+
+
 def test_a_valid_file_says_so(run: Run, file: Path) -> None:
     assert run("config", "validate").out == "valid  (no file; what is built in holds)\n"
     file.write_text("default_port = 4000")
@@ -79,7 +100,7 @@ def test_s92_a_mapping_needs_its_key(
 
     assert ran.code == 1
     assert ran.err == (
-        "openrouter has no API key, and aliases.far, models.agents.a needs it: "
+        "openrouter has no API key, and is used by aliases.far, models.agents.a: "
         "set OPENROUTER_API_KEY, or say proxyctl keys set openrouter\n"
     )
     set_key(paths.keys_file, "openrouter", "sk-1")

@@ -24,6 +24,7 @@ from modelproxy.supervisor.config import (
     parse,
 )
 from modelproxy.supervisor.schema import FRONT, FRONT_RULE, MODELS, PROVIDER, PROXY, ROOT
+from modelproxy.supervisor.values import Seconds
 from modelproxy.worker.contract import FrontRule, Options, Timeouts
 from modelproxy.worker.dialects import quirks
 
@@ -160,7 +161,8 @@ def test_every_problem_at_once_with_path_line_and_value() -> None:
         'line 5: providers.a.knd: unknown key; did you mean "kind"?',
         "line 6: providers.b: give only one of api_key, api_key_env",
         "line 10: providers.b.retries = 99: must be a whole number from 0 to 10",
-        'line 11: providers.b.hold = "soon": must be seconds or a text like "10s", "5m"',
+        'line 11: providers.b.hold = "soon": must be seconds or a text like "500ms", "10s", "5m", "1h": '
+        "more than 0 and at most a day",
         'line 12: providers."c d": a name has letters, digits and . _ - only',
         'line 15: aliases.one = "two": goes round in a circle: one → two → one',
         'line 16: aliases.two = "one": goes round in a circle: two → one → two',
@@ -194,18 +196,22 @@ def test_every_problem_at_once_with_path_line_and_value() -> None:
         ("retries = true", "must be a whole number from 0 to 10"),
         ("retries = 1.5", "must be a whole number from 0 to 10"),
         ("hold = 0", "must be more than 0 and at most a day"),
-        ("hold = true", 'must be seconds or a text like "10s", "5m"'),
+        ("hold = true", f"must be {Seconds().words}"),
         ("hold = inf", "must be more than 0 and at most a day"),
         ('base_url = "no url"', "must be a URL like http://127.0.0.1:11434"),
         ("api_key = 5", "must be a text that is not empty"),
-        ('api_key_env = "a b"', "must be the name of a variable"),
+        (
+            'api_key_env = "sk-a-b"',
+            "must be the name of a variable, and not a key; keys are kept by proxyctl keys set",
+        ),
+        ('think = { "m" = "maybe" }', 'must be true, false or "low", "medium", "high"'),
         ("headers = 5", "must be a table of texts"),
         ("think = 5", 'must be a table of model = true, false or "low", "medium", "high"'),
         ("capabilities = 5", "must be a list of texts"),
         ('server = "vlm"', f'must be one of {", ".join(SERVERS)}; did you mean "vllm"?'),
         ('api = "openai"', "must be one of anthropic"),
         ("keep_alive = []", 'must be a text like "10m" or a number of seconds'),
-        ("num_ctx = 5", "must be a whole number from 512 to 100000000"),
+        ("num_ctx = 5", 'must be "auto" or a whole number from 512 to 100000000'),
     ],
 )
 def test_a_wrong_value_is_named_with_what_is_allowed(line: str, problem: str) -> None:
@@ -220,6 +226,8 @@ def test_a_wrong_value_is_named_with_what_is_allowed(line: str, problem: str) ->
     [
         ('capabilities = ["vison"]', '.capabilities.0 = "vison": must be one of tools'),
         ('headers = { "a" = "sk-one\\nc" }', ".headers.a: has a line break in it"),
+        ('headers = { "a b" = "sk-one" }', '.headers."a b": is not the name of a header'),
+        ('api_key_env = "sk-one"', ".api_key_env: must be the name of a variable, and not a key"),
         ('picker_alias = { "m" = "mine" }', '.picker_alias.m = "mine": must be "claude-…" or "anthropic-…"'),
         ('base_url = "ftp://me:sk-one@host"', '.base_url = "ftp://***@host": must be a URL'),
     ],
@@ -236,9 +244,25 @@ def test_every_server_of_the_workers_table_can_be_named() -> None:
 
 
 def test_what_is_not_toml_or_not_a_table() -> None:
-    assert problems_of("x = 1\na = = b") == ["line 2: not TOML: Invalid value"]
+    assert problems_of("x = 1\na = = b") == ['line 2: not TOML: Invalid value; texts stand in quotes: "…"']
     assert problems_of("providers = 5") == ["line 1: providers = 5: must be a table"]
     assert problems_of("[providers]\na = 5")[0] == "line 2: providers.a = 5: must be a table"
+
+
+def test_a_table_whose_own_name_was_forgotten() -> None:
+    """`must be a table` would be true, and of no help."""
+    text = '[front]\notherwise = "anthropic"\nrules = []\n[providers]\nbase_url = "http://h"\n'
+
+    assert problems_of(text) == [
+        "line 2: front.otherwise: belongs in a table with a name of its own, like [front.NAME]",
+        "line 5: providers.base_url: belongs in a table with a name of its own, like [providers.NAME]",
+    ]
+
+
+def test_a_provider_that_is_nearly_a_built_in_one() -> None:
+    [problem] = problems_of('[providers.antropic]\nbase_url = "http://h"')
+
+    assert problem.endswith("; did you mean [providers.anthropic]?")
 
 
 def test_an_openai_server_with_a_name_of_its_own_must_say_where_it_is() -> None:

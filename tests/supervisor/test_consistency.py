@@ -48,7 +48,6 @@ def test_what_fits_together(found: dict[str, Any]) -> None:
         ({"proxies": {"all": {"model": "ollama/x"}}}, ("proxies", "all")),
         ({"proxies": {"nope/x": {}}}, ("proxies", "nope/x")),
         ({"proxies": {"a": {"model": "b"}, "b": {"model": "ollama/x"}}}, ("proxies", "a", "model")),
-        ({"proxies": {"ollama/x": {"idle_stop": 0.5}}}, ("proxies", "ollama/x", "idle_stop")),
         ({"proxies": {"ollama/x": {"port": 1}, "ollama/y": {"port": 1}}}, ("proxies", "ollama/y", "port")),
         ({"remotes": {"a": {"url": "u", "api_key": "k", "api_key_env": "E"}}}, ("remotes", "a")),
     ],

@@ -19,6 +19,28 @@ def test_what_is_no_toml_has_its_line() -> None:
     assert str(problem).startswith("line 2: not TOML: ")
 
 
+@pytest.mark.parametrize(
+    ("text", "help_"),
+    [
+        ("a = 1\na = 2", "this key stands here a second time"),
+        ("[aliases]\n[aliases]", "this table stands here a second time"),
+        ('claude-* = "x"', "stands in quotes"),
+        ("[proxies.ollama/x]", 'stands in quotes: [proxies."ollama/x"]'),
+        ("a = word", "texts stand in quotes"),
+        ("a = 'x' b = 1", "one key on each line"),
+        ('a = "x\n"', "with a quote like the one that it begins with"),
+        ('a = "C:\\d"', "a backslash is written twice"),
+        ("\ufeffa = 1", "byte order mark"),
+    ],
+)
+def test_what_is_no_toml_is_said_in_words_that_help(text: str, help_: str) -> None:
+    """The words come from a library: a change of them there is seen here."""
+    with pytest.raises(ConfigError) as caught:
+        load(text)
+
+    assert help_ in caught.value.problems[0].text
+
+
 def test_nested_without_end_is_a_problem_and_no_crash() -> None:
     with pytest.raises(ConfigError, match="not TOML"):
         load("a = " + "[" * 100_000)

@@ -18,7 +18,9 @@ KINDS: list[tuple[values.Value, list[Any], list[Any]]] = [
     (values.Flag(), [True, False], [0, 1, "true"]),
     (values.Whole(1, 5), [1, 5], [0, 6, 1.0, True, "1"]),
     (values.Amount(), [0, 0.5], [-1, True, "1", float("nan"), 1e9]),
-    (values.Seconds(), [1, 0.5, "500ms", "2 m", "1h"], [0, -1, "soon", "1d", float("inf"), 86401, True, "١s"]),
+    (values.Seconds(), [1, 0.5, "500ms", "2 m", "1h", "1d"], [0, -1, "soon", "2d", float("inf"), 86401, True, "١s"]),
+    (values.Seconds(1.0, 60.0, or_none=True), [0, 1, "0s", "1m"], [0.5, "500ms", -1, 61]),
+    (values.Variable(), ["MY_KEY"], ["sk-1", "", 5]),
     (values.Size("16M", "2G"), ["500M", "1.5G", "64 MiB", 2**30], ["1M", "3G", "M", "x", True, -1]),
 ]  # fmt: skip
 CASES = [
@@ -50,6 +52,12 @@ def test_a_word_that_is_nearly_right() -> None:
         values.Choice("fork", "exec").check("exce")
 
 
+def test_nothing_far_fetched_is_suggested() -> None:
+    """`nope` for `openai` would send the user off in a wrong direction."""
+    assert values.close("olama", ["ollama", "openai"]) == "ollama"
+    assert values.close("nope", ["openai", "openrouter"]) is None
+
+
 @pytest.mark.parametrize(("kind", "value", "good"), CASES)
 def test_the_json_schema_takes_what_the_reader_takes(kind: values.Value, value: Any, good: bool) -> None:
     """It may take a little more; it must not refuse in an editor what is right."""
@@ -60,6 +68,8 @@ def fits(schema: dict[str, Any], value: Any) -> bool:
     """As much of JSON Schema as is used."""
     if "anyOf" in schema:
         return any(fits(one, value) for one in schema["anyOf"])
+    if "const" in schema:
+        return bool(value == schema["const"])
     if "enum" in schema:
         return value in schema["enum"]
     types: dict[str, Any] = {"string": str, "integer": int, "boolean": bool, "number": (int, float)}
