@@ -54,6 +54,9 @@ class FakeHandle(runner.Handle):
         if signum == signal.SIGKILL or (signum in (signal.SIGTERM, signal.SIGABRT) and not self.deaf):
             self.end(kernel.Exit(signal=signum))
 
+    def signal_main_thread(self, signum: int) -> None:
+        self.signal(signum)
+
     def end(self, outcome: kernel.Exit) -> None:
         if not self.ended.is_set():
             self.outcome = outcome
