@@ -85,4 +85,5 @@ def _row(name: str, token: Token) -> dict[str, Any]:
 def told(row: dict[str, Any]) -> str:
     """Its limits in words."""
     limits = [f"{key}={row[key]}" for key in ("rpm", "max_concurrent") if row[key] is not None]
-    return f"{', '.join(limits) or 'no limits'}  {' '.join(row['proxies'])}"
+    words = f"{', '.join(limits)} in each proxy" if limits else "no limits"
+    return f"{words}  {' '.join(row['proxies'])}"

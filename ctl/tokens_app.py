@@ -30,12 +30,15 @@ def tokens() -> None:
 def add(
     name: Name,
     rpm: Annotated[
-        int | None, typer.Option("--rpm", metavar="N", min=1, help="Requests per minute, at each proxy.")
+        int | None, typer.Option("--rpm", metavar="N", min=1, help="Requests per minute, in each proxy.")
     ] = None,
     max_concurrent: Annotated[
         int | None,
         typer.Option(
-            "--max-concurrent", metavar="N", min=1, help="So many requests at a time; others wait in line."
+            "--max-concurrent",
+            metavar="N",
+            min=1,
+            help="So many requests at a time in each proxy; others wait in line.",
         ),
     ] = None,
     proxies: Annotated[
@@ -43,7 +46,8 @@ def add(
         typer.Option(
             "--proxies",
             metavar="GLOB",
-            help="Where it is good: names of proxies or model ids, globs; may be said again. Default: everywhere.",
+            help="Where it is good: names of proxies or model ids, globs; may be said again. `front`: there, and "
+            "at all that it leads to. Default: everywhere.",
         ),
     ] = None,
     json: Json = False,
@@ -52,7 +56,8 @@ def add(
 
     Your config.toml keeps its hash and its limits. Clients send it as ANTHROPIC_AUTH_TOKEN, as an API key, or
     in the header x-proxy-token, where another provider's credential has room beside it. Proxies that run know
-    it at once. `proxyctl run`, `env` and `ask` take it from MODELPROXY_TOKEN. Without `require_token` those
+    it at once. Its limits hold in each proxy by itself, and at a front for all that comes through.
+    `proxyctl run`, `env` and `ask` take it from MODELPROXY_TOKEN. Without `require_token` those
     who send no token are taken as well.
 
     \b

@@ -317,7 +317,9 @@ class Commands:
             grace_s=_first(request.grace_s, DEFAULT_GRACE_S),
             quota=quotas.granted(request, Quota(access=access.to(spec.name, spec.model_id, config))),
         )
-        return _Order(spec, route, Care(), request.port, config.default_port, notes)
+        said = config.front.get(table, configuration.Front())
+        port = said.port if request.port is None else request.port
+        return _Order(spec, route, Care(), port, config.default_port, notes)
 
     def _route(self, name: str, config: Config) -> routes.Route:
         try:

@@ -105,7 +105,7 @@ class Token:
     rpm: int | None = None
     max_concurrent: int | None = None
     proxies: list[str] = attrs.Factory(lambda: ["*"])
-    """Globs of names and model ids."""
+    """Globs of names and model ids; of a front, for all that it leads to as well."""
 
 
 @attrs.frozen
@@ -123,6 +123,10 @@ class Front:
 
     rules: list[FrontRule] = attrs.Factory(list)
     otherwise: str = "anthropic"
+    port: int | None = None
+    autostart: bool = False
+    require_token: bool | None = None
+    """None: as `Config.require_token` says."""
 
 
 @attrs.frozen
@@ -264,8 +268,7 @@ def proxy_options(values: dict[str, Any]) -> ProxyOptions:
 
 
 def _front(values: dict[str, Any]) -> Front:
-    rules = [FrontRule(**rule) for rule in values.get("rules", ())]
-    return Front(rules, values.get("otherwise", "anthropic"))
+    return Front(**{**values, "rules": [FrontRule(**rule) for rule in values.get("rules", ())]})
 
 
 def _remote(values: dict[str, Any]) -> Remote:

@@ -129,12 +129,13 @@ class _Checks:
 
     def _ports(self) -> None:
         taken: dict[int, str] = {}
-        for name, table in _table(self._found, "proxies").items():
-            port = (table or {}).get("port")
-            if port in taken:
-                self._report(("proxies", name, "port"), port, f"is the port of {taken[port]} too")
-            elif port is not None:
-                taken[port] = name
+        for kind, called in (("proxies", "{}"), ("front", "front/{}")):
+            for name, table in _table(self._found, kind).items():
+                port = (table or {}).get("port")
+                if port in taken:
+                    self._report((kind, name, "port"), port, f"is the port of {taken[port]} too")
+                elif port is not None:
+                    taken[port] = called.format(name)
 
     def _models(self, table: Mapping[str, Any]) -> None:
         self._target(("models", "default"), table.get("default"), words=NATIVE)

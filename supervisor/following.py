@@ -14,9 +14,9 @@ import trio
 
 from modelproxy.worker.contract import Target, WorkerSpec
 
-from . import access, changes, fleet, routes
+from . import access, changes, fleet, fronts, routes
 from .commands import Commands
-from .config import Config
+from .config import Config, Front, ProxyOptions
 from .facts import Care
 from .keeper import Keeper
 from .paths import Paths
@@ -123,7 +123,8 @@ class Following:
         """What is to run from the start. A proxy that is known has a wish of its own, and the last wish wins:
         who took it down by hand does not want to see it again.
         """
-        for name, options in config.proxies.items():
+        tables: dict[str, ProxyOptions | Front] = {**config.proxies, **fronts.tables(config)}
+        for name, options in tables.items():
             if not options.autostart or name in self._keeper.units:
                 continue
             try:

@@ -29,13 +29,13 @@ class Compiled:
     """The places that the user sends requests to; of the others he has only given names."""
 
 
-def table_of(said: str, found: Config) -> str | None:
+def table_of(requested: str, found: Config) -> str | None:
     """The name of the table [front.NAME] that `front` or `front/NAME` means; None: something else is meant.
 
     Raises Fault for a table that is not there; without any, `front` is a plain way to Anthropic.
     """
-    kind, slash, name = said.partition("/")
-    if kind != KIND or kind in found.providers or said in found.aliases or said in found.proxies:
+    kind, slash, name = requested.partition("/")
+    if kind != KIND or kind in found.providers or requested in found.aliases or requested in found.proxies:
         return None
     if not slash or name == DEFAULT:
         return DEFAULT
@@ -45,13 +45,28 @@ def table_of(said: str, found: Config) -> str | None:
     return name
 
 
+def said(table: str) -> str:
+    """What `up` calls the front of a table."""
+    return KIND if table == DEFAULT else f"{KIND}/{table}"
+
+
 def route(table: str, found: Config) -> routes.Route:
     """As of any proxy. What goes to Anthropic goes by the settings of that provider, but never with its key."""
     home = found.providers[OWN]
     provider = config.Provider(KIND, home.base_url, options=home.options, timeouts=home.timeouts)
-    if table == DEFAULT:
-        return routes.Route(KIND, KIND, provider, DEFAULT, proxy=KIND)
-    return routes.Route(f"{KIND}/{table}", KIND, provider, table)
+    own_name = KIND if table == DEFAULT else None
+    return routes.Route(said(table), KIND, provider, table, proxy=own_name)
+
+
+def tables(found: Config) -> dict[str, config.Front]:
+    """Every front that `up` knows, as it calls them."""
+    every = {DEFAULT: config.Front(), **found.front}
+    return {said(table): one for table, one in every.items() if table_of(said(table), found) == table}
+
+
+def doors_to(name: str, found: Config) -> list[str]:
+    """Those of them that lead to the proxy of this name."""
+    return [door for door, table in tables(found).items() if name in _Compiler(found).names(table)]
 
 
 def compiled(table: str, found: Config) -> Compiled:
@@ -60,10 +75,16 @@ def compiled(table: str, found: Config) -> Compiled:
 
 
 class _Compiler:
+    """Of one table."""
+
     def __init__(self, found: Config) -> None:
         self._config = found
         self._rules: list[FrontRule] = []
         self._places: dict[str, Place] = {}
+
+    def names(self, table: config.Front) -> set[str]:
+        """Of all that it leads to."""
+        return {place.name for place in self.all(table).front.places}
 
     def all(self, table: config.Front) -> Compiled:
         for rule in table.rules:
@@ -108,4 +129,4 @@ def _rank(item: tuple[str, str]) -> tuple[bool, int]:
     return aliases.is_glob(name), -len(name) if aliases.is_glob(name) else 0
 
 
-__all__ = ["DEFAULT", "KIND", "Compiled", "compiled", "route", "table_of"]
+__all__ = ["DEFAULT", "KIND", "Compiled", "compiled", "doors_to", "route", "said", "table_of", "tables"]

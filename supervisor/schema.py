@@ -332,17 +332,17 @@ TOKEN = Section(
             example='"' + "0123456789abcdef" * 4 + '"',
         ),
         "rpm": Field(
-            Whole(1, 1_000_000), "requests per minute, at each proxy", example="60", default="[no limit]"
+            Whole(1, 1_000_000), "requests per minute, in each proxy", example="60", default="[no limit]"
         ),
         "max_concurrent": Field(
             Whole(1, 10_000),
-            "requests that are with a provider at the same time, at each proxy; others wait in line",
+            "requests that are with a provider at the same time, in each proxy; others wait in line",
             example="2",
             default="[no limit]",
         ),
         "proxies": Field(
             ListOf("a list of globs", Name()),
-            "names of proxies or model ids at which it is good; globs",
+            "names of proxies or model ids at which it is good; globs. At a front: also at all that it leads to",
             example='["coder", "ollama/*"]',
             default='["*"]',
         ),
@@ -376,6 +376,19 @@ FRONT = Section(
         ),
         "otherwise": Field(
             Name(), "where everything else goes", example='"anthropic"', default='"anthropic"'
+        ),
+        "port": Field(Whole(1, 65535), "its port", example="3456", default="[default_port or the next free]"),
+        "autostart": Field(
+            Flag(),
+            "bring it up when the supervisor starts, unless it was taken down by hand",
+            example="true",
+            default="false",
+        ),
+        "require_token": Field(
+            Flag(),
+            "only requests with an access token are taken at this door",
+            example="true",
+            default="[as above]",
         ),
     }
 )
@@ -444,7 +457,7 @@ ROOT = Section(
         ),
         "require_token": Field(
             Flag(),
-            "proxies take only requests with an access token; [proxies.NAME] may say otherwise",
+            "proxies take only requests with an access token; [proxies.NAME] and [front.NAME] may say otherwise",
             example="true",
             default="false",
             project="never",

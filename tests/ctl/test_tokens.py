@@ -23,13 +23,16 @@ def test_add_list_remove(run: Run, paths: Paths) -> None:
 
     assert ran.code == 0
     assert (token[:3], len(token) > 40) == ("mp-", True)
-    assert ran.err.startswith("ci: rpm=60, max_concurrent=2  ollama/*. It is shown this once")
+    assert ran.err.startswith("ci: rpm=60, max_concurrent=2 in each proxy  ollama/*. It is shown this once")
     assert (text.startswith("# mine\n"), token in text) == (True, False)
     assert kept.sha256 == hashlib.sha256(token.encode()).hexdigest()
     assert (kept.rpm, kept.max_concurrent, kept.proxies) == (60, 2, ["ollama/*"])
     assert stat.S_IMODE(paths.config_file.stat().st_mode) == 0o600
     short = f"{kept.sha256[:8]}…"
-    assert run("tokens", "list").out == f"ci  mp-***  {short}  rpm=60, max_concurrent=2  ollama/*\n"
+    assert (
+        run("tokens", "list").out
+        == f"ci  mp-***  {short}  rpm=60, max_concurrent=2 in each proxy  ollama/*\n"
+    )
     row = {"name": "ci", "sha256": short, "rpm": 60, "max_concurrent": 2, "proxies": ["ollama/*"]}
     assert run("tokens", "list", "--json").json == [row]
     assert run("tokens", "remove", "ci", "--json").json == {"name": "ci", "removed": True}

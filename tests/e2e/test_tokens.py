@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from fakes.house import Stream, attempts, get
+from fakes.house import Stream, attempts, free_port, get
 
 from .providers import Estate, estate, msg, post
 from .test_limits import CONFIG, Turnstile, client
@@ -18,6 +18,8 @@ pytestmark = pytest.mark.slow
 MODEL = "ollama/codellama"
 FRONT = f"""
 [front.default]
+rules = [{{ model = "small", to = "{MODEL}" }}]
+[front.door]
 rules = [{{ model = "small", to = "{MODEL}" }}]
 """
 OPEN = ("/health", "/livez", "/")
@@ -201,6 +203,33 @@ def test_behind_a_front_the_proxy_knows_who_asks_and_providers_do_not(home: Esta
     assert rows == [("front", None, 401), (MODEL, "ci", 200), ("front", "ci", 200), (MODEL, "ci", 200)]
     assert home.fa.asked[0].headers["authorization"] == own
     assert_nowhere(home, ci)
+
+
+def test_a_door_of_its_own_with_a_token_for_it_alone(home: Estate) -> None:
+    """It comes with the supervisor and demands a token, of which no provider hears."""
+    house, port = home.house, free_port()
+    guest = make(home, "guest", "--proxies", "front/door")
+    house.command("daemon", "stop")
+    said = {"port": str(port), "autostart": "true", "require_token": "true"}
+    for key, value in said.items():
+        house.command("config", "set", f"front.door.{key}", value)
+    house.start()
+    assert next(
+        event for event in house.events() if (event["proxy"], event["kind"]) == ("front/door", "ready")
+    )
+    own = "Bearer sk-ant-oat-of-the-caller"
+    refused = post(port, msg(), authorization=own)
+    small = post(port, msg(model="small"), **{"x-proxy-token": guest, "authorization": own})
+    large = post(port, msg(), **{"x-proxy-token": guest, "authorization": own})
+    rows = [(row["proxy"], row["token"], row["status"]) for row in home.usage()[-3:]]
+
+    assert_error(refused, 401, "authentication_error", "demands an access token")
+    assert (small.status, large.status) == (200, 200)
+    assert rows == [("front/door", None, 401), (MODEL, "guest", 200), ("front/door", "guest", 200)]
+    assert home.fa.asked[0].headers["authorization"] == own
+    assert_nowhere(home, guest)
+    for key in said:
+        house.command("config", "unset", f"front.door.{key}")
 
 
 def test_a_token_is_still_good_when_another_supervisor_has_come(home: Estate) -> None:

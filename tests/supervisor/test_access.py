@@ -69,3 +69,42 @@ def test_a_token_is_kept_by_its_hash_alone(sha256: str | None) -> None:
     said = "rpm = 1" if sha256 is None else f'sha256 = "{sha256}"'
     with pytest.raises(ConfigError, match="sha256"):
         parse(f"[tokens.ci]\n{said}")
+
+
+DOORS = f"""
+[tokens.guest]
+sha256 = "{"a" * 64}"
+proxies = ["front/work"]
+[front.work]
+rules = [{{ model = "small", to = "coder" }}]
+require_token = true
+[front.open]
+require_token = false
+[proxies.coder]
+model = "echo/demo"
+[aliases]
+local = "echo/named"
+"""
+
+
+def test_a_front_may_demand_a_token_for_itself() -> None:
+    config = parse(DOORS)
+
+    assert access.to("front/work", "front/work", config).required
+    assert access.to("front/work@3457", "front/work", config).required
+    assert not access.to("coder", "echo/demo", config).required
+    assert not access.to("front", "front", config).required
+    everywhere = parse(f"require_token = true\n{DOORS}")
+    assert not access.to("front/open", "front/open", everywhere).required
+    assert access.to("front", "front", everywhere).required
+
+
+def test_a_token_of_a_front_is_good_at_all_that_it_leads_to() -> None:
+    """And nowhere else: not at another front, nor at a proxy that no rule and no name means."""
+    config = parse(DOORS)
+
+    assert names("front/work", "front/work", config) == ["guest"]
+    assert names("coder", "echo/demo", config) == ["guest"]
+    assert names("echo/named", "echo/named", config) == ["guest"]
+    assert names("front/open", "front/open", config) == []
+    assert names("echo/demo", "echo/demo", config) == []

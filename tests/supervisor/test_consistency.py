@@ -54,3 +54,10 @@ def test_what_fits_together(found: dict[str, Any]) -> None:
 )  # fmt: skip
 def test_what_does_not(found: dict[str, Any], path: tuple[Any, ...]) -> None:
     assert complaints(found) == [path]
+
+
+def test_a_front_has_no_port_of_another() -> None:
+    proxies = {"a": {"model": "echo/x", "port": 3460}}
+
+    assert complaints({"proxies": proxies, "front": {"work": {"port": 3461}}}) == []
+    assert complaints({"proxies": proxies, "front": {"work": {"port": 3460}}}) == [("front", "work", "port")]

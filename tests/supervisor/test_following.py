@@ -211,6 +211,22 @@ async def test_autostart_brings_up_what_is_not_known_yet(
     assert again.warnings == []
 
 
+async def test_a_front_is_brought_up_at_its_port_as_a_proxy_is(
+    world: World, fresh: Callable[[str], Following], free_port: int
+) -> None:
+    """Each by the name that `up` has for it; who took one down does not see it again."""
+    text = f"[front.default]\nautostart = true\nport = {free_port}\n[front.work]\n[front.x]\nautostart = true"
+    await fresh(f"default_port = {free_port}\n{text}").reload()
+    await world.until(lambda: {"front", "front/x"} == set(world.keeper.units))
+    await world.until(lambda: world.proxy("front").state is State.READY)
+    assert world.proxy("front").spec.port == free_port
+    await world.commands.down("front/x", DownRequest())
+    again = fresh(text)
+    await again.reload()
+
+    assert (world.proxy("front/x").state, again.warnings) == (State.STOPPED, [])
+
+
 @pytest.mark.parametrize(
     ("text", "warning"),
     [
