@@ -97,12 +97,18 @@ def _view(record: dict[str, Any], paths: Paths) -> dict[str, Any]:
         "token_required": access.get("required") is True,
         "started_at": started,
         "generation": worker.get("generation", record.get("generation", 0)),
+        "deaths": [one for one in map(_dict, _list(record.get("deaths"))) if _is_death(one)],
         "wanted": wanted,
         "detail": "" if worker or not wanted else "no worker, and no supervisor to start one",
         "next": _next(serves=bool(worker), wanted=wanted),
         "command": "proxyctl daemon start" if wanted else "",
         "log": str(paths.log_file(name)),
     }
+
+
+def _is_death(record: dict[str, Any]) -> bool:
+    lived = record.get("lived_s")
+    return _number(record.get("at")) is not None and (lived is None or _number(lived) is not None)
 
 
 def _next(*, serves: bool, wanted: bool) -> str:

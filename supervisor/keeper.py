@@ -51,7 +51,7 @@ from modelproxy.worker.contract import (
 from . import channel, fleet, kernel, logs, policy, renewal, runner, sockets, state, views
 from .custody import Custody
 from .events import Events
-from .facts import Phase, Proxy
+from .facts import Death, Phase, Proxy
 from .paths import Paths
 from .protocol import Fault
 from .upkeep import Unit, Upkeep
@@ -381,7 +381,22 @@ class Keeper:
             key_given=unit.key_given,
             kept=unit.kept,
             idle=proxy.idle_since is not None,
+            deaths=self._dated(unit),
         )
+
+    def _dated(self, unit: Unit) -> list[Death]:
+        """By the wall clock, read once for each: a record that differed every time would be written every time."""
+        ahead = kernel.wall_clock() - self._now()
+        unit.dated = {
+            death: unit.dated.get(death) or attrs.evolve(death, at=death.at + ahead)
+            for death in unit.proxy.deaths
+        }
+        return list(unit.dated.values())
+
+    def _recall_deaths(self, record: state.ProxyRecord) -> dict[Death, Death]:
+        """What `_dated` will say again; of a clock that was put back in between, nothing lies in the future."""
+        ahead = kernel.wall_clock() - self._now()
+        return {attrs.evolve(death, at=min(death.at - ahead, self._now())): death for death in record.deaths}
 
     def _worker_record(self, unit: Unit, generation: int, pid: int | None) -> state.WorkerRecord:
         handle = unit.handles.get(generation)
@@ -416,6 +431,7 @@ class Keeper:
             self.custody.hold(port, [])
 
     def _recall_one(self, record: state.ProxyRecord, listeners: list[socket.socket]) -> None:
+        dated = self._recall_deaths(record)
         unit = self.create(
             Proxy(
                 name=record.name,
@@ -423,6 +439,7 @@ class Keeper:
                 wanted=record.wanted and _outlives(record),
                 generation=record.generation,
                 restarts=record.restarts,
+                deaths=tuple(dated),
                 key_lost=record.needs_key,
                 key_sought=record.needs_key and not record.key_given,
                 last_pid=record.last_pid,
@@ -431,7 +448,7 @@ class Keeper:
             )
         )
         unit.pid_file, unit.key_given, unit.kept = record.pid_file, record.key_given, record.kept
-        unit.listeners = listeners
+        unit.listeners, unit.dated = listeners, dated
         for worker in record.workers:
             self._recall_worker(unit, worker)
         self._mourn(unit, record.workers)

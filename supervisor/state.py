@@ -16,7 +16,7 @@ import attrs
 from modelproxy.worker.contract import WorkerSpec, problems, strict_converter
 
 from . import paths
-from .facts import Care
+from .facts import Care, Death
 
 VERSION = 1
 
@@ -55,6 +55,8 @@ class ProxyRecord:
     """It was not only for those who held a lease of it."""
     idle: bool = False
     """Up, and without a worker until somebody comes."""
+    deaths: list[Death] = attrs.Factory(list)
+    """The last of them, `at` in seconds since the epoch: another supervisor has another clock."""
 
 
 @attrs.frozen

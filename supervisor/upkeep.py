@@ -18,7 +18,7 @@ import trio
 
 from . import fleet, runner, sockets, stand_in, views
 from .custody import Custody
-from .facts import Proxy
+from .facts import Death, Proxy
 from .paths import Paths
 from .stand_in import Shift
 
@@ -35,6 +35,8 @@ class Unit:
     tokens: dict[int, str] = attrs.Factory(dict)
     past: views.Tally = attrs.Factory(views.Tally)
     """What the workers that have ended counted."""
+    dated: dict[Death, Death] = attrs.Factory(dict)
+    """Its deaths as they are on record, by the wall clock."""
     stand_in: Shift | None = None
     watch: trio.CancelScope | None = None
     """Over the task that waits for an idle proxy's next connection."""

@@ -60,6 +60,15 @@ def test_a_living_worker_serves(paths: Paths) -> None:
     assert row["uptime_s"] > 0
 
 
+def test_deaths_stand_in_the_file(paths: Paths) -> None:
+    """One that is garbled is left out."""
+    dead = {"at": 1000.0, "cause": "SIGKILL", "generation": 1, "pid": 9, "was_ready": True, "lived_s": None}
+    save(paths, record(deaths=[dead, {"at": "yesterday"}, dead | {"lived_s": "long"}, 7]))
+    (row,) = offline.views(paths)[0]
+
+    assert row["deaths"] == [dead]
+
+
 def test_limits_and_tokens_stand_in_the_file(paths: Paths) -> None:
     """Of a token no more than its name is shown."""
     access = {"required": True, "tokens": [{"name": "ci", "sha256": "0" * 64, "rpm": 5}, 7]}

@@ -207,12 +207,17 @@ def test_fault_19_killed_in_the_middle_of_a_roll(house: House) -> None:
 
 
 def test_fault_20_worker_dies_while_there_is_no_supervisor(house: House) -> None:
-    """20: the next supervisor starts another at once, on the same socket: nobody was refused meanwhile."""
+    """20: the next supervisor starts another at once, on the same socket: nobody was refused meanwhile.
+
+    And it knows of the deaths before.
+    """
     house.start()
-    row = house.up()
+    first = house.up()["pid"]
+    house.kill_worker(first)
+    row = house.wait_row(lambda row: row["state"] == "ready" and row["pid"] != first)
     house.kill_supervisor()
-    os.kill(row["pid"], signal.SIGKILL)
-    wait_gone(row["pid"])
+    house.kill_worker(row["pid"])
+    assert f"(g1, pid {first}, had been ready for " in house.command("why", "echo/demo").stdout
     answers: list[int] = []
     waiting = threading.Thread(target=lambda: answers.append(post(row["port"], message()).status))
     waiting.start()  # the holder keeps the socket: this one waits in its queue
@@ -222,8 +227,9 @@ def test_fault_20_worker_dies_while_there_is_no_supervisor(house: House) -> None
     assert answers == [200]
     after = house.wait_row(lambda row: row["state"] == "ready")
     assert after["pid"] != row["pid"]
-    assert after["restarts"] == 1
-    assert [death["cause"] for death in after["deaths"]] == ["unobserved, while no supervisor ran"]
+    assert after["restarts"] == 2
+    causes = [(death["pid"], death["cause"]) for death in after["deaths"]]
+    assert causes == [(first, "SIGKILL"), (row["pid"], "unobserved, while no supervisor ran")]
 
 
 def test_fault_21_stopped_orphan_is_replaced_and_delays_nobody(house: House) -> None:

@@ -21,7 +21,7 @@ from fakes.spawner import FakeLink, FakeWorker, World
 from fakes.story import SPEC
 
 from modelproxy.supervisor import fleet, kernel, keys, policy, runner, sockets, state
-from modelproxy.supervisor.facts import State
+from modelproxy.supervisor.facts import Death, State
 from modelproxy.supervisor.protocol import (
     DownRequest,
     Fault,
@@ -731,6 +731,35 @@ async def test_where_no_process_can_be_identified_it_is_awaited(
     await world.until(lambda: world.proxy().state is State.READY)
 
     assert trio.current_time() - began >= policy.ADOPT_WINDOW_S
+
+
+async def test_deaths_outlive_the_supervisor(make_world: MakeWorld) -> None:
+    """Each with the time when it happened, which is read once: nothing is written for a beat."""
+    world = make_world()
+    before = kernel.wall_clock()
+    dead = Death(before - 50.0, "SIGKILL", 2, 76, was_ready=True, lived_s=7.0)
+    odd = Death(before + 9000.0, "exit 1", 1)  # the clock has been put back since
+    remember(world, record(deaths=[odd, dead]))
+    survivor = world.survivor("echo/demo", 3, 77, "secret token")
+    await world.start()
+    await survivor.dial(spec=SPEC, serving=True)
+
+    told = world.commands.rows()[0].deaths
+    assert [(death["cause"], death["pid"], death["lived_s"]) for death in told] == [
+        ("exit 1", None, None),
+        ("SIGKILL", 76, 7.0),
+    ]
+    assert told[0]["at"] <= kernel.wall_clock()
+    assert told[1]["at"] == pytest.approx(dead.at, abs=5.0)
+    survivor.die()
+    await world.until(lambda: world.proxy().generation == 4 and world.proxy().state is State.READY)
+    saved = on_disk(world)["echo/demo"]["deaths"]
+    assert [death["cause"] for death in saved] == ["exit 1", "SIGKILL", "SIGKILL"]
+    assert [death["at"] for death in saved[:2]] == [odd.at, dead.at]
+    assert before <= saved[2]["at"] <= kernel.wall_clock() + 60.0  # trio's clock has jumped a little
+    written = world.paths.state_file.stat().st_mtime_ns
+    await trio.sleep(20.0)  # ten beats
+    assert world.paths.state_file.stat().st_mtime_ns == written
 
 
 async def test_one_that_dies_while_it_dials_is_no_trouble(

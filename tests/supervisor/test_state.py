@@ -14,7 +14,7 @@ import pytest
 from fakes.story import SPEC
 
 from modelproxy.supervisor import state
-from modelproxy.supervisor.facts import Care
+from modelproxy.supervisor.facts import Care, Death
 from modelproxy.supervisor.state import DaemonRecord, ProxyRecord, Saved, WorkerRecord
 from modelproxy.worker.contract import Limits
 
@@ -33,6 +33,7 @@ RECORD = ProxyRecord(
     care=Care(lazy=True, idle_stop_s=900.0, max_rss=2**29),
     key_given=False,
     idle=True,
+    deaths=[Death(1.75e9, "SIGKILL", 3, 77, was_ready=True, lived_s=4.5), Death(1.76e9, "exit 1", 4)],
 )
 SAVED = Saved(DaemonRecord(1, 2.0), [RECORD, attrs.evolve(RECORD, name="ü/☃", wanted=False, workers=[])], 3.0)
 
