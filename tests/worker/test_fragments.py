@@ -14,8 +14,8 @@ from modelproxy.worker.dialects.fragments import Calls, Extent
 from modelproxy.worker.wire.openai import Fragment
 
 
-def put_together(*fragments: Fragment) -> list[tuple[str, str]]:
-    calls = Calls()
+def put_together(*fragments: Fragment, offered: tuple[str, ...] = ()) -> list[tuple[str, str]]:
+    calls = Calls(offered)
     for fragment in fragments:
         calls.add(fragment)
     return [(call.name, call.arguments) for call in calls.all()]
@@ -70,6 +70,12 @@ F = Fragment
         ([F(0, "a", "x", "{}"), F(1, "b", "x", "{}")], [("x", "{}"), ("x", "{}")]),
         # An empty object in front.
         ([F(0, "a", "x", "{}"), F(0, "", "", '{"a"'), F(0, "", "", ":1}")], [("x", '{"a":1}')]),
+        # An id of its own for each fragment: what cannot begin a call goes on with the last.
+        ([F(0, "a", "x", '{"a"'), F(0, "b", "", ":{"), F(0, "c", "", "}}")], [("x", '{"a":{}}')]),
+        ([F(0, "a", "x", '{"a"'), F(0, "b", "x", ":1}")], [("x", '{"a":1}')]),
+        ([F(0, "a", "x"), F(0, "b", "", '{"a"'), F(0, "c", "", ":1}")], [("x", '{"a":1}')]),
+        ([F(None, "a", "x", "{"), F(None, "b", "", "}"), F(None, "c", "y", "{}")], [("x", "{}"), ("y", "{}")]),
+        ([F(0, "a", "x", '{"a":1}'), F(0, "b", "x", '{"a":1}')], [("x", '{"a":1}')] * 2),
         # What is no second object stays where it came.
         ([F(0, "a", "x", '```{"a":1}'), F(0, "", "", "\n```")], [("x", '```{"a":1}\n```')]),
         ([F(0, "a", "x", r'"{\"a\":1}"')], [("x", r'"{\"a\":1}"')]),
@@ -78,6 +84,30 @@ F = Fragment
 def test_fragments_become_calls(fragments: list[Fragment], calls: list[tuple[str, str]]) -> None:
     """P39 to P41."""
     assert calls == put_together(*fragments)
+
+
+@pytest.mark.parametrize(
+    ("offered", "fragments", "calls"),
+    [
+        (("get_it",), [F(0, "a", "get"), F(0, "", "_it"), F(0, "", "", "{}")], [("get_it", "{}")]),
+        (("get_it",), [F(0, "a", "g"), F(0, "a", "et"), F(0, "a", "_it", "{}")], [("get_it", "{}")]),
+        (("get_it",), [F(None, "", "get_"), F(None, "", "it", "{}")], [("get_it", "{}")]),
+        # All of it so far, each time.
+        (("get_it",), [F(0, "a", "get"), F(0, "", "get_i"), F(0, "", "get_it", "{}")], [("get_it", "{}")]),
+        # The beginning is a tool as well.
+        (("get", "get_it"), [F(0, "a", "get"), F(0, "", "_it"), F(0, "", "", "{}")], [("get_it", "{}")]),
+        # Two that are on offer are two.
+        (("get", "it", "getit"), [F(0, "", "get"), F(0, "", "it")], [("get", ""), ("it", "")]),
+        (("get_it",), [F(0, "a", "get"), F(0, "b", "_it")], [("get", ""), ("_it", "")]),
+        (("get_it",), [F(0, "", "get"), F(0, "", "other")], [("get", ""), ("other", "")]),
+        (("get_it",), [F(0, "", "get", "{}"), F(0, "", "_it", "{}")], [("get", "{}"), ("_it", "{}")]),
+    ],
+)
+def test_a_name_in_pieces_is_one_name(
+    offered: tuple[str, ...], fragments: list[Fragment], calls: list[tuple[str, str]]
+) -> None:
+    """P40: half a name with no arguments would be a call that nobody made."""
+    assert calls == put_together(*fragments, offered=offered)
 
 
 def test_nothing_is_no_call() -> None:

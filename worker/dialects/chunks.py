@@ -340,7 +340,7 @@ class _Answer:
         self._new_id = new_id
         self._name = quirks.title or terms.provider
         self._reasoning = Reasoning(terms.provider, terms.model, display=ask.thinking, memory=terms.memory)
-        self._calls = Calls()
+        self._calls = Calls(frame.names.seen)
         self._inline = Inline() if quirks.think_tags else None
         self._fences = Fences() if frame.json_only else None
         self._stops = Stops(list(frame.stops))

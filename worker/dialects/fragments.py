@@ -3,10 +3,12 @@
 Theory of operation
 -------------------
 The format says: a fragment names its call by `index`; id and name come first, arguments after. Servers
-say the index always 0 or never, the id late, never or on every fragment, the name again and again, the
-arguments at once, and two calls run together. So a fragment belongs to the call at its index (without
-one, to the call with its id, else to the last), unless it shows that another call begins: by a new id,
-by another name behind a finished call, or by a second `{` where the arguments were complete.
+say the index always 0 or never, the id late, never or on every fragment (another each time, too), the name
+again and again or in pieces, the arguments at once, and two calls run together. So a fragment belongs to the
+call at its index (without one, to the call with its id, else to the last), unless it shows that another call
+begins: by a new id, by another name behind a finished call, or by a second `{` where the arguments were
+complete. What can begin none, because it has no name or its arguments are the middle of something, goes on
+with what is there; a name that is none by itself is a piece of one that is on offer.
 
 Calls stay here until the answer ends: blocks must not interleave on the client's side, and before its end
 nobody knows that a call is whole.
@@ -15,6 +17,7 @@ nobody knows that a call is whole.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Any
 
 from modelproxy.worker.wire.openai import Fragment
@@ -75,7 +78,9 @@ class Call:
 class Calls:
     """The calls of one answer, in the order in which they began."""
 
-    def __init__(self) -> None:
+    def __init__(self, offered: Collection[str] = ()) -> None:
+        """`offered`: the tools, under the names that the server knows."""
+        self._offered = offered
         self._calls: list[Call] = []
         self._at: dict[int, Call] = {}
 
@@ -95,7 +100,7 @@ class Calls:
         call = self._of(fragment)
         if fragment.index is not None:
             self._at[fragment.index] = call
-        call.name = call.name or fragment.name
+        call.name = self._grown(call, fragment) or call.name or fragment.name
         call.id = call.id or fragment.id
         call.extra = call.extra or fragment.extra
         rest = call.add(fragment.arguments)
@@ -131,9 +136,22 @@ class Calls:
         if current is not None and fragment.id and current.id == fragment.id:
             named = current  # ids may be the same for all, then the index tells them apart
         if named is None and fragment.id and current is not None and current.id:
-            return None
+            return current if _can_only_go_on(current, fragment) else None
         found = named or current
-        return None if found is None or _is_another(found, fragment) else found
+        if found is None or self._grown(found, fragment):
+            return found
+        return None if _is_another(found, fragment) else found
+
+    def _grown(self, call: Call, fragment: Fragment) -> str:
+        """The call's name with this piece of it, or all of it so far; empty: the fragment brings no piece."""
+        known, piece = call.name, fragment.name
+        if not known or not piece or call.arguments or {known, piece} <= set(self._offered):
+            return ""
+        longer = (known + piece, piece if piece.startswith(known) else "")
+        return next((one for one in longer if one != known and self._begins_one(one)), "")
+
+    def _begins_one(self, name: str) -> bool:
+        return bool(name) and any(offered.startswith(name) for offered in self._offered)
 
     def _current(self, fragment: Fragment) -> Call | None:
         if fragment.index is not None:
@@ -143,6 +161,16 @@ class Calls:
     def _named(self, fragment: Fragment) -> Call | None:
         found = (call for call in reversed(self._calls) if fragment.id and call.id == fragment.id)
         return next(found, None)
+
+
+def _can_only_go_on(current: Call, fragment: Fragment) -> bool:
+    """True under a new id as well: some servers give each fragment one."""
+    if current.is_complete or not fragment.arguments:
+        return False
+    if not fragment.name:
+        return True
+    middle = bool(current.arguments) and not fragment.arguments.lstrip().startswith("{")
+    return middle and fragment.name == current.name
 
 
 def _is_another(current: Call, fragment: Fragment) -> bool:

@@ -60,6 +60,11 @@ class Names:
         self._out[name] = seen
         self._back[seen] = name
 
+    @property
+    def seen(self) -> frozenset[str]:
+        """All of them as the provider sees them."""
+        return frozenset(self._back)
+
     def out(self, name: str) -> str:
         """As the provider sees it: in definitions, in the history and in `tool_choice` alike."""
         return self._out.get(name) or short(name)
