@@ -249,6 +249,54 @@ def test_a_picture_in_an_answer_is_said_to_be_missing() -> None:
     assert items(said)[0] == Text("[image omitted: only text can be passed on]")
 
 
+def test_what_an_answer_says_in_a_second_choice_is_part_of_it() -> None:
+    """Some servers put the text into one and the calls into the other; only one answer was asked for."""
+    text = {"message": {"content": "a"}, "finish_reason": "tool_calls"}
+    calls = {"message": {"tool_calls": call(name="f", arguments="{}")}, "finish_reason": "tool_calls"}
+    both = [Text("a"), ToolCall("toolu_0", "f"), Finish("tool_use")]
+
+    assert items(json.dumps({"choices": [text, calls]}).encode()) == both
+    assert items(json.dumps({"choices": [calls, text]}).encode()) == both
+    long = {**text, "message": {"content": LONG}}
+    assert ToolCall("toolu_0", "f") in items(json.dumps({"choices": [long, calls]}).encode())
+
+
+def test_a_second_answer_is_not_added_to_the_first() -> None:
+    """Nobody asked for two."""
+    choices = [{"index": at, "message": {"content": text}} for at, text in enumerate("ab")]
+
+    assert items(json.dumps({"choices": choices}).encode()) == [Text("a"), Finish()]
+
+
+def test_a_stream_that_says_all_of_it_again_at_its_end_says_it_once() -> None:
+    """MiniMax ends its streams with the whole answer, others put it beside an empty delta."""
+    said = event(content="a"), event(reasoning="hm"), event(tool_calls=call(name="f", arguments="{}"))
+    message = {"content": "a", "reasoning": "hm", "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}
+    choice = {"message": message, "finish_reason": "stop"}
+    once = items(*said, event("stop"), b"data: [DONE]\n\n")
+
+    for last in (choice, {"delta": {}, **choice}):
+        end = b"data: %b\n\ndata: [DONE]\n\n" % json.dumps({"choices": [last]}).encode()
+        assert items(*said, end) == once
+        # What it says for the first time counts, though.
+        assert items(said[0], end) == once
+        assert items(end) == items(json.dumps({"choices": [choice]}).encode())
+
+
+def test_a_stream_of_messages_is_one_of_pieces() -> None:
+    said = [b"data: %b\n\n" % json.dumps({"choices": [{"message": {"content": text}}]}).encode() for text in "ab"]
+
+    assert items(*said, event("stop")) == [Text("a"), Text("b"), Finish()]
+
+
+def test_a_call_in_the_old_form_beside_the_new_one_is_the_same() -> None:
+    old = {"name": "f", "arguments": '{"a"'}
+    said = event(tool_calls=call(name="f", arguments='{"a"'), function_call=old)
+    end = event("tool_calls", tool_calls=call(arguments=":1}"), function_call={"arguments": ":1}"})
+
+    assert items(said, end) == [ToolCall("toolu_0", "f", b'{"a":1}'), Finish("tool_use")]
+
+
 def test_an_error_that_is_an_end() -> None:
     limit = b'data: {"error":{"message":"x","metadata":{"error_type":"max_tokens_exceeded"}}}\n\n'
     policy = b'data: {"error":{"message":"x","metadata":{"error_type":"content_policy_violation"}}}\n\n'

@@ -348,6 +348,9 @@ class _Answer:
             None if frame.most_tokens is None else math.ceil(frame.most_tokens * tokens.BYTES_PER_TOKEN)
         )
         self._usage: Usage | None = None
+        self._has_text = False
+        self._has_thought = False
+        self._has_calls = False
         self._refused = False
         self._finished = False
         self.said_something = False
@@ -388,6 +391,7 @@ class _Answer:
     # --- pieces ---
 
     def _say(self, chunk: Chunk) -> list[Item]:
+        chunk = self._news(chunk)
         items = self._reasoning.add(chunk.reasoning, chunk.details)
         text = chunk.text + "[image omitted: only text can be passed on]" * chunk.images
         if text:
@@ -399,6 +403,19 @@ class _Answer:
             self._calls.add(fragment)
         self.said_something = self.said_something or bool(items) or bool(self._calls)
         return items
+
+    def _news(self, chunk: Chunk) -> Chunk:
+        """What of a whole message no piece has said: some servers end a stream with all of it."""
+        if not chunk.is_message:
+            self._has_text = self._has_text or bool(chunk.text or chunk.refusal)
+            self._has_thought = self._has_thought or bool(chunk.reasoning or chunk.details)
+            self._has_calls = self._has_calls or bool(chunk.fragments)
+            return chunk
+        if self._has_text:
+            chunk = attrs.evolve(chunk, text="", refusal="", images=0)
+        if self._has_thought:
+            chunk = attrs.evolve(chunk, reasoning="", details=[])
+        return attrs.evolve(chunk, fragments=[]) if self._has_calls else chunk
 
     def _visible(self, text: str) -> list[Item]:
         """Content, which may hold reasoning at its beginning."""

@@ -35,6 +35,8 @@ class Fragment:
 class Chunk:
     """One piece of an answer, or the whole of it."""
 
+    is_message: bool = False
+    """It says all of the answer: behind pieces of it, only what they did not say is new."""
     text: str = ""
     refusal: str = ""
     reasoning: str = ""
@@ -101,13 +103,31 @@ def is_answer(document: dict[str, Any]) -> bool:
 
 
 def chunk(document: dict[str, Any], reasoning: tuple[str, ...] = REASONING_FIELDS) -> Chunk:
-    """A chunk of a stream, or a whole answer: `delta` and `message` are read alike."""
-    choice = _choice(document)
-    said = choice.get("delta") or choice.get("message")
-    said = said if isinstance(said, dict) else {}
+    """A chunk of a stream, or a whole answer: `delta` and `message` are read alike.
+
+    Nobody asks for several answers, so what stands in a second choice is a part of the one (GitHub puts the text
+    into one and the calls into the next); but what is said twice is another answer, and left out.
+    """
+    choices = _objects(document.get("choices")) or [{}]
+    found = _of_choice(choices[0], reasoning, _usage(document, choices[0]))
+    for other in choices[1:]:
+        more = _of_choice(other, reasoning, None)
+        found = attrs.evolve(found, **{key: getattr(more, key) for key in _SAID if not getattr(found, key)})
+    return found
+
+
+_SAID = tuple(field.name for field in attrs.fields(Chunk))
+
+
+def _of_choice(
+    choice: dict[str, Any], reasoning: tuple[str, ...], usage: dict[str, Any] | None
+) -> Chunk:
+    delta, message = _dict(choice.get("delta")), _dict(choice.get("message"))
+    said = delta or message
     text, thought = _content(said.get("content"))
     fields = (value for key in reasoning if isinstance(value := said.get(key), str) and value)
     return Chunk(
+        is_message=bool(message) and not delta,
         text=text,
         refusal=_text(said.get("refusal")),
         reasoning=next(fields, thought),
@@ -117,7 +137,7 @@ def chunk(document: dict[str, Any], reasoning: tuple[str, ...] = REASONING_FIELD
         finish=_text(choice.get("finish_reason")).strip().lower(),
         native_finish=_text(choice.get("native_finish_reason")).strip().lower(),
         stopped_by=_text(choice.get("stop_reason")),
-        usage=_usage(document, choice),
+        usage=usage,
     )
 
 
@@ -147,12 +167,13 @@ def _thought(value: Any) -> str:
 
 
 def _fragments(said: dict[str, Any]) -> Iterator[Fragment]:
-    for call in _objects(said.get("tool_calls")):
+    calls = _objects(said.get("tool_calls"))
+    for call in calls:
         index = call.get("index")
         found = _fragment(call.get("function"), call.get("id"), index if type(index) is int else None)
         extra = _dict(call.get("extra_content"))
         yield attrs.evolve(found, extra=extra) if extra else found
-    if isinstance(said.get("function_call"), dict):  # the format before there were several
+    if not calls and isinstance(said.get("function_call"), dict):  # the format before there were several
         yield _fragment(said["function_call"], None, 0)
 
 
