@@ -17,7 +17,8 @@ Time has four limits, of which one is due at any moment; each `receive` has one 
 
 A request is repeated before its first item only, as often as is configured, and only when the provider asks
 for little patience or was never reached; one that failed by the model's own fault (a call it wrote badly), or
-by a wish that the dialect can give up, is repeated at once. After `Finish` a provider gets a moment for its bill.
+by a wish that the dialect can give up, is repeated at once. Once a provider has said how its answer ends it gets a
+moment for what belongs to it still (a bill, the last of a call), and hardly one behind its very last word.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ ERROR_S = 5.0
 """How long the body of an error may take; its status says enough."""
 BILL_S = 2.0
 """How long a provider may take to end an answer that it has called finished."""
+TIDY_S = 0.25
+"""The same where nothing can come any more, for the sake of the connection."""
 MOST_ANSWER = 256 * 1024 * 1024
 """No model writes so much; a server that does would go on until the disk or somebody's patience ends."""
 
@@ -201,8 +204,8 @@ class _Clock:
         if trio.current_time() + self._limits.idle_s > self._first.due:
             self.heard()
 
-    def finishing(self) -> None:
-        self._set(self._limit("", "", BILL_S, trio.current_time()))
+    def finishing(self, seconds: float) -> None:
+        self._set(self._limit("", "", seconds, trio.current_time()))
 
 
 # --- one request ----------------------------------------------------------------------------------
@@ -221,6 +224,8 @@ class _Answering:
         self._shown = False
         """An item has come: from now on nothing is repeated."""
         self._finished = False
+        self._rest_s: float | None = None
+        """How long what belongs to a finished answer may take, once somebody waits for nothing else."""
         self._ended = False
         """All of the provider's bytes are here; its last items may not be."""
         self._over = False
@@ -233,12 +238,14 @@ class _Answering:
             await trio.lowlevel.checkpoint()
             return None
         clock = self._clock = self._clock or _Clock(self._far.limits)
+        self._rest_s = None
         if self._shown:
-            clock.finishing() if self._finished else clock.heard()
+            clock.heard()
+            self._hurry(clock)
         with trio.CancelScope(deadline=clock.limit.due) as clock.scope:
             return self._noted(await self._items())
         self._let_go()
-        return None if self._finished else self._noted([self._late(clock.limit)])
+        return None if self._finished else self._noted(self._held() or [self._late(clock.limit)])
 
     async def aclose(self) -> None:
         """Never waits."""
@@ -248,6 +255,20 @@ class _Answering:
         self._over = True
         if self._answer is not None:
             self._answer.close()
+
+    def _hurry(self, clock: _Clock) -> None:
+        """Once only the rest of a finished answer may come, it has a deadline that nothing moves."""
+        decoder = self._decoder
+        if decoder is None or not (self._finished or decoder.is_ending):
+            return
+        rest_s = TIDY_S if decoder.is_over else BILL_S
+        if rest_s != self._rest_s:
+            self._rest_s = rest_s
+            clock.finishing(rest_s)
+
+    def _held(self) -> list[Item]:
+        """What waited for the end of an answer that has been called finished."""
+        return [] if self._rest_s is None or self._decoder is None else self._decoder.end()
 
     def _noted(self, items: list[Item]) -> list[Item] | None:
         """Remember what these items mean for the rest of the answer."""
@@ -299,6 +320,7 @@ class _Answering:
             self._far.discovery.learn(changed)
 
     async def _attempt(self, terms: Terms) -> list[Item] | _Miss:
+        self._rest_s = None
         try:
             call = self._far.dialect.call(self._ask, terms)
             self._tell(call)
@@ -356,6 +378,7 @@ class _Answering:
             self._over = not items
             await trio.lowlevel.checkpoint()
             return items
+        assert self._clock is not None
         try:
             while data := await self._answer.read():
                 self._hear(data)
@@ -363,11 +386,17 @@ class _Answering:
                     return [self._bad("does not stop answering")]
                 if items := self._decoder.feed(data):
                     return items
+                self._hurry(self._clock)
                 # Pieces that are there already must not keep the loop from everybody else.
                 await trio.lowlevel.checkpoint()
         except pool.PoolError as error:
             self._over = True
-            return [] if self._finished else [*self._decoder.end(), self._of_pool(error)]
+            if self._finished:
+                return []
+            items = self._decoder.end()
+            return (
+                items if any(isinstance(item, Finish) for item in items) else [*items, self._of_pool(error)]
+            )
         self._ended = True
         await trio.lowlevel.checkpoint()  # the end may have been there already
         items = self._decoder.end()
@@ -377,9 +406,10 @@ class _Answering:
     def _hear(self, data: bytes) -> None:
         assert self._clock is not None
         self._received += len(data)
+        if self._rest_s is not None:
+            return
         if self._shown:
-            if not self._finished:
-                self._clock.heard()
+            self._clock.heard()
         elif not _is_comment(data):
             self._clock.heard_early()
 

@@ -38,20 +38,36 @@ class Tiny:
 
 
 class Decoder:
-    """`"text"`, `{"finish":"end_turn"}` or `{"error":"words"}`, one per line."""
+    """`"text"`, `{"finish":"end_turn"}` or `{"error":"words"}`, one per line.
+
+    `{"ending":"end_turn"}` is a finish that waits for the end, `{"over":"end_turn"}` one behind which nothing comes.
+    """
 
     def __init__(self) -> None:
         self._buffer = b""
+        self._held: list[Item] = []
+        self.is_ending = self.is_over = False
 
     def feed(self, data: bytes) -> list[Item]:
         *lines, self._buffer = (self._buffer + data).split(b"\n")
-        return [_item(codec.loads(line)) for line in lines if line and not line.startswith(b":")]
+        documents = (codec.loads(line) for line in lines if line and not line.startswith(b":"))
+        return [item for document in documents for item in self._found(document)]
+
+    def _found(self, document: Any) -> list[Item]:
+        if "ending" in document:
+            self.is_ending, self._held = True, [Finish(document["ending"])]
+            return []
+        if "over" in document:
+            self.is_ending = self.is_over = True
+            return [Finish(document["over"])]
+        return [_item(document)]
 
     def rest(self) -> list[Item]:
         return []
 
     def end(self) -> list[Item]:
-        return []
+        held, self._held = self._held, []
+        return held
 
 
 def _item(document: Any) -> Item:

@@ -167,6 +167,45 @@ def test_counts_are_said_when_they_change() -> None:
     assert items(chunk % 1, chunk % 1, chunk % 2) == [Usage(3, 1), Usage(3, 2)]
 
 
+def test_p43_a_call_goes_on_behind_the_word_for_the_end() -> None:
+    """Its first half alone could be executed; a second call could be lost."""
+    half = event(tool_calls=call(name="f", arguments='{"a":1'))
+    rest = event(tool_calls=call(arguments=',"b":2}'))
+    other = event("tool_calls", tool_calls=[{"index": 1, "id": "d", "function": {"name": "g"}}])
+    usage = b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":1}}\n\n'
+    done = b"data: [DONE]\n\n"
+    whole_call = ToolCall("toolu_0", "f", b'{"a":1,"b":2}')
+
+    for end in (done, b"", usage + done):
+        found = [item for item in items(half, event("tool_calls"), rest, end) if not isinstance(item, Usage)]
+        assert found == [whole_call, Finish("tool_use")]
+    assert items(half, event("stop"), rest, other, event("stop"), done) == [
+        whole_call,
+        ToolCall("toolu_1", "g"),
+        Finish(),
+    ]
+
+
+def test_an_error_behind_an_end_that_waits_for_calls() -> None:
+    """A whole answer is not lost to it; half a call is."""
+    error = b'data: {"error":{"message":"no bill"}}\n\n'
+    half, rest = (event(tool_calls=call(name="f", arguments=text)) for text in ('{"a":', "1}"))
+
+    assert items(half, rest, event("stop"), error) == [ToolCall("toolu_0", "f", b'{"a":1}'), Finish()]
+    assert items(half, event("stop"), error) == [Failure(Kind.PROVIDER, "p, model m: no bill")]
+
+
+def test_a_decoder_says_how_much_there_is_to_wait_for() -> None:
+    reader = decoder()
+    said = event(tool_calls=call(name="f", arguments="{}")), event("tool_calls"), b"data: [DONE]\n\n"
+    found = []
+    for body in said:
+        reader.feed(body)
+        found.append((reader.is_ending, reader.is_over))
+
+    assert found == [(False, False), (True, False), (True, True)]
+
+
 def test_a_call_without_a_name() -> None:
     """P40: where only one tool is on offer it can be no other."""
     nameless = event("tool_calls", tool_calls=call(arguments="{}"))
@@ -271,7 +310,11 @@ def test_a_second_answer_is_not_added_to_the_first() -> None:
 def test_a_stream_that_says_all_of_it_again_at_its_end_says_it_once() -> None:
     """MiniMax ends its streams with the whole answer, others put it beside an empty delta."""
     said = event(content="a"), event(reasoning="hm"), event(tool_calls=call(name="f", arguments="{}"))
-    message = {"content": "a", "reasoning": "hm", "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}
+    message = {
+        "content": "a",
+        "reasoning": "hm",
+        "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}],
+    }
     choice = {"message": message, "finish_reason": "stop"}
     once = items(*said, event("stop"), b"data: [DONE]\n\n")
 
@@ -284,7 +327,9 @@ def test_a_stream_that_says_all_of_it_again_at_its_end_says_it_once() -> None:
 
 
 def test_a_stream_of_messages_is_one_of_pieces() -> None:
-    said = [b"data: %b\n\n" % json.dumps({"choices": [{"message": {"content": text}}]}).encode() for text in "ab"]
+    said = [
+        b"data: %b\n\n" % json.dumps({"choices": [{"message": {"content": text}}]}).encode() for text in "ab"
+    ]
 
     assert items(*said, event("stop")) == [Text("a"), Text("b"), Finish()]
 

@@ -370,6 +370,37 @@ async def test_an_answer_that_is_whole_is_not_waited_for(
     await trio.to_thread.run_sync(far.wait_for_close)
 
 
+@pytest.mark.parametrize("said", [A, b""])
+async def test_an_end_that_waits_for_more_does_not_wait_long(
+    far: Upstream, monkeypatch: pytest.MonkeyPatch, said: bytes
+) -> None:
+    """However often the provider shows that it is alive."""
+    monkeypatch.setattr(upstream, "BILL_S", 0.3)
+    body = (said + b'{"ending":"end_turn"}\n', *(b":\n",) * 400)
+    far.on("/chat", Reply(body=body, framing="chunked", pause=0.05))
+    with trio.fail_after(10):
+        assert await everything(real(far)) == [Text("a"), Finish()][0 if said else 1 :]
+    await trio.to_thread.run_sync(far.wait_for_close)
+
+
+async def test_an_end_that_waits_for_more_needs_no_tidy_end(far: Upstream) -> None:
+    body = (A + b'{"ending":"end_turn"}\n', b" " * 99)
+    far.on("/chat", Reply(body=body, framing="chunked", pause=0.02, cut_after=60))
+
+    assert await everything(real(far)) == [Text("a"), Finish()]
+
+
+async def test_nothing_is_waited_for_behind_the_last_word(
+    far: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only long enough for the connection to be of use again."""
+    monkeypatch.setattr(upstream, "BILL_S", 1000.0)
+    body = A + b'{"over":"end_turn"}\n'
+    far.on("/chat", Reply(body=body + b" " * 99, hang_after=len(body)))
+    with trio.fail_after(10):
+        assert await everything(real(far)) == [Text("a"), Finish()]
+
+
 async def test_an_answer_without_end_is_ended(far: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upstream, "MOST_ANSWER", 1_000_000)
     far.on("/chat", Reply(body=b":" * 2_000_000))

@@ -5,10 +5,11 @@ Theory of operation
 Three forms arrive with a status of 200: a stream of events, one JSON document (some servers stream to
 nobody), and pages of gateways. The first bytes tell which.
 
-Text and reasoning pass at once. Calls are kept until the server says how it finished, and then come whole,
-last and repaired; without that word they never come, because half a call is not for executing. `Finish` is
-said in the moment it is read: what follows it is only the bill, and an answer must not be lost to a
-connection that breaks behind its end. An error anywhere before is a `Failure`.
+Text and reasoning pass at once. Calls are kept until the server has said how it finished, and then come whole,
+last and repaired; without that word they never come, because half a call is not for executing. Where there are
+calls they wait for the stream's own end as well: some servers say the word in front of the last fragments.
+Without calls `Finish` is said in the moment it is read: what follows it is only the bill, and an answer must not
+be lost to a connection that breaks behind its end. An error anywhere before is a `Failure`.
 """
 
 from __future__ import annotations
@@ -119,6 +120,14 @@ class Decoder:
     def rest(self) -> list[Item]:
         return self._batches.rest()
 
+    @property
+    def is_ending(self) -> bool:
+        return self._over or self._answer.is_ending
+
+    @property
+    def is_over(self) -> bool:
+        return self._over
+
     def end(self) -> list[Item]:
         if self._over:
             return []
@@ -129,6 +138,8 @@ class Decoder:
 
     def _ending(self, found: Iterable[_Found]) -> Iterator[Item]:
         yield from self._items(found)
+        if not self._over:
+            yield from self._answer.ended()
         self._over = True
 
     def _items(self, found: Iterable[_Found]) -> Iterator[Item]:
@@ -162,6 +173,9 @@ class Decoder:
         return errors.scrub(words, self._terms)
 
     def _error(self, error: Any) -> list[Item]:
+        if self._answer.is_ending and self._answer.is_whole:
+            self._over = True  # only its bill is missing
+            return self._answer.ended()
         reason = errors.stop_reason(error)
         if reason is not None and (self._answer.said_something or reason == "max_tokens"):
             self._over = True
@@ -352,13 +366,17 @@ class _Answer:
         self._has_thought = False
         self._has_calls = False
         self._refused = False
+        self._end_said: Finish | None = None
+        """How the server ended an answer with calls, of which more may come."""
         self._finished = False
         self.said_something = False
 
     def add(self, chunk: Chunk, *, is_whole: bool) -> list[Item]:
         """The items of one chunk, in the order in which they make sense."""
         items: list[Item] = []
-        if not self._finished:
+        if self._end_said is not None:
+            self._add_calls(self._news(chunk))
+        elif not self._finished:
             items += self._say(chunk)
         if chunk.usage is not None:
             items += self._count(openai.usage(chunk.usage, cost=self._quirks.cost))
@@ -366,8 +384,24 @@ class _Answer:
             items += self._end(chunk, is_whole=is_whole)
         return items
 
+    @property
+    def is_ending(self) -> bool:
+        """The server has said how it finished."""
+        return self._finished or self._end_said is not None
+
+    @property
+    def is_whole(self) -> bool:
+        """Nothing is plainly missing."""
+        return all(call.is_complete for call in self._calls.all())
+
+    def ended(self) -> list[Item]:
+        """The stream is at its end: what waited for it."""
+        return [] if self._end_said is None else self.finish(self._end_said)
+
     def done(self) -> list[Item]:
         """`[DONE]` without a reason: an end, unless something is plainly missing."""
+        if self._end_said is not None:
+            return self.ended()
         missing = any(not call.is_complete for call in self._calls.all() if call.arguments)
         if self._finished or missing or not self._quirks.done_is_an_end or not self.said_something:
             return []
@@ -377,6 +411,7 @@ class _Answer:
         """All that was held back, then the end."""
         if self._finished:
             return []
+        self._end_said = None
         items = self._flushed()
         if any(isinstance(item, Finish) for item in items):  # a stop sequence was in what had been held back
             return items
@@ -399,10 +434,13 @@ class _Answer:
         if chunk.refusal:
             self._refused = True
             items += self._text(chunk.refusal)
-        for fragment in chunk.fragments:
-            self._calls.add(fragment)
+        self._add_calls(chunk)
         self.said_something = self.said_something or bool(items) or bool(self._calls)
         return items
+
+    def _add_calls(self, chunk: Chunk) -> None:
+        for fragment in chunk.fragments:
+            self._calls.add(fragment)
 
     def _news(self, chunk: Chunk) -> Chunk:
         """What of a whole message no piece has said: some servers end a stream with all of it."""
@@ -483,7 +521,7 @@ class _Answer:
     # --- the end ---
 
     def _end(self, chunk: Chunk, *, is_whole: bool) -> list[Item]:
-        if self._finished:
+        if self.is_ending:
             return []
         word = chunk.finish or "stop"
         if word in BREAKS:
@@ -492,7 +530,11 @@ class _Answer:
             return [
                 Failure(Kind.PROVIDER, f"{self._name}, model {self._terms.model}: ended with {word[:80]!r}")
             ]
-        return self.finish(self._meant(FINISHES.get(word, "end_turn"), word, chunk))
+        end = self._meant(FINISHES.get(word, "end_turn"), word, chunk)
+        if is_whole or not self._calls:
+            return self.finish(end)
+        self._end_said = end
+        return []
 
     def _meant(self, reason: str, word: str, chunk: Chunk) -> Finish:
         if reason == "max_tokens" and self._fills_window():

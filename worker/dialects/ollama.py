@@ -350,6 +350,14 @@ class Decoder:
     def rest(self) -> list[Item]:
         return self._batches.rest()
 
+    @property
+    def is_ending(self) -> bool:
+        return self._over
+
+    @property
+    def is_over(self) -> bool:
+        return self._over
+
     def _items(self, data: bytes) -> Iterator[Item]:
         try:
             for line in self._lines.feed(data):

@@ -83,6 +83,14 @@ class Call:
 class Decoder(Protocol):
     """The bytes of one answer, in whatever pieces they arrive, into items. Any cut gives the same items."""
 
+    @property
+    def is_ending(self) -> bool:
+        """The provider has said how it finished: what may still come is not worth a long wait."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whatever may still come says nothing any more."""
+
     def feed(self, data: bytes) -> list[Item]:
         """The items that these bytes complete, or the first of them."""
 

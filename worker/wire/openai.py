@@ -119,9 +119,7 @@ def chunk(document: dict[str, Any], reasoning: tuple[str, ...] = REASONING_FIELD
 _SAID = tuple(field.name for field in attrs.fields(Chunk))
 
 
-def _of_choice(
-    choice: dict[str, Any], reasoning: tuple[str, ...], usage: dict[str, Any] | None
-) -> Chunk:
+def _of_choice(choice: dict[str, Any], reasoning: tuple[str, ...], usage: dict[str, Any] | None) -> Chunk:
     delta, message = _dict(choice.get("delta")), _dict(choice.get("message"))
     said = delta or message
     text, thought = _content(said.get("content"))
