@@ -51,8 +51,7 @@ class Holder:
         while not self._done:
             watched = [self._listener, *([self._supervisor] if self._supervisor else [])]
             # With a supervisor there is nothing to look after: no wake-up without a cause.
-            pause = None if self._supervisor else _LOOK_S
-            readable, _, _ = select.select(watched, [], [], pause)
+            readable = _readable(watched, None if self._supervisor else _LOOK_S)
             if self._listener in readable:
                 self._accept()
             elif self._supervisor in readable:
@@ -116,11 +115,20 @@ class Holder:
             self._done = True
             return
         by_socket = {one: port for port, sockets in self._held.items() for one in sockets}
-        waiting = {by_socket[one] for one in select.select(list(by_socket), [], [], 0)[0]}
+        waiting = {by_socket[one] for one in _readable(list(by_socket), 0.0)}
         self._waiting_since = {port: self._waiting_since.get(port, now) for port in waiting}
         for port, since in list(self._waiting_since.items()):
             if now - since > ABANDONED_S:
                 self._drop(port)
+
+
+def _readable(watched: list[socket.socket], pause: float | None) -> list[socket.socket]:
+    """By poll(2): select(2) knows no descriptor above 1023, and this process may have many."""
+    poll = select.poll()
+    by_number = {one.fileno(): one for one in watched}
+    for number in by_number:
+        poll.register(number, select.POLLIN)
+    return [by_number[number] for number, _ in poll.poll(None if pause is None else pause * 1000.0)]
 
 
 def receive(connection: socket.socket) -> tuple[bytes, list[socket.socket]]:

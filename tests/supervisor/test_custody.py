@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -103,6 +104,35 @@ async def test_sockets_outlive_their_supervisor(keeping: Keeping, listeners: lis
     assert peer == client.getsockname()
     for one in (client, accepted, *found[port]):
         one.close()
+
+
+async def test_a_holder_has_room_for_more_than_select_can_count(
+    keeping: Keeping, listeners: list[socket.socket]
+) -> None:
+    """Also when it is alone and looks at all of them. What it may have open is the system's to say."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limits[1] != resource.RLIM_INFINITY and limits[1] < 2000:
+        pytest.skip("this machine lets nobody have so many descriptors")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (2000, limits[1]))
+    first, count = keeping.another(), 1 + 1024 // 8
+    try:
+        await first._find_or_start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    for number in range(count):
+        await first._ask({"op": "put", "port": number}, 8 * listeners[:1])
+    holder = keeping.holder()
+    assert len(os.listdir(f"/proc/{holder.pid}/fd")) > 1024
+    first._hang_up()
+    # It is looked for by number, so that the next connection does not come before it has found itself alone.
+    await until(
+        lambda: len(os.listdir(f"/proc/{holder.pid}/fd")) == 8 * count + 4 or holder.poll() is not None
+    )
+    second = keeping.another()
+    await second._connect()
+
+    assert len((await second._ask({"op": "list"}))[0]["ports"]) == count
+    assert holder.poll() is None
 
 
 async def test_without_a_holder_nothing_is_taken_over(keeping: Keeping) -> None:
