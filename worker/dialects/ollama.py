@@ -30,9 +30,10 @@ from modelproxy.worker.wire.items import Finish, Item, Text, Thinking, ToolCall,
 from . import arguments, errors, names, thinking
 from .batches import Batches
 from .blocks import Image, Sight, UserTurn, text_of, user_turn
+from .fences import Fences
 from .schemas import Profile, sanitise
 from .seam import Call, Headers, NewId, Terms
-from .turns import Block, Prepared, Turn, is_call, prepare
+from .turns import Block, Prepared, Turn, format_of, is_call, prepare
 
 MARGIN = 64
 """Tokens of a window that templates and our estimate may need beyond the prompt."""
@@ -340,6 +341,8 @@ class Decoder:
         self._hidden: list[str] = []
         """Its pieces, for a client that is not shown them but carries them."""
         self._inline = thinking.Inline() if _thinks_inline(terms) else None
+        # Models in the cloud need not keep to `format`.
+        self._fences = Fences() if format_of(ask.body) is not None and not ask.tools else None
         self._said_something = False
         self._over = False
         self._batches = Batches()
@@ -406,10 +409,14 @@ class Decoder:
     def _shown(self, item: Item) -> Iterator[Item]:
         if isinstance(item, Thinking):
             yield self._thought(item.text)
-        else:
+        elif isinstance(item, Text):
+            yield from self._text(item.text if self._fences is None else self._fences.feed(item.text))
+
+    def _text(self, text: str) -> Iterator[Item]:
+        if text:
             yield from self._signature()
             self._said_something = True
-            yield item
+            yield Text(text)
 
     def _thought(self, text: str) -> Thinking:
         self._said_something = self._thinks = True
@@ -431,6 +438,8 @@ class Decoder:
         self._over = True
         for item in [] if self._inline is None else self._inline.end():
             yield from self._shown(item)
+        if self._fences is not None:
+            yield from self._text(self._fences.end())
         yield from self._signature()
         if chunk.reason in ("load", "unload") and not self._said_something and not self._calls:
             # A model that was only moved in or out of memory has answered nothing.

@@ -24,7 +24,7 @@ from .chunks import Decoder, Frame
 from .names import Names
 from .quirks import Quirks
 from .seam import Call, Headers, NewId, Terms
-from .turns import Prepared, Turn, is_call, prepare
+from .turns import Prepared, Turn, format_of, is_call, prepare
 
 Message = dict[str, Any]
 
@@ -107,7 +107,7 @@ def _frame(ask: Ask, ways: Quirks) -> Frame:
         stops=tuple(kept),
         told_stops=tuple(told),
         parallel=ask.tool_choice.get("disable_parallel_tool_use") is not True,
-        json_only=_wants_json(ask),
+        json_only=format_of(ask.body) is not None and not ask.tools,
         most_tokens=ask.max_tokens if 0 < ask.max_tokens < ways.min_output else None,
     )
 
@@ -128,12 +128,6 @@ def _names(ask: Ask) -> Names:
 def _stops(sequences: list[str], ways: Quirks) -> tuple[list[str], list[str]]:
     """Those that the server is told and those that are kept on our side."""
     return sequences[: ways.stops], sequences[ways.stops :]
-
-
-def _wants_json(ask: Ask) -> bool:
-    config = ask.body.get("output_config")
-    wanted = (config.get("format") if isinstance(config, dict) else None) or ask.body.get("output_format")
-    return isinstance(wanted, dict) and isinstance(wanted.get("schema"), dict) and not ask.tools
 
 
 # --- one request -------------------------------------------------------------------------------------

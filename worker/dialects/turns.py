@@ -115,7 +115,7 @@ def prepare(ask: Ask, terms: Terms) -> Prepared:
         parallel=offered.parallel,
         stop=ask.stop_sequences,
         effort=_effort(ask.body),
-        format=_format(ask.body),
+        format=format_of(ask.body),
         prefill=turns[-1].role == "assistant",
         notes=_notes(ask, offered, history),
     )
@@ -147,7 +147,8 @@ def _effort(body: dict[str, Any]) -> str | None:
     return effort if isinstance(effort, str) else None
 
 
-def _format(body: dict[str, Any]) -> dict[str, Any] | None:
+def format_of(body: dict[str, Any]) -> dict[str, Any] | None:
+    """The schema that the answer has to follow."""
     wanted = _output_config(body).get("format") or body.get("output_format")
     schema = wanted.get("schema") if isinstance(wanted, dict) else None
     return schema if isinstance(schema, dict) else None
