@@ -37,6 +37,8 @@ PROBE_S = 2.5
 CACHE_S = 2.0
 UNWELL_CACHE_S = 0.25
 """Whoever has just started a server wants to see that it is well now, not that it was not."""
+QUICK_MS = 500.0
+"""A look that took no longer is worth a request's while."""
 
 _DOUBTFUL = frozenset(
     # Failures after which the provider may be in another condition than it was.
@@ -156,8 +158,13 @@ class Discovery:
         return self._cache_s if known.ok else min(self._cache_s, UNWELL_CACHE_S)
 
     async def terms(self, patience_s: float) -> Terms:
-        """What is known for a request. At first somebody has to ask, which may take up to `patience_s`."""
-        if self._facts is None and self._condition is None:
+        """What is known for a request. While nothing is, somebody has to ask, which may take up to `patience_s`.
+
+        A server may have been started, or a model pulled, since the last look; one that was silent then is
+        not waited for again.
+        """
+        last = self._condition
+        if self._facts is None and (last is None or (last.latency_ms or 0.0) < QUICK_MS):
             with trio.move_on_after(patience_s):
                 await self.condition()
         return self._terms()
@@ -363,7 +370,7 @@ class ListSurvey:
                 return _unwell(self.place, key)
         listed = await ask("GET", "/models")
         if listed.status in (404, 405, 501):  # no list is no illness
-            return Seen(ok=True)
+            return Seen(ok=True, facts=Facts())
         if not listed.ok:
             return _unwell(self.place, listed)
         return Seen(ok=True, facts=self._facts(listed.json))

@@ -204,6 +204,44 @@ async def test_the_first_request_waits_for_the_facts(far: Upstream) -> None:
     assert len(far.requests) == 3
 
 
+async def test_a_request_behind_a_missing_model_waits_for_the_facts_again(far: Upstream) -> None:
+    """Without them Ollama would give the model that was just pulled a window of its own choice."""
+    one = looking(place(ollama_with(far)))
+    await one.terms(2)
+    one.heard(Failure(Kind.NOT_FOUND, "model not found"))
+
+    assert (await one.terms(2)).window == 1000
+
+
+async def test_a_request_to_a_server_that_was_down_waits_for_the_facts(far: Upstream) -> None:
+    one = looking(place(far), cache_s=0)
+    assert not (await one.condition()).ok
+    ollama_with(far)
+
+    assert (await one.terms(2)).window == 1000
+
+
+async def test_requests_do_not_wait_for_a_server_that_hears_no_questions(
+    far: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(discovery, "QUICK_MS", 50.0)
+    far.on("*", Reply(hang=True))
+    one = looking(place(far), cache_s=0, probe_s=0.1)
+    await one.condition()
+    await one.terms(2)
+
+    assert len(far.requests) == 1
+
+
+async def test_a_server_without_a_list_is_not_asked_for_it_by_every_request(far: Upstream) -> None:
+    here = place(far)
+    one = looking(here, ListSurvey(here), cache_s=0)
+    await one.terms(2)
+    await one.terms(2)
+
+    assert len(far.requests) == 1
+
+
 async def test_what_is_configured_is_stronger(far: Upstream) -> None:
     options = Options(context_window=5, max_output_tokens=6, capabilities=["vision"])
     terms = await looking(place(ollama_with(far), options=options)).terms(2)
