@@ -422,6 +422,15 @@ def test_p48_a_line_of_another_shape_is_a_named_failure(bad: bytes) -> None:
     assert "not its protocol" in said[1].message
 
 
+@pytest.mark.parametrize("end", [b"", b"\n"])
+def test_p48_a_page_in_place_of_an_answer_is_quoted(end: bytes) -> None:
+    """It was called a stream that was cut, and nobody saw what stands before the server."""
+    (failure,) = items(b"<html><head><title>x</title></head><body>Please <b>sign in</b></body>" + end)
+
+    words = "Ollama answered something that is not its protocol: Please sign in"
+    assert failure == Failure(Kind.PROVIDER, words)
+
+
 def test_a_line_without_end_is_a_failure() -> None:
     decoder = DIALECT.decoder(ask(), terms(), new_id=golden.ids())
     piece = b"x" * (8 * 1024 * 1024)

@@ -369,14 +369,13 @@ class Decoder:
             yield self._fail(Failure(Kind.PROVIDER, f"{title(self._terms)} sent a line without end"))
 
     def end(self) -> list[Item]:
-        """A last line without its line end is as good as any; half a line is a cut, not garbage."""
+        """A last line without its line end is as good as any; half a line is a cut, a page of HTML is not."""
         line = self._lines.end()
-        if not line:
-            return []
         try:
             codec.loads(line)
         except ValueError:
-            return []
+            if line.startswith(b"{") or not line:
+                return []
         return self._batches.take(self._line(line))
 
     def _line(self, line: bytes | bytearray) -> Iterator[Item]:
@@ -389,8 +388,14 @@ class Decoder:
                 else:
                     yield from self._chunk(chunk)
         except ValueError as error:
-            problem = f"{title(self._terms)} answered something that is not its protocol: {error}"
-            yield self._fail(Failure(Kind.PROVIDER, problem))
+            yield self._fail(self._unreadable(line, str(error)))
+
+    def _unreadable(self, line: bytes | bytearray, why: str) -> Failure:
+        if not line.startswith(b"{"):  # a gateway's page tells more than its first character
+            why = errors.scrub(errors.plain(bytes(line)), self._terms)[:80] or why
+        return Failure(
+            Kind.PROVIDER, f"{title(self._terms)} answered something that is not its protocol: {why}"
+        )
 
     def _fail(self, failure: Failure) -> Failure:
         self._over = True
