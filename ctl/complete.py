@@ -37,6 +37,17 @@ def _configured(incomplete: str) -> list[str]:
     return [name for name in names if name.startswith(incomplete) and not {"*", "?"} & set(name)]
 
 
+def providers(incomplete: str) -> list[str]:
+    """The same for providers, of the configuration and built in."""
+    from . import settings
+    from .config_view import provider_table
+
+    try:
+        return sorted(name for name in provider_table(settings.read(find())) if name.startswith(incomplete))
+    except Exception:  # as above
+        return []
+
+
 def _names() -> list[str]:
     paths = find()
     try:

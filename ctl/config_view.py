@@ -13,7 +13,7 @@ from modelproxy.supervisor.config import BUILT_IN, ConfigError, Provider, build
 from modelproxy.supervisor.keys import KeyUnavailableError, stored
 from modelproxy.supervisor.paths import Paths
 from modelproxy.supervisor.toml_lines import Path as Key
-from modelproxy.supervisor.values import Field
+from modelproxy.supervisor.values import Field, close
 
 from . import settings
 from .faults import Fault
@@ -108,6 +108,16 @@ def provider_table(found: settings.Settings) -> dict[str, Provider]:
         return build({"providers": found.document.get("providers", {})}).providers
     except ConfigError:
         return dict(BUILT_IN)
+
+
+def stranger(paths: Paths, provider: str) -> str | None:
+    """What to say of a key for a provider that there is none of (yet); None: there is one."""
+    known = provider_table(settings.read(paths))
+    if provider in known:
+        return None
+    near = close(provider, known)
+    meant = f'; did you mean "{near}"?' if near else f" yet; [providers.{provider}] makes one"
+    return f'there is no provider "{provider}"{meant}'
 
 
 def has_key(name: str, provider: Provider, paths: Paths) -> bool:

@@ -34,7 +34,7 @@ def unset_key(file: Path, provider: str) -> None:
     with alone(file):
         keys = read(file)
         if provider not in keys:
-            raise Fault("unknown_key", f'there is no key for "{provider}" in {file}')
+            raise Fault("unknown_key", f'there is no key for "{provider}" in {file}', "proxyctl keys list")
         del keys[provider]
         _write(file, keys)
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import agents_app, config_app, launch_app, models_app, render, tokens_app, typed
+from . import agents_app, config_app, keys_app, launch_app, models_app, render, tokens_app, typed
 from .faults import EXIT_FAILED, EXIT_OK, EXIT_USAGE, Fault, say, say_json, show, talk
 
 app = typer.Typer(
@@ -56,8 +56,7 @@ Exit codes:
 )
 daemon_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(daemon_app, name="daemon")
-keys_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(keys_app, name="keys")
+app.add_typer(keys_app.app, name="keys")
 app.add_typer(tokens_app.app, name="tokens")
 app.add_typer(config_app.app, name="config")
 app.add_typer(agents_app.app, name="agents")
@@ -504,7 +503,8 @@ def reload_(json: Json = False) -> int:
     """Apply a changed configuration
 
     To the proxies that it concerns, by a roll, so that no request fails. The supervisor also looks at the
-    file by itself every 2 s, and at SIGHUP. What was said by flag stays. A file with mistakes changes nothing.
+    files by itself every 2 s, and at SIGHUP. What was said by flag stays. A file with mistakes changes
+    nothing. Keys are fetched anew, those of commands and files too, which a change of a file alone does not.
 
     \b
     Examples:
@@ -798,83 +798,3 @@ def daemon_status(json: Json = False) -> int:
 
 def _seconds(text: str | None) -> float | None:
     return None if text is None else typed.duration(text)
-
-
-Provider = Annotated[
-    str, typer.Argument(metavar="PROVIDER", help="As it stands before the slash of a model id.")
-]
-
-
-@keys_app.callback()
-def keys() -> None:
-    """Keep the providers' keys in a file that only you can read
-
-    \b
-    Examples:
-      proxyctl keys set openrouter
-      proxyctl keys list
-    """
-
-
-@keys_app.command("set")
-def keys_set(provider: Provider, json: Json = False) -> int:
-    """Remember a provider's key, from a prompt or a pipe
-
-    A variable, a flag or the configuration goes before it. Proxies that run keep the key that they have
-    until `proxyctl up MODEL --replace`.
-
-    \b
-    Examples:
-      proxyctl keys set openrouter
-      pass show openrouter | proxyctl keys set openrouter
-    """
-    from modelproxy.supervisor.paths import find
-
-    from .keys import set_key
-
-    set_key(find().keys_file, provider, typed.api_key("-", None, None) or "")
-    if json:
-        say_json({"provider": provider, "set": True})
-    else:
-        say(f"the key for {provider} is set")
-    return EXIT_OK
-
-
-@keys_app.command("unset")
-def keys_unset(provider: Provider, json: Json = False) -> int:
-    """Forget a provider's key
-
-    \b
-    Examples:
-      proxyctl keys unset openrouter
-    """
-    from modelproxy.supervisor.paths import find
-
-    from .keys import unset_key
-
-    unset_key(find().keys_file, provider)
-    if json:
-        say_json({"provider": provider, "set": False})
-    else:
-        say(f"the key for {provider} is forgotten")
-    return EXIT_OK
-
-
-@keys_app.command("list")
-def keys_list(json: Json = False) -> int:
-    """List the keys, masked
-
-    \b
-    Examples:
-      proxyctl keys list
-    """
-    from modelproxy.supervisor.paths import find
-
-    from .keys import masked
-
-    rows = masked(find().keys_file)
-    if json:
-        say_json(rows)
-    for row in rows if not json else ():
-        say(f"{row['provider']}  {row['key']}")
-    return EXIT_OK

@@ -175,7 +175,7 @@ def api_key(key: str | None, variable: str | None, file: str | None) -> str | No
     if sum(source is not None for source in (key, variable, file)) > 1:
         raise usage("Give only one of --api-key, --api-key-env and --api-key-file")
     if key is not None:
-        return _key(_from_stdin() if key == "-" else key, "--api-key")
+        return _key(_from_stdin(), "standard input") if key == "-" else _key(key, "--api-key")
     if variable is not None:
         if variable not in os.environ:
             raise usage(f"The environment variable {variable} is not set")

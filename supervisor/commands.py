@@ -336,7 +336,7 @@ class Commands:
         given = request.fallback_keys.get(route.name)
         if given is None and primary.name == route.name:
             given = request.api_key
-        key = given or await self._configured_key(route)
+        key = given or await self.configured_key(route)
         known = self._running_target_key(request, primary, route.model_id)
         if key is None and known is None and route.provider.needs_key:
             raise self._missing_key(route)
@@ -373,7 +373,7 @@ class Commands:
 
         A proxy that runs keeps the key it has, unless it is to be replaced: silence takes nothing back.
         """
-        key = await self._configured_key(route)
+        key = await self.configured_key(route)
         running = self._running_key(route)
         if key is None and running is None and route.provider.needs_key:
             raise self._missing_key(route)
@@ -381,12 +381,13 @@ class Commands:
 
     async def key_of(self, route: routes.Route) -> str | None:
         """The configured key; a Fault when there must be one and there is none."""
-        key = await self._configured_key(route)
+        key = await self.configured_key(route)
         if key is None and route.provider.needs_key:
             raise self._missing_key(route)
         return key
 
-    async def _configured_key(self, route: routes.Route) -> str | None:
+    async def configured_key(self, route: routes.Route) -> str | None:
+        """What the configuration and `keys set` say, fetched now; None: nothing."""
         try:
             key = await trio.to_thread.run_sync(keys.fetch, route.provider.key, limiter=self._key_threads)
             if key is None:

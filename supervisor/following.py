@@ -2,12 +2,18 @@
 
 A change touches the proxies that it concerns and no other, by a roll: nobody's request fails for it. A file
 with mistakes changes nothing; the last good one holds, and a warning says so until the file is mended.
+
+Keys are followed too, since a key that was replaced is mostly one that is refused by now. What `keys set` keeps is
+looked at as the configuration is; commands and files only at an order, for a password store may ask its user.
+A key that came by flag, and what there is no other key for, stay as they are.
 """
 
 from __future__ import annotations
 
+import enum
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import attrs
 import trio
@@ -28,6 +34,15 @@ WATCH_S = 2.0
 ROLL_LIMIT_S = 15.0
 
 
+class Keys(enum.Enum):
+    """Which of the keys that run are fetched anew."""
+
+    NONE = enum.auto()
+    STORED = enum.auto()
+    """Those that `keys set` keeps."""
+    ALL = enum.auto()
+
+
 class Following:
     """Keeps the last good configuration and applies what differs from it."""
 
@@ -35,18 +50,20 @@ class Following:
         self._commands = commands
         self._keeper = keeper
         self._file = paths.config_file
+        self._keys_file = paths.keys_file
         self._log = log
         self._config: Config | None = None
         self._one_at_a_time = trio.Lock()
         self._bad: list[str] = []
         self._troubles: list[str] = []
+        self._key_troubles: list[str] = []
         self._outdated: dict[str, WorkerSpec] = {}
         """Restored with what the file said when an earlier supervisor ran; an edit since then is not lost silently."""
 
     @property
     def warnings(self) -> list[str]:
         """What of the file does not hold, and why."""
-        return [*self._bad, *self._troubles, *self._outdated_words()]
+        return [*self._bad, *self._troubles, *self._key_troubles, *self._outdated_words()]
 
     def _outdated_words(self) -> Iterator[str]:
         for name, spec in self._outdated.items():
@@ -59,30 +76,24 @@ class Following:
 
     async def run(self) -> None:
         """Begin with what the file says, then follow it."""
-        seen = self._stamp()
+        seen, known = _stamp(self._file), _stamp(self._keys_file)
         await self.look_again()
         while True:
             await trio.sleep(WATCH_S)
-            now = self._stamp()
-            if now != seen:
-                seen = now
-                await self.look_again()
+            now, keys = _stamp(self._file), _stamp(self._keys_file)
+            if (now, keys) != (seen, known):
+                which = Keys.NONE if keys == known else Keys.STORED
+                seen, known = now, keys
+                await self.look_again(which)
 
-    async def look_again(self) -> None:
+    async def look_again(self, keys: Keys = Keys.ALL) -> None:
         """Reload for nobody in particular: what is wrong stands in the warnings."""
         try:
-            await self.reload(wait=False)
+            await self.reload(wait=False, keys=keys)
         except Fault:
             pass
 
-    def _stamp(self) -> tuple[int, int, int] | None:
-        try:
-            found = os.stat(self._file)
-        except OSError:
-            return None
-        return found.st_mtime_ns, found.st_size, found.st_ino
-
-    async def reload(self, *, wait: bool = True) -> Reloaded:
+    async def reload(self, *, wait: bool = True, keys: Keys = Keys.ALL) -> Reloaded:
         """Read the file and apply what changed; with `wait`, until the rolls are over."""
         async with self._one_at_a_time:
             self._commands.refuse_when_closing()
@@ -93,20 +104,27 @@ class Following:
                 raise
             self._bad = []
             old, self._config = self._config, config
-            if old == config:
-                return Reloaded([], self.warnings)
-            self._troubles = []
-            if old is None:
-                self._outdated = self._compared(config)
-            touched = await self._apply(old, config) if old is not None else []
-            others = await self._keeper.ask(lambda: self._give_access(config))
-            await self._start(config)
+            touched, others = await self._differing(old, config) if old != config else ([], [])
+            if old is not None:
+                touched += await self._renew_keys(config, keys)
         names = list(dict.fromkeys([*(unit.proxy.name for unit, _ in touched), *others]))
         if names:
             self._log(f"the configuration changed: {', '.join(names)}")
         for unit, order in touched if wait else ():
             await self._settle(unit, order)
         return Reloaded(names, self.warnings)
+
+    async def _differing(
+        self, old: Config | None, config: Config
+    ) -> tuple[list[tuple[Unit, int]], list[str]]:
+        """Apply what the file says otherwise; who was touched, and the names of those with other tokens."""
+        self._troubles = []
+        if old is None:
+            self._outdated = self._compared(config)
+        touched = await self._apply(old, config) if old is not None else []
+        others = await self._keeper.ask(lambda: self._give_access(config))
+        await self._start(config)
+        return touched, others
 
     def _refused(self, fault: Fault) -> None:
         held = "the last good one holds" if self._config is not None else "nothing was started by it"
@@ -204,6 +222,51 @@ class Following:
         route = routes.resolve_target(target.model_id, config)
         return attrs.evolve(target, api_key=await self._commands.key_of(route))
 
+    # --- keys ---------------------------------------------------------------------------------------
+
+    async def _renew_keys(self, config: Config, which: Keys) -> list[tuple[Unit, int]]:
+        """Give other keys to those whose keys were fetched from where there are others now."""
+        if which is Keys.NONE:
+            return []
+        self._key_troubles = []
+        touched = []
+        for unit in [unit for unit in self._keeper.units.values() if unit.proxy.wanted]:
+            running = unit.proxy.spec
+            if unit.key_given or running.front is not None:
+                continue
+            try:
+                spec = await self._with_keys_of_now(running, config, which)
+            except Fault as fault:
+                text = f"{running.name} goes on with the key that it has: {fault.message}"
+                self._key_troubles.append(text)
+                self._log(text)
+                continue
+            if spec != running:
+                wish = fleet.Up(spec, unit.proxy.care)
+                order = await self._keeper.ask(
+                    lambda unit=unit, seen=running, wish=wish: self._place(unit, seen, wish)  # type: ignore[misc]  # bound early
+                )
+                touched += [(unit, order)] if order is not None else []
+        return touched
+
+    async def _with_keys_of_now(self, spec: WorkerSpec, config: Config, which: Keys) -> WorkerSpec:
+        targets = [
+            attrs.evolve(target, api_key=await self._key_of_now(target, config, which))
+            for target in spec.fallback
+        ]
+        return attrs.evolve(spec, api_key=await self._key_of_now(spec, config, which), fallback=targets)
+
+    async def _key_of_now(self, running: Target | WorkerSpec, config: Config, which: Keys) -> str | None:
+        try:
+            route = routes.resolve_target(running.model_id, config)
+        except Fault:
+            return running.api_key  # a project's
+        key = route.provider.key
+        theirs = routes.target(route).base_url != running.base_url  # a project's as well, or a flag's
+        if theirs or (which is Keys.STORED and (key.value or key.file or key.command)):
+            return running.api_key
+        return await self._commands.configured_key(route) or running.api_key
+
     def _place(self, unit: Unit, seen: object, wish: fleet.Up) -> int | None:
         """Inside the loop, unless a command has overtaken the change."""
         if not unit.proxy.wanted or unit.proxy.spec != seen:
@@ -219,6 +282,14 @@ class Following:
 
         if unit.proxy.is_up and unit.proxy.workers:
             await self._keeper.wait_until(decided, ROLL_LIMIT_S)
+
+
+def _stamp(file: Path) -> tuple[int, int, int] | None:
+    try:
+        found = os.stat(file)
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def _same_place(one: WorkerSpec, other: WorkerSpec) -> bool:

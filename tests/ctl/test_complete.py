@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from fakes.control import Control, view
 
-from modelproxy.ctl.complete import models, targets
+from modelproxy.ctl.complete import models, providers, targets
 from modelproxy.supervisor.paths import Paths
 
 
@@ -50,6 +50,14 @@ def test_names_of_the_configuration_for_up(
     assert models("lo") == ["local"]
     control.paths.config_file.write_bytes(b"\xff")
     assert models("") == ["echo/demo", "front"]
+
+
+def test_providers_for_keys(control: Control, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    control.paths.config.mkdir(parents=True)
+    control.paths.config_file.write_text('[providers.office]\nkind = "ollama"')
+
+    assert providers("o") == ["office", "ollama", "openai", "openrouter"]
 
 
 @pytest.mark.slow

@@ -33,6 +33,49 @@ def test_set_list_unset(run: Run, paths: Paths, monkeypatch: pytest.MonkeyPatch)
     assert run("keys", "unset", "openrouter").code == 1
 
 
+@pytest.mark.parametrize(
+    ("provider", "note"),
+    [
+        ("openrouter", ""),
+        ("opnrouter", 'note: there is no provider "opnrouter"; did you mean "openrouter"?\n'),
+        ("groq", 'note: there is no provider "groq" yet; [providers.groq] makes one\n'),
+    ],
+)
+def test_a_key_that_nobody_would_use_is_kept_and_told(
+    run: Run, monkeypatch: pytest.MonkeyPatch, provider: str, note: str
+) -> None:
+    typed_in(monkeypatch, "sk-1\n")
+    ran = run("keys", "set", provider)
+
+    assert (ran.code, ran.err) == (0, note)
+
+
+def test_a_key_on_the_command_line_is_refused_and_not_repeated(run: Run, paths: Paths) -> None:
+    ran = run("keys", "set", "openrouter", "sk-typed-by-mistake")
+
+    assert ran.code == 2
+    assert "proxyctl keys set openrouter asks for it" in ran.err
+    assert "sk-typed" not in ran.err
+    assert not paths.keys_file.exists()
+
+
+@pytest.mark.parametrize("line", ["OPENROUTER_API_KEY=sk-1", "export WORK_KEY=sk-1"])
+def test_a_line_of_a_shell_script_is_no_key(
+    run: Run, paths: Paths, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    typed_in(monkeypatch, f"{line}\n")
+    ran = run("keys", "set", "openrouter")
+
+    assert (ran.code, paths.keys_file.exists()) == (2, False)
+    assert "sk-1" not in ran.err
+
+
+def test_an_empty_list_says_so_on_the_side(run: Run) -> None:
+    ran = run("keys", "list")
+
+    assert (ran.out, ran.err) == ("", "no key is kept; proxyctl keys set PROVIDER\n")
+
+
 def test_the_supervisor_reads_what_was_set(paths: Paths) -> None:
     set_key(paths.keys_file, "work.one", 'odd "key" \\ with signs')
 
@@ -55,7 +98,10 @@ def test_an_empty_key_is_refused(
 ) -> None:
     typed_in(monkeypatch, text)
 
-    assert run("keys", "set", "openrouter").code == code
+    ran = run("keys", "set", "openrouter")
+
+    assert ran.code == code
+    assert ran.err == "error: The API key from standard input is empty\n"
     assert not paths.keys_file.exists()
 
 

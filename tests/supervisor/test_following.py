@@ -10,7 +10,7 @@ from fakes import clock
 from fakes.spawner import World
 
 from modelproxy.supervisor.facts import State
-from modelproxy.supervisor.following import WATCH_S, Following
+from modelproxy.supervisor.following import WATCH_S, Following, Keys
 from modelproxy.supervisor.protocol import DownRequest, Fault, UpRequest
 from modelproxy.worker.contract import Access
 
@@ -106,16 +106,80 @@ async def test_an_alias_that_means_another_model_moves_its_proxy(world: World, f
 async def test_a_new_target_gets_its_key_and_an_old_one_keeps_its(
     world: World, following: Following, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A variable that is set since is nothing that the file has changed."""
+    """A variable that is set since is nothing that the file has changed; an order to reload fetches all anew."""
     monkeypatch.setenv("OPENROUTER_API_KEY", "sk-1")
     write(world, FILE.replace("context_window", 'fallback = ["openrouter/x"]\ncontext_window'))
     await following.reload()
     monkeypatch.setenv("OPENROUTER_API_KEY", "sk-2")
     write(world, FILE.replace("context_window = 4096", 'fallback = ["openrouter/x"]\nretries = 2'))
-    await following.reload()
+    await following.reload(keys=Keys.NONE)
 
     assert [target.api_key for target in world.proxy("coder").spec.fallback] == ["sk-1"]
     assert world.proxy("coder").spec.options.retries == 2
+    assert (await following.reload()).changed == ["coder"]
+    assert [target.api_key for target in world.proxy("coder").spec.fallback] == ["sk-2"]
+
+
+# --- keys -----------------------------------------------------------------------------------------------
+
+
+ROUTED = """
+[providers.openrouter]
+base_url = "http://127.0.0.1:9"
+"""
+
+
+def keep(world: World, key: str) -> None:
+    """As `proxyctl keys set openrouter` does."""
+    world.paths.config.mkdir(exist_ok=True)
+    world.paths.keys_file.write_text(f'openrouter = "{key}"')
+
+
+async def test_a_key_that_was_replaced_reaches_those_who_have_it_from_there(
+    world: World, following: Following, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a roll; one that was given by flag is its user's, and one that was forgotten is kept for want of another."""
+    monkeypatch.delenv("OPENROUTER_API_KEY", raising=False)
+    write(world, FILE + ROUTED)
+    keep(world, "sk-1")
+    await following.reload()
+    await world.commands.up(UpRequest("openrouter/x", port=0))
+    await world.commands.up(UpRequest("openrouter/y", port=0, api_key="sk-flag"))
+    await world.commands.up(UpRequest("openrouter/z", port=0, base_url="http://127.0.0.1:8"))
+    nursery.start_soon(following.run)
+    await trio.testing.wait_all_tasks_blocked()
+    keep(world, "sk-22")
+    await world.until(lambda: world.proxy("openrouter/x").generation == 2)
+
+    held = {name: world.proxy(f"openrouter/{name}").spec.api_key for name in "xyz"}
+    assert held == {"x": "sk-22", "y": "sk-flag", "z": "sk-1"}
+    assert [world.proxy(name).generation for name in ("coder", "openrouter/y", "openrouter/z")] == [1, 1, 1]
+    world.paths.keys_file.unlink()
+    await trio.sleep(2 * WATCH_S)
+    assert (world.proxy("openrouter/x").spec.api_key, following.warnings) == ("sk-22", [])
+
+
+async def test_commands_are_run_at_an_order_only(
+    world: World, following: Following, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A password store asks its user, who wants to know why. One that fails takes no key away."""
+    monkeypatch.delenv("OPENROUTER_API_KEY", raising=False)
+    counted = world.paths.config / "count"
+    command = f"api_key_command = \"echo x >> {counted}; cat {counted} | tr -d '\\n'\""
+    write(world, FILE + ROUTED + command)
+    await following.reload()
+    await world.commands.up(UpRequest("openrouter/x", port=0))
+    keep(world, "sk-1")
+    await following.look_again(Keys.STORED)
+    assert world.proxy("openrouter/x").spec.api_key == "x"
+    assert (await following.reload()).changed == ["openrouter/x"]
+    assert world.proxy("openrouter/x").spec.api_key == "xx"
+    counted.unlink()
+    counted.mkdir()
+    [warning] = (await following.reload()).warnings
+
+    assert warning.startswith("openrouter/x goes on with the key that it has: openrouter: the key command")
+    assert world.proxy("openrouter/x").spec.api_key == "xx"
 
 
 async def test_a_file_with_mistakes_changes_nothing_and_is_told(world: World, following: Following) -> None:
