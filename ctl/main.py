@@ -176,7 +176,8 @@ Fallback = Annotated[
         "--fallback",
         metavar="MODEL",
         help="Where a request goes when this provider fails before it has said anything; in this order if "
-        "said again. anthropic: the caller's own request, as it is. none: nowhere any more.",
+        "said again: a model id, an alias or a proxy's name. anthropic: the caller's own request, as it is. "
+        "none: nowhere any more.",
         autocompletion=_complete_target,
     ),
 ]
@@ -291,7 +292,7 @@ def up(
         lazy=lazy,
         idle_stop_s=None if idle_stop is None else typed.idle_stop(idle_stop),
         max_rss=None if max_rss is None else typed.size(max_rss),
-        fallback=typed.fallback(fallback, lambda text: names.model(where, text)),
+        fallback=names.fallback(where, fallback),
         limits=typed.limits(
             {
                 "max_concurrent": max_concurrent,

@@ -21,8 +21,13 @@ FRONT = "front"
 _PROJECT_FILE = ".modelproxy.toml"
 
 
-def model(paths: Paths, text: str) -> str:
-    """`text`, if it can mean a model here."""
+def fallback(paths: Paths, texts: list[str] | None) -> list[str] | None:
+    """Where requests may go besides, as `--fallback` says it: what `up` takes, or the caller's own request."""
+    return typed.fallback(texts, lambda text: model(paths, text, words=(typed.OWN,)))
+
+
+def model(paths: Paths, text: str, *, words: tuple[str, ...] = ()) -> str:
+    """`text`, if it can mean a model here. `words` are known as well, to whoever has mistyped one."""
     if text == FRONT:
         return text
     if not text or "/" in text or not text.isprintable():
@@ -37,7 +42,8 @@ def model(paths: Paths, text: str) -> str:
         return text
     if found.wrong:
         raise settings.bad_config(found.wrong)  # it may well stand in what cannot be read
-    hint = aliases.unknown(text, [*names, *proxies]) if names or proxies else "for example ollama/codellama"
+    known = [*words, *names, *proxies]
+    hint = aliases.unknown(text, known) if known else "for example ollama/codellama"
     raise Fault("bad_model_id", f'Invalid model "{text}". {typed.MODEL_FORM}', hint)
 
 

@@ -109,13 +109,15 @@ def _whole(text: str) -> int:
     return int(text)
 
 
-def fallback(texts: list[str] | None, check: Callable[[str], str] | None = None) -> list[str] | None:
-    """Model ids in their order; `none` alone is an empty list, nothing said is None."""
+def fallback(texts: list[str] | None, check: Callable[[str], str]) -> list[str] | None:
+    """What passes `check`, in its order; `none` alone is an empty list, nothing said is None."""
     if not texts:
         return None
     if texts == ["none"]:
         return []
-    return [text if text == OWN else (check or model_id)(text) for text in texts]
+    if "none" in texts:
+        raise usage("--fallback none stands alone: it takes all of them away")
+    return [text if text == OWN else check(text) for text in texts]
 
 
 OWN = "anthropic"

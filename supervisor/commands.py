@@ -332,6 +332,9 @@ class Commands:
 
     async def _target(self, request: UpRequest, primary: routes.Route, text: str, config: Config) -> Target:
         """Where requests may go besides. Its key is found as the primary's is."""
+        if fronts.table_of(text, config) is not None:
+            hint = "name a model id, an alias or a proxy, or anthropic: the caller's own request"
+            raise Fault("bad_model_id", f'"{text}" is a front, and nothing falls back to one', hint)
         route = routes.resolve_target(text, config)
         given = request.fallback_keys.get(route.name)
         if given is None and primary.name == route.name:

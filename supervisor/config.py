@@ -86,7 +86,7 @@ class ProxyOptions(Bounds):
     max_rss: int | None = None
     grace_s: float | None = None
     fallback: list[str] | None = None
-    """Model ids, aliases or `anthropic`."""
+    """Model ids, aliases, names of proxies or `anthropic`."""
     require_token: bool | None = None
     """None: as `Config.require_token` says."""
     context_window: int | None = None

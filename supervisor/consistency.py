@@ -125,7 +125,10 @@ class _Checks:
         else:
             self._target((*path, "model"), table["model"], proxies=False)
         for index, target in enumerate(table.get("fallback") or ()):
-            self._target((*path, "fallback", index), target, words=("anthropic",), proxies=False)
+            if target == name:
+                self._report((*path, "fallback", index), target, "is this proxy itself")
+            else:
+                self._target((*path, "fallback", index), target, words=("anthropic",))
 
     def _ports(self) -> None:
         taken: dict[int, str] = {}

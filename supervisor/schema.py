@@ -247,9 +247,9 @@ PROXY = Section(
             default='"30s"',
         ),
         "fallback": Field(
-            ListOf('a list of model ids, aliases or "anthropic"', Name()),
-            "who answers when the model's provider cannot, in this order; anthropic: with the caller's own "
-            "request and credential",
+            ListOf('a list of model ids, aliases, names of proxies or "anthropic"', Name()),
+            "who answers when the model's provider cannot, in this order. A proxy's name: its model, with what "
+            "its table says of that. anthropic: with the caller's own request and credential",
             example='["openrouter/qwen/qwen3-coder", "anthropic"]',
             default="[nobody]",
             project="trusted",

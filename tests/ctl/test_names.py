@@ -54,6 +54,27 @@ def test_s105_a_word_that_nothing_has_starts_no_supervisor(run: Run, paths: Path
     assert not paths.control_socket.exists()
 
 
+def test_a_fallback_may_be_whatever_up_takes(run: Run, control: Control) -> None:
+    said = ["local", "gpt-5", "coder", "anthropic", "ollama/z"]
+    words = [word for one in said for word in ("--fallback", one)]
+    assert run("up", "echo/demo", "--no-wait", *words).code == 0
+    [body] = [body for method, _, body in control.asked if method == "PUT"]
+    assert body["fallback"] == said
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"), [("lokal", "local"), ("antropic", "anthropic"), ("codr", "coder")]
+)
+def test_a_fallback_that_is_none_is_answered_with_the_nearest(
+    run: Run, paths: Paths, name: str, nearest: str
+) -> None:
+    ran = run("up", "echo/demo", "--fallback", name, "--json")
+
+    assert (ran.code, ran.json["error"]["code"]) == (2, "bad_model_id")
+    assert f"Available models: {nearest}," in ran.json["error"]["hint"]
+    assert not paths.control_socket.exists()
+
+
 def test_the_front_door_needs_no_table(run: Run, control: Control) -> None:
     for said in ("front", "front/work"):
         assert run("up", said, "--no-wait").code == 0

@@ -162,12 +162,12 @@ def test_a_key_in_the_arguments_is_found(argv: str, expected: tuple[str, str] | 
 
 def test_fallbacks_keep_their_order() -> None:
     """`none` takes them back, which silence does not."""
-    assert typed.fallback(["a/b", "anthropic", "c/d"]) == ["a/b", "anthropic", "c/d"]
-    assert typed.fallback(["none"]) == []
-    assert (typed.fallback([]), typed.fallback(None)) == (None, None)
-    for wrong in (["nonsense"], ["a/b", "none"]):
-        with pytest.raises(Fault, match="Expected: provider/model-name"):
-            typed.fallback(wrong)
+    assert typed.fallback(["a/b", "anthropic", "c/d"], typed.model_id) == ["a/b", "anthropic", "c/d"]
+    assert typed.fallback(["none"], typed.model_id) == []
+    assert (typed.fallback([], typed.model_id), typed.fallback(None, typed.model_id)) == (None, None)
+    for wrong, words in (["nonsense"], "Expected: provider/model-name"), (["a/b", "none"], "stands alone"):
+        with pytest.raises(Fault, match=words):
+            typed.fallback(wrong, typed.model_id)
 
 
 def test_settings_are_limits_by_their_names_in_the_api() -> None:

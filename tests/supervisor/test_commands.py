@@ -681,6 +681,20 @@ async def test_a_targets_missing_key_names_its_provider(
     assert [target.api_key for target in world.proxy().spec.fallback] == ["sk-caller"]
 
 
+async def test_a_target_may_be_an_alias_or_a_named_proxy_and_no_front(world: World) -> None:
+    """A proxy's name means its model and what its table says of that; its limits are of its own requests."""
+    world.paths.config.mkdir(exist_ok=True)
+    table = 'model = "echo/other"\ncontext_window = 4096\nmax_concurrent = 1'
+    world.paths.config_file.write_text(f'aliases.local = "echo/small"\n[proxies.coder]\n{table}')
+    row = await up(world, fallback=["local", "coder"])
+    [_, coder] = world.proxy().spec.fallback
+
+    assert (row.fallback, row.limits) == (["echo/small", "echo/other"], {})
+    assert coder.options.context_window == 4096
+    fault = await refused(lambda: up(world, fallback=["front"]))
+    assert (fault.code, "is a front" in fault.message) == ("bad_model_id", True)
+
+
 async def test_a_key_by_flag_serves_targets_of_the_same_provider(world: World) -> None:
     await up(world, "openrouter/a/b", api_key="sk-flag", fallback=["openrouter/c/d", "echo/x"])
 

@@ -174,8 +174,8 @@ def test_every_problem_at_once_with_path_line_and_value() -> None:
         'line 22: proxies.coder.model = "lokal": is not a model id or an alias. '
         'Expected: provider/model-name; did you mean "local"?',
         "line 23: proxies.coder.port = 70000: must be a whole number from 1 to 65535",
-        'line 24: proxies.coder.fallback.1 = "somewhere": is not a model id or an alias. '
-        "Expected: provider/model-name; known are anthropic, away, hop, local, ollama/y, one, two",
+        'line 24: proxies.coder.fallback.1 = "somewhere": is not a model id, an alias or a proxy\'s name. '
+        "Expected: provider/model-name; known are anthropic, away, coder, empty, hop, local, ollama/y, one, two",
         'line 25: proxies.empty: model is missing, like model = "ollama/codellama"',
         'line 27: proxies."ollama/x".model = "ollama/z": must be left out: the table\'s name says it',
         'line 29: models.default = "ollama": is not a model id, an alias or a proxy\'s name. '

@@ -61,3 +61,9 @@ def test_a_front_has_no_port_of_another() -> None:
 
     assert complaints({"proxies": proxies, "front": {"work": {"port": 3461}}}) == []
     assert complaints({"proxies": proxies, "front": {"work": {"port": 3460}}}) == [("front", "work", "port")]
+
+
+def test_a_fallback_may_be_another_named_proxy_and_not_the_same() -> None:
+    a, b = {"model": "echo/x", "fallback": ["b"]}, {"model": "echo/y", "fallback": ["anthropic", "b"]}
+
+    assert complaints({"proxies": {"a": a, "b": b}}) == [("proxies", "b", "fallback", 1)]
