@@ -9,7 +9,12 @@ provider or as fallback) the credential and the models' names are what is passed
 
 Claude Code takes a name that it does not know for a model with a window of a million tokens: without
 CLAUDE_CODE_MAX_CONTEXT_TOKENS it compacts too late. It has a name for each tier, and without them asks for
-its own models by their own names. An HTTP proxy of the environment would be asked for 127.0.0.1 as well.
+its own models by their own names. Its default is its best tier with `[1m]` behind the name, and with that the
+window which we say counts for nothing: CLAUDE_CODE_DISABLE_1M_CONTEXT takes it away. An HTTP proxy of the
+environment would be asked for 127.0.0.1 as well.
+
+Through the front door it says who asks: with CLAUDE_CODE_GATEWAY_HINT_HEADERS each request carries its class and
+the names of built-in sub-agents. opencode reads no base URL, but a whole configuration from one variable.
 """
 
 from __future__ import annotations
@@ -36,17 +41,24 @@ _CREDENTIALS = (
     "CLAUDE_CODE_OAUTH_TOKEN",
     "ANTHROPIC_CUSTOM_HEADERS",
 )
-_NAMES = ("ANTHROPIC_MODEL", "ANTHROPIC_SMALL_FAST_MODEL")
+_NAMES = ("ANTHROPIC_MODEL", "ANTHROPIC_DEFAULT_MODEL", "ANTHROPIC_SMALL_FAST_MODEL")
 _WAYS_PAST = (
     "ANTHROPIC_UNIX_SOCKET",
     "CLAUDE_CODE_USE_BEDROCK",
     "CLAUDE_CODE_USE_VERTEX",
     "CLAUDE_CODE_USE_FOUNDRY",
+    "CLAUDE_CODE_USE_ANTHROPIC_AWS",
+    "CLAUDE_CODE_USE_ANTHROPIC_GOOGLE_CLOUD",
+    "CLAUDE_CODE_USE_MANTLE",
 )
 """With one of these a client does not go to its base URL."""
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 _USUAL_OUTPUT = 32_000
 """What Claude Code asks for when it does not know the model."""
+_LARGE_WINDOW = 1_000_000
+"""What it takes for the window of a model that it does not know."""
+_OPENCODE = "OPENCODE_CONFIG_CONTENT"
+"""Configuration that opencode puts before that of its files."""
 OPENAI = "a proxy speaks Anthropic's Messages API; that of OpenAI is not served yet"
 
 
@@ -64,6 +76,7 @@ class Goal:
     window: int | None = None
     output: int | None = None
     agent: str | None = None
+    token_required: bool = False
 
     @property
     def base_url(self) -> str:
@@ -87,6 +100,8 @@ def changes(goal: Goal, client: str, present: Mapping[str, str]) -> Changes:
     found = {"ANTHROPIC_BASE_URL": goal.base_url, **_around_proxies(present)}
     if client == "aider":
         found |= {"ANTHROPIC_API_BASE": goal.base_url, "AIDER_MODEL": f"anthropic/{goal.model}"}
+    if client == "opencode":
+        found[_OPENCODE] = _merged(present.get(_OPENCODE), _for_opencode(goal, present))
     found |= _of_claude(goal)
     token = present.get(OWN_TOKEN)
     if goal.passes_on:
@@ -114,10 +129,12 @@ def _beside(token: str | None, present: Mapping[str, str]) -> dict[str, str]:
 
 def _of_claude(goal: Goal) -> dict[str, str]:
     if goal.is_front:
-        return {"CLAUDE_CODE_ENABLE_GATEWAY_MODEL_DISCOVERY": "1"}
+        return {"CLAUDE_CODE_ENABLE_GATEWAY_MODEL_DISCOVERY": "1", "CLAUDE_CODE_GATEWAY_HINT_HEADERS": "1"}
     found = {"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1"}
     if goal.window is not None:
         found["CLAUDE_CODE_MAX_CONTEXT_TOKENS"] = str(goal.window)
+        if goal.window < _LARGE_WINDOW:
+            found["CLAUDE_CODE_DISABLE_1M_CONTEXT"] = "1"
     if goal.output is not None and goal.output < _USUAL_OUTPUT:
         found["CLAUDE_CODE_MAX_OUTPUT_TOKENS"] = str(goal.output)
     if not goal.passes_on or goal.model.startswith("claude"):
@@ -139,10 +156,13 @@ def _around_proxies(present: Mapping[str, str]) -> dict[str, str]:
 
 
 def warnings(goal: Goal, present: Mapping[str, str]) -> list[str]:
-    """What of `present` is the caller's to keep, and makes a difference that he may not expect."""
+    """What of `present` makes a difference that the caller may not expect."""
+    found = []
+    if goal.token_required and not present.get(OWN_TOKEN):
+        found.append(f"{goal.name} serves nobody without an access token, and {OWN_TOKEN} is not set")
     if not goal.passes_on:
-        return []
-    found = [
+        return found
+    found += [
         f"{name} is set, which leads Claude Code past the proxy" for name in _WAYS_PAST if present.get(name)
     ]
     before = present.get("ANTHROPIC_BASE_URL")
@@ -175,6 +195,7 @@ def goal_of(
         window=sizes[0],
         output=sizes[1],
         agent=agent,
+        token_required=bool(view.get("token_required")),
     )
 
 
@@ -191,16 +212,42 @@ def script(found: Changes, shell: str) -> str:
     return "\n".join([*gone, *(f"export {name}={_sh(value)}" for name, value in found.set.items())])
 
 
-def opencode(goal: Goal) -> str:
-    """What goes into opencode.json: it reads no variable for this."""
+def opencode(goal: Goal, present: Mapping[str, str]) -> str:
+    """What goes into opencode.json. No secret does: such files are shared."""
+    return json.dumps(_for_opencode(goal, present), indent=2)
+
+
+def _for_opencode(goal: Goal, present: Mapping[str, str]) -> dict[str, Any]:
+    base = f"{goal.base_url}/v1"
+    token = f"{{env:{OWN_TOKEN}}}" if present.get(OWN_TOKEN) or goal.token_required else None
+    if goal.passes_on:  # its own provider with its own credential and its own models, by another way
+        headers = {} if token is None else {"headers": {"x-proxy-token": token}}
+        return {"provider": {"anthropic": {"options": {"baseURL": base, **headers}}}}
     limit = {"limit": {"context": goal.window, "output": goal.output or 8192}} if goal.window else {}
     provider = {
         "npm": "@ai-sdk/anthropic",
-        "options": {"baseURL": f"{goal.base_url}/v1", "apiKey": TOKEN},
+        "options": {"baseURL": base, "apiKey": token or TOKEN},
         "models": {goal.model: {"name": goal.model, **limit}},
     }
-    document = {"provider": {"modelproxy": provider}, "model": f"modelproxy/{goal.model}"}
-    return json.dumps(document, indent=2)
+    model = f"modelproxy/{goal.model}"
+    return {"provider": {"modelproxy": provider}, "model": model, "small_model": model}
+
+
+def _merged(said: str | None, ours: dict[str, Any]) -> str:
+    """The same on top of what the caller has said there already."""
+    try:
+        theirs = json.loads(said or "{}")
+    except ValueError:
+        theirs = {}
+    return json.dumps(_over(theirs, ours) if isinstance(theirs, dict) else ours)
+
+
+def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    found = dict(below)
+    for key, value in above.items():
+        old = found.get(key)
+        found[key] = _over(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return found
 
 
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~:/,@%+=")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from . import typed
-from .faults import EXIT_OK, Fault, say, usage
+from .faults import EXIT_OK, Fault, say, talk, usage
 
 
 def _models(incomplete: str) -> list[str]:
@@ -127,8 +127,10 @@ def env(
     where, asking = find(), typed.agent(agent)
     wanted = request(model=names.model(where, model), port=None if port is None else typed.port(port))
     goal = goal_of(where, bring_up(where, wanted), asking)
+    for warning in environment.warnings(goal, os.environ):
+        talk(f"warning: {warning}")
     if client == "opencode":
-        say(environment.opencode(goal))
+        say(environment.opencode(goal, os.environ))
     else:
         say(environment.script(environment.changes(goal, client, os.environ), shell))
     return EXIT_OK

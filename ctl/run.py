@@ -24,6 +24,8 @@ from .names import FRONT
 from .quick import become
 from .up import bring_up, request
 
+NOT_SERVED = "not_served"
+
 
 @attrs.frozen
 class Wish:
@@ -96,7 +98,11 @@ def has_mappings(found: settings.Settings) -> bool:
 
 def _refuse_whom_nobody_serves(client: str) -> None:
     if client == "codex":
-        raise Fault("not_served", f"codex speaks the Responses API only, and {environment.OPENAI}")
+        raise Fault(
+            NOT_SERVED,
+            f"codex speaks OpenAI's Responses API only, and {environment.OPENAI}",
+            "claude, opencode and aider can be used",
+        )
 
 
 def _request(target: str, wish: Wish) -> dict[str, Any]:
@@ -108,6 +114,9 @@ def _refuse_or_go_on(paths: Paths, wish: Wish, fault: Fault, program: str) -> No
     typed_wrong = fault.exit_code == EXIT_USAGE and (wish.model is not None or wish.port is not None)
     if typed_wrong:
         raise fault
+    if fault.code == NOT_SERVED and (wish.model is not None or wish.agent is not None):
+        # No trouble that may pass: the wish can never come true, and the prompts would go where nobody sent them.
+        raise Refusal(fault.code, f"{fault.message}; {program} was not run", fault.hint)
     may = wish.fallback and settings.read(paths).table("models").get("fallback", True)
     if not may:
         why = "--no-fallback" if not wish.fallback else "models.fallback = false"
@@ -128,10 +137,6 @@ def _environment(paths: Paths, view: dict[str, Any], wish: Wish, client: str) ->
     goal = goal_of(paths, view, wish.agent)
     for warning in [*health.warnings(view), *environment.warnings(goal, os.environ)]:
         talk(f"warning: {warning}")
-    if client == "opencode":
-        talk(
-            f"note: opencode reads its file: proxyctl env {goal.name} --for opencode prints what belongs there"
-        )
     found = environment.changes(goal, client, os.environ)
     return found.applied(os.environ) | {GUARD: goal.name}
 

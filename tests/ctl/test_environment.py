@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from typing import Any
 
+import attrs
 import pytest
 from fakes.control import view
 
@@ -22,6 +23,7 @@ REAL = {
     "CLAUDE_CODE_OAUTH_TOKEN": "real-login",
     "ANTHROPIC_CUSTOM_HEADERS": "x-gateway-key: real",
     "ANTHROPIC_MODEL": "claude-opus-5-5",
+    "ANTHROPIC_DEFAULT_MODEL": "claude-opus-5-5",
     "CLAUDE_CODE_USE_BEDROCK": "1",
     "PATH": "/bin",
 }
@@ -37,6 +39,7 @@ def test_one_model_is_every_model_and_no_credential_goes_along() -> None:
         "ANTHROPIC_AUTH_TOKEN": environment.TOKEN,
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
         "CLAUDE_CODE_MAX_CONTEXT_TOKENS": "65536",
+        "CLAUDE_CODE_DISABLE_1M_CONTEXT": "1",
         "CLAUDE_CODE_MAX_OUTPUT_TOKENS": "8192",
         "CLAUDE_CODE_SUBAGENT_MODEL": "ollama/codellama",
         "CLAUDE_CODE_SUBAGENT_MODEL_FORCE": "1",
@@ -79,6 +82,7 @@ def test_the_front_door_keeps_credentials_and_names() -> None:
     assert found.applied(REAL) == REAL | {
         "ANTHROPIC_BASE_URL": URL,
         "CLAUDE_CODE_ENABLE_GATEWAY_MODEL_DISCOVERY": "1",
+        "CLAUDE_CODE_GATEWAY_HINT_HEADERS": "1",
     }
     (bedrock,) = environment.warnings(FRONT, REAL)
     assert bedrock.startswith("CLAUDE_CODE_USE_BEDROCK is set")
@@ -194,10 +198,66 @@ def test_nothing_to_unset_is_no_line() -> None:
 
 def test_opencode_has_a_file() -> None:
     """With /v1, and with the window: without it it never compacts."""
-    found: dict[str, Any] = json.loads(environment.opencode(OLLAMA))
+    found: dict[str, Any] = json.loads(environment.opencode(OLLAMA, {}))
     provider = found["provider"]["modelproxy"]
 
-    assert provider["options"]["baseURL"] == f"{URL}/v1"
+    assert provider["options"] == {"baseURL": f"{URL}/v1", "apiKey": environment.TOKEN}
     assert provider["models"]["ollama/codellama"]["limit"] == {"context": 65536, "output": 8192}
+    assert found["model"] == found["small_model"] == "modelproxy/ollama/codellama"
+    assert "limit" not in environment.opencode(attrs.evolve(OLLAMA, window=None), {})
+
+
+@pytest.mark.parametrize(
+    ("goal", "present"),
+    [(OLLAMA, {environment.OWN_TOKEN: "mp-secret"}), (attrs.evolve(OLLAMA, token_required=True), {})],
+)
+def test_opencode_finds_its_token_in_the_environment(goal: Goal, present: dict[str, str]) -> None:
+    """Its file may be committed: it names the variable, as opencode's own configuration can."""
+    found = environment.opencode(goal, present)
+
+    assert '"apiKey": "{env:MODELPROXY_TOKEN}"' in found
+    assert "mp-secret" not in found
+
+
+def test_opencode_through_the_front_is_its_own_provider_by_another_way() -> None:
+    """It keeps its credential and its models; only where they are asked for is new."""
+    present = {environment.OWN_TOKEN: "mp-secret"}
+    options = {"baseURL": f"{URL}/v1"}
+    more = {"headers": {"x-proxy-token": "{env:MODELPROXY_TOKEN}"}}
+
+    assert json.loads(environment.opencode(FRONT, {})) == {"provider": {"anthropic": {"options": options}}}
+    assert json.loads(environment.opencode(FRONT, present)) == {
+        "provider": {"anthropic": {"options": options | more}}
+    }
+
+
+@pytest.mark.parametrize(
+    "said", [None, "", '{"theme":"x","provider":{"mine":{}},"model":"mine/m"}', "{broken", "[]"]
+)
+def test_opencode_is_told_on_top_of_what_it_has_been_told(said: str | None) -> None:
+    present = {} if said is None else {"OPENCODE_CONFIG_CONTENT": said}
+    found = json.loads(changes(OLLAMA, "opencode", present).set["OPENCODE_CONFIG_CONTENT"])
+    ours = json.loads(environment.opencode(OLLAMA, {}))
+
+    assert found["provider"]["modelproxy"] == ours["provider"]["modelproxy"]
     assert found["model"] == "modelproxy/ollama/codellama"
-    assert "limit" not in environment.opencode(FRONT)
+    assert (found.get("theme"), "mine" in found["provider"]) == (
+        ("x", True) if "theme" in (said or "") else (None, False)
+    )
+
+
+def test_a_token_that_is_missing_is_missed() -> None:
+    """Claude Code would only ask its user to log in."""
+    strict = attrs.evolve(OLLAMA, token_required=True)
+    (missing,) = environment.warnings(strict, {})
+
+    assert "ollama/codellama serves nobody without an access token" in missing
+    assert environment.warnings(strict, {environment.OWN_TOKEN: "mp-secret"}) == []
+
+
+def test_a_large_window_may_be_used() -> None:
+    """The default model's `[1m]` is wrong for small windows only."""
+    large, unknown = attrs.evolve(OLLAMA, window=1_048_576), attrs.evolve(OLLAMA, window=None)
+
+    assert "CLAUDE_CODE_DISABLE_1M_CONTEXT" not in changes(large, "claude", {}).set
+    assert "CLAUDE_CODE_DISABLE_1M_CONTEXT" not in changes(unknown, "claude", {}).set

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from collections.abc import Callable
@@ -225,17 +226,35 @@ def test_inside_another_run_there_is_no_second_layer(
     assert "echo/demo" in done.err
 
 
-def test_codex_is_told_what_is_missing(
+def test_codex_is_not_run_on_a_model_that_nobody_asked_for(
     run: Run, control: Control, became: list[list[str]], script: Callable[..., list[str]]
 ) -> None:
+    """That it speaks another API is no trouble that passes."""
     done = run("run", "echo/demo", *script("codex"))
 
+    assert (done.code, became, control.asked) == (1, [], [])
+    assert "Responses API only" in done.err
+    assert "was not run" in done.err
+
+
+def test_codex_without_a_wish_runs_as_it_is(
+    run: Run, control: Control, paths: Paths, became: list[list[str]], script: Callable[..., list[str]]
+) -> None:
+    """Other agents have models of their own; it sees no change, and is told so."""
+    configure(paths, '[models.agents]\na = "echo/demo"\n')
+    done = run("run", *script("codex"))
+
     assert (done.code, len(became), control.asked) == (42, 1, [])
-    assert "Responses API" in done.err
+    assert "Responses API only" in done.err
 
 
-def test_opencode_is_told_of_its_file(run: Run, control: Control, script: Callable[..., list[str]]) -> None:
-    assert "proxyctl env echo/demo --for opencode" in run("run", "echo/demo", *script("opencode")).err
+def test_opencode_gets_its_configuration(
+    run: Run, control: Control, script: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    assert run("run", "echo/demo", "--port", "3999", *script("opencode")).err == "warning: mind the window\n"
+    found = json.loads(environment(tmp_path)["OPENCODE_CONFIG_CONTENT"])
+
+    assert found["provider"]["modelproxy"]["options"]["baseURL"] == "http://127.0.0.1:3999/v1"
 
 
 def test_a_way_past_the_front_is_named(
