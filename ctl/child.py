@@ -139,5 +139,7 @@ def not_runnable(program: str, error: OSError | ValueError) -> NotRunnableError:
     """`error` as its user reads it."""
     if isinstance(error, FileNotFoundError):
         return NotRunnableError(f'cannot run "{program}": there is no such program', EXIT_NOT_FOUND)
+    if os.path.isdir(program):
+        return NotRunnableError(f'cannot run "{program}": it is a folder', EXIT_CANNOT)
     why = error.strerror if isinstance(error, OSError) else None
     return NotRunnableError(f'cannot run "{program}": {(why or str(error)).lower()}', EXIT_CANNOT)

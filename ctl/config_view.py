@@ -41,7 +41,7 @@ def validate(paths: Paths) -> dict[str, Any]:
         "valid": not problems,
         "files": [layer.origin for layer in found.layers if layer.origin != "environment"],
         "problems": problems,
-        "warnings": [*found.warnings, *_unused(found), *_loose(found)],
+        "warnings": [*found.warnings, *_unused(found), *_loose(found), *_good_nowhere(found)],
     }
 
 
@@ -62,6 +62,17 @@ def _loose(found: settings.Settings) -> Iterator[str]:
         secret = any(schema.is_secret(path) for path, _ in layers.leaves(layer.document))
         if secret and layer.origin.startswith("/") and Path(layer.origin).stat().st_mode & 0o077:
             yield f"{layer.origin} holds a key and others can read it: chmod 600 {layer.origin}"
+
+
+def _good_nowhere(found: settings.Settings) -> Iterator[str]:
+    """A token for a proxy that is not there; one of a model may come up at any time."""
+    known = [*found.table("proxies"), "front"]
+    for name, token in found.table("tokens").items():
+        for glob in (token or {}).get("proxies") or ():
+            if "/" not in glob and not any(aliases.fits(one, glob) for one in known):
+                near = close(glob, known)
+                meant = f'; did you mean "{near}"?' if near else ""
+                yield f'tokens.{name}.proxies: no proxy of the configuration is called "{glob}"{meant}'
 
 
 def _missing(found: settings.Settings, paths: Paths) -> Iterator[tuple[str, str]]:

@@ -101,7 +101,10 @@ def _misused(error: Any, *, as_json: bool) -> int:
     path = context.command_path if context is not None else "proxyctl"
     if not as_json and context is not None:
         talk(context.get_usage())
-    return show(Fault("usage", error.format_message(), f"{path} --help"), as_json=as_json)
+    hint = f"{path} --help"
+    if path == "proxyctl run" and "extra argument" in error.format_message():
+        hint = "the command stands behind --, like proxyctl run ollama/codellama -- claude"
+    return show(Fault("usage", error.format_message(), hint), as_json=as_json)
 
 
 def _complete_target(incomplete: str) -> list[str]:

@@ -16,6 +16,7 @@ import attrs
 
 from modelproxy.supervisor.paths import Paths
 from modelproxy.supervisor.schema import NATIVE
+from modelproxy.supervisor.values import close
 
 from . import agents, child, environment, health, leases, names, probe, settings
 from .environment import GUARD, Goal
@@ -84,9 +85,18 @@ def _target(paths: Paths, wish: Wish) -> str | None:
     if found.wrong:
         raise settings.bad_config(found.wrong)
     if wish.agent is not None:
+        _tell_of_a_near_name(found, wish.agent)
         meant = agents.mean(found, wish.agent)
         return None if meant.model_id is None else meant.target
     return FRONT if has_mappings(found) else None
+
+
+def _tell_of_a_near_name(found: settings.Settings, agent: str) -> None:
+    """An agent without an entry is nothing wrong; one that is nearly called like another may well be."""
+    entries = found.table("models").get("agents") or {}
+    near = None if agent in entries else close(agent, entries)
+    if near is not None:
+        talk(f'note: the agent "{agent}" has no entry; did you mean "{near}"?')
 
 
 def has_mappings(found: settings.Settings) -> bool:

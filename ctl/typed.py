@@ -143,7 +143,11 @@ def limits(said: dict[str, str | None]) -> dict[str, float]:
 def limit(name: str, text: str) -> float:
     """One limit; `none` and 0 take it away."""
     _, read, least, most = LIMITS[name]
-    value = 0 if text == "none" else read(text)
+    try:
+        value = 0 if text == "none" else read(text)
+    except Fault as fault:
+        hint = fault.hint or f"{least:g} to {most:.0f}, or none for no limit"
+        raise usage(f"{name}: {fault.message}", hint) from None
     if value and not least <= value <= most:
         raise usage(f"{name} must be from {least:g} to {most:.0f}, or 0 for no limit, not {text}")
     return value

@@ -282,7 +282,7 @@ class Commands:
             return await self._resolve_front(request, table, config)
         route = self._route(request.model, config)
         options = route.options
-        targets = self._wanted_targets(request, route)
+        targets = self._targets(request, route, config)
         allowed = access.to(route.proxy or route.model_id, route.model_id, config)
         return _Order(
             spec=attrs.evolve(
@@ -292,7 +292,7 @@ class Commands:
                 or request.fallback_keys.get(route.name)
                 or await self._key_for(route, replace=request.replace),
                 grace_s=_first(request.grace_s, options.grace_s, DEFAULT_GRACE_S),
-                fallback=[await self._target(request, route, text, config) for text in targets or ()],
+                fallback=[await self._target(request, route, one) for one in targets],
                 quota=quotas.granted(request, quotas.granted(options, Quota(access=allowed))),
             ),
             route=route,
@@ -300,6 +300,14 @@ class Commands:
             port=options.port if request.port is None else request.port,
             default_port=config.default_port,
         )
+
+    def _targets(self, request: UpRequest, route: routes.Route, config: Config) -> list[routes.Route]:
+        texts = self._wanted_targets(request, route) or ()
+        for text in texts:
+            if fronts.table_of(text, config) is not None:
+                hint = "name a model id, an alias or a proxy, or anthropic: the caller's own request"
+                raise Fault("bad_model_id", f'"{text}" is a front, and nothing falls back to one', hint)
+        return routes.targets(route, texts, config, is_elsewhere=request.base_url is not None)
 
     def _wanted_targets(self, request: UpRequest, route: routes.Route) -> list[str] | None:
         """Those that were said; a proxy that has lost their keys with its own gets the same ones anew."""
@@ -330,12 +338,8 @@ class Commands:
             hint = f"{fault.hint}; others come from a table [providers.NAME] in {self._paths.config_file}"
             raise attrs.evolve(fault, hint=hint) from None
 
-    async def _target(self, request: UpRequest, primary: routes.Route, text: str, config: Config) -> Target:
+    async def _target(self, request: UpRequest, primary: routes.Route, route: routes.Route) -> Target:
         """Where requests may go besides. Its key is found as the primary's is."""
-        if fronts.table_of(text, config) is not None:
-            hint = "name a model id, an alias or a proxy, or anthropic: the caller's own request"
-            raise Fault("bad_model_id", f'"{text}" is a front, and nothing falls back to one', hint)
-        route = routes.resolve_target(text, config)
         given = request.fallback_keys.get(route.name)
         if given is None and primary.name == route.name:
             given = request.api_key
@@ -480,10 +484,13 @@ class Commands:
                 for field in attrs.fields(WorkerSpec)
                 if getattr(wanted, field.name) != getattr(spec, field.name)
             )
+            # Of several proxies of a model only the port tells which one is meant.
+            at = f" --port {spec.port}" if request.port else ""
             raise Fault(
                 "options_differ",
                 f"{unit.proxy.name} already runs on port {spec.port} with other options ({changed})",
-                f"proxyctl up {request.model} --replace rolls it to the new ones, or choose another --port",
+                f"say it again with --replace to roll it to the new ones (proxyctl up {request.model}{at} "
+                "--replace …), or choose another --port",
             )
         if request.pid_file is not None:
             unit.pid_file = request.pid_file

@@ -5,7 +5,7 @@ Runs over what `schema.read` has left: a value that was wrong is None, and then 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from . import aliases
@@ -15,6 +15,8 @@ from .values import UNSHOWN, Report, close, guess
 
 _KEY_FIELDS = ("api_key", "api_key_env", "api_key_file", "api_key_command")
 _NEEDS_URL = ("openai",)
+OWN = "anthropic"
+"""As a target: the caller's own request."""
 
 
 def check(found: Mapping[str, Any], report: Report) -> None:
@@ -104,13 +106,26 @@ class _Checks:
         """`target` must be a model id, an alias, one of `words`, or the name of a proxy."""
         if target is None or target in words or self._is_known(target) or (proxies and target in self._named):
             return
-        if "/" in target:
+        if said := self._meant_otherwise(target, words):
+            self._report(path, target, said)
+        elif "/" in target:
             self._model_id(path, target)
-            return
-        known = {*words, *self._aliases, *(self._named if proxies else ())}
-        kinds = "a model id, an alias or a proxy's name" if proxies else "a model id or an alias"
-        near = f"{guess(target, _dict(known))}" if known else ""
-        self._report(path, target, f"is not {kinds}. Expected: provider/model-name{near}")
+        else:
+            known = {*words, *self._aliases, *(self._named if proxies else ())}
+            kinds = "a model id, an alias or a proxy's name" if proxies else "a model id or an alias"
+            near = f"{guess(target, _dict(known))}" if known else ""
+            self._report(path, target, f"is not {kinds}. Expected: provider/model-name{near}")
+
+    def _meant_otherwise(self, target: str, words: Collection[str]) -> str | None:
+        """What to say of a name that means something, and that cannot be led to."""
+        if target in NATIVE and OWN in words:
+            return f'is "{OWN}" here: the caller\'s own request, to Anthropic'
+        if target in self._named:
+            model = (self._found["proxies"][target] or {}).get("model")
+            return "is a proxy, and a model is wanted here" + (f', like "{model}"' if model else "")
+        if target.partition("/")[0] == "front":
+            return "is a front door, and nothing leads to one: name a proxy, a model or an alias"
+        return None
 
     def _proxy(self, path: Path, name: str, table: Mapping[str, Any]) -> None:
         if name == "all" or name in NATIVE:
@@ -124,11 +139,28 @@ class _Checks:
             self._report(path, UNSHOWN, 'model is missing, like model = "ollama/codellama"')
         else:
             self._target((*path, "model"), table["model"], proxies=False)
-        for index, target in enumerate(table.get("fallback") or ()):
-            if target == name:
-                self._report((*path, "fallback", index), target, "is this proxy itself")
-            else:
-                self._target((*path, "fallback", index), target, words=("anthropic",))
+        self._fallback(path, name if "/" in name else table.get("model"), table.get("fallback") or ())
+
+    def _fallback(self, path: Path, model: str | None, targets: Sequence[str]) -> None:
+        own, seen = self._resolved(model), set[str]()
+        for index, target in enumerate(targets):
+            at = (*path, "fallback", index)
+            self._target(at, target, words=(OWN,))
+            meant = self._resolved(target)
+            if meant is not None and meant == own:
+                self._report(at, target, "is the proxy's own model; name another one")
+            elif meant in seen:
+                self._report(at, target, "is asked already; say each but once")
+            elif meant is not None:
+                seen.add(meant)
+
+    def _resolved(self, target: str | None) -> str | None:
+        if target is None or target == OWN:
+            return target
+        if target in self._named and not self._is_known(target):
+            target = (self._found["proxies"][target] or {}).get("model")
+        found = None if target is None else aliases.resolve(target, self._aliases, self._providers)
+        return None if found is None else found.model_id
 
     def _ports(self) -> None:
         taken: dict[int, str] = {}
@@ -146,7 +178,7 @@ class _Checks:
             self._target(("models", "agents", agent), target, words=NATIVE)
 
     def _front(self, path: Path, table: Mapping[str, Any]) -> None:
-        self._target((*path, "otherwise"), table.get("otherwise"), words=("anthropic",))
+        self._target((*path, "otherwise"), table.get("otherwise"), words=(OWN,))
         for index, rule in enumerate(table.get("rules") or ()):
             at = (*path, "rules", index)
             if rule is None:
@@ -159,7 +191,7 @@ class _Checks:
                     UNSHOWN,
                     "says nothing of which requests it is for: agent, model, request, marker or session",
                 )
-            self._target((*at, "to"), rule.get("to"), words=("anthropic",))
+            self._target((*at, "to"), rule.get("to"), words=(OWN,))
 
 
 def _table(found: Mapping[str, Any], name: str) -> dict[str, Any]:

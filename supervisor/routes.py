@@ -5,6 +5,7 @@ What can be written: a model id, the name of a proxy that has a table of its own
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import attrs
@@ -91,7 +92,7 @@ def order(route: Route, config: Config) -> WorkerSpec:
     return attrs.evolve(
         spec(route),
         grace_s=DEFAULT_GRACE_S if said.grace_s is None else said.grace_s,
-        fallback=[target(resolve_target(text, config)) for text in said.fallback or ()],
+        fallback=[target(one) for one in targets(route, said.fallback or (), config)],
         quota=quotas.granted(said, Quota()),
     )
 
@@ -136,6 +137,22 @@ def resolve_target(text: str, config: Config) -> Route:
     if text == OWN:
         return Route(OWN, OWN, config.providers[OWN], "")
     return resolve(text, config)
+
+
+def targets(route: Route, texts: Iterable[str], config: Config, *, is_elsewhere: bool = False) -> list[Route]:
+    """Where requests of `route` fall back to, in this order. `Fault` for one that has been asked before.
+
+    `is_elsewhere`: its own model is asked at another address than the configuration's.
+    """
+    asked = set() if is_elsewhere else {route.model_id}
+    found = [resolve_target(text, config) for text in texts]
+    for one in found:
+        if one.model_id in asked:
+            own = one.model_id == route.model_id
+            why = "is the proxy's own model" if own else "is said twice"
+            raise Fault("bad_request", f"fallback {one.model_id} {why}", "name another one")
+        asked.add(one.model_id)
+    return found
 
 
 def _unsupported(name: str, config: Config) -> Fault:

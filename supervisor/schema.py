@@ -314,7 +314,6 @@ MODELS = Section(
             example="true",
             default="true",
             env="MODELPROXY_FALLBACK",
-            wired=False,
         ),
         "agents": Field(
             TableOf("a table of agent = model", Name()),

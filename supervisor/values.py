@@ -410,9 +410,17 @@ class Field:
         return f"{self.doc[:1].upper()}{self.doc[1:]}.{default}{'' if self.wired else ' Not used yet.'}"
 
 
+_TELLING = 3
+"""So many letters of a name are enough to know it by, when no other begins so."""
+
+
 def close(word: str, known: Iterable[str]) -> str | None:
     """The one that may have been meant; nothing far-fetched, which would only mislead."""
-    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.65)), None)
+    names = list(known)
+    begun = [name for name in names if len(word) >= _TELLING and name.startswith(word)]
+    if len(begun) == 1:
+        return begun[0]
+    return next(iter(difflib.get_close_matches(word, names, n=1, cutoff=0.65)), None)
 
 
 def guess(word: str, known: Mapping[str, Any]) -> str:

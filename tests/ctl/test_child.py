@@ -63,6 +63,7 @@ def test_a_command_that_cannot_run_is_told_like_a_shell_does(tmp_path: Path) -> 
         with pytest.raises(child.NotRunnableError) as refused:
             child.check([program])
         assert refused.value.code == code
+    assert str(refused.value).endswith("it is a folder")
     child.check(["sh"])
     handlers = [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)]
     for program in (str(empty), "x\0y"):

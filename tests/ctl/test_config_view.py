@@ -74,6 +74,18 @@ def test_what_this_version_does_not_use_is_said(run: Run, file: Path) -> None:
     ]
 
 
+def test_a_token_for_a_proxy_that_is_not_there_is_warned_of(run: Run, file: Path) -> None:
+    """A typing error there keeps everybody out, and nothing else would say so."""
+    file.write_text(
+        '[proxies.coder]\nmodel = "echo/x"\n[tokens.ci]\nproxies = ["codr", "co*", "ollama/*", "front"]\n'
+        f'sha256 = "{"0" * 64}"\n'
+    )
+
+    assert run("config", "validate").err == (
+        'warning: tokens.ci.proxies: no proxy of the configuration is called "codr"; did you mean "coder"?\n'
+    )
+
+
 def test_a_key_that_others_can_read_is_warned_of(run: Run, file: Path) -> None:
     file.write_text('providers.openai.api_key = "sk-secret"')
     file.chmod(0o644)

@@ -93,6 +93,25 @@ def test_an_agent_has_its_model(
         assert environment(tmp_path)["ANTHROPIC_BASE_URL"].endswith(f"/a/{agent}")
 
 
+def test_an_agent_that_is_nearly_called_like_another_is_told(
+    run: Run, control: Control, paths: Paths, became: list[list[str]], script: Callable[..., list[str]]
+) -> None:
+    """It runs as it is, for an agent without an entry is nothing wrong."""
+    configure(paths, '[models.agents]\ncode-reviewer = "echo/demo"\n')
+
+    assert run("run", "--agent", "code-reviwer", *script()).err == (
+        'note: the agent "code-reviwer" has no entry; did you mean "code-reviewer"?\n'
+    )
+    assert run("run", "--agent", "writer", *script()).err == ""
+    assert len(became) == 2
+
+
+def test_a_command_without_dashes_is_told_where_it_stands(run: Run) -> None:
+    assert run("run", "ollama/codellama", "claude").err.endswith(
+        "hint: the command stands behind --, like proxyctl run ollama/codellama -- claude\n"
+    )
+
+
 @pytest.mark.parametrize("words", [[], ["--agent", "nobody"]])
 def test_who_has_no_model_sees_no_change(
     run: Run, paths: Paths, became: list[list[str]], words: list[str], script: Callable[..., list[str]]

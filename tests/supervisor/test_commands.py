@@ -144,8 +144,18 @@ async def test_options_that_differ_are_named_not_changed(world: World) -> None:
     assert fault.code == "options_differ"
     assert all(name in fault.message for name in ("base_url", "api_key", "grace_s"))
     assert "sk-" not in fault.message + fault.hint
-    assert "--replace" in fault.hint
+    assert "(proxyctl up echo/demo --replace …)" in fault.hint
     assert len(world.births) == 1
+
+
+async def test_of_several_proxies_the_one_on_that_port_is_to_be_replaced(
+    world: World, usual_port: int
+) -> None:
+    await up(world)
+    await up(world, port=usual_port)
+    fault = await refused(partial(up, world, port=usual_port, base_url="http://b"))
+
+    assert f"--port {usual_port} --replace" in fault.hint
 
 
 async def test_replace_rolls_to_the_new_options(world: World) -> None:

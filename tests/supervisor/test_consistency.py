@@ -15,12 +15,44 @@ def complaints(found: dict[str, Any]) -> list[tuple[Any, ...]]:
     return said
 
 
+LOCAL = {"aliases": {"b": "ollama/x"}}
+NAMED = {"coder": {"model": "ollama/x"}}
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (
+            {"proxies": NAMED | {"b": {"model": "coder"}}},
+            'is a proxy, and a model is wanted here, like "ollama/x"',
+        ),
+        (
+            {"proxies": {"b": {"model": "ollama/y", "fallback": ["claude"]}}},
+            'is "anthropic" here: the caller\'s own request, to Anthropic',
+        ),
+        (
+            {"front": {"default": {"otherwise": "front/b"}, "b": {}}},
+            "is a front door, and nothing leads to one: name a proxy, a model or an alias",
+        ),
+        (
+            {"front": {"default": {"rules": [{"agent": "a", "to": "front"}]}}},
+            "is a front door, and nothing leads to one: name a proxy, a model or an alias",
+        ),
+    ],
+)
+def test_a_name_that_means_something_else_is_told_what(found: dict[str, Any], words: str) -> None:
+    said: list[str] = []
+    consistency.check(found, lambda path, value, text: said.append(text))
+
+    assert said == [words]
+
+
 @pytest.mark.parametrize(
     "found",
     [
         {},
         {"aliases": {"local": "ollama/x", "any-*": "mine/x"}, "providers": {"mine": {"kind": "ollama"}}},
-        {"proxies": {"coder": {"model": "local", "fallback": ["anthropic", "local", "openrouter/x"]}}}
+        {"proxies": {"coder": {"model": "ollama/y", "fallback": ["anthropic", "local", "openrouter/x"]}}}
         | {"aliases": {"local": "ollama/x"}},
         {"proxies": {"ollama/x": {"model": "ollama/x"}}},
         {"models": {"default": "claude", "agents": {"a": "default", "b": "coder", "c": "ollama/x"}}}
@@ -49,6 +81,10 @@ def test_what_fits_together(found: dict[str, Any]) -> None:
         ({"proxies": {"nope/x": {}}}, ("proxies", "nope/x")),
         ({"proxies": {"a": {"model": "b"}, "b": {"model": "ollama/x"}}}, ("proxies", "a", "model")),
         ({"proxies": {"ollama/x": {"port": 1}, "ollama/y": {"port": 1}}}, ("proxies", "ollama/y", "port")),
+        (LOCAL | {"proxies": {"a": {"model": "b", "fallback": ["ollama/x"]}}}, ("proxies", "a", "fallback", 0)),
+        (LOCAL | {"proxies": {"ollama/x": {"fallback": ["b"]}}}, ("proxies", "ollama/x", "fallback", 0)),
+        ({"proxies": NAMED | {"b": {"model": "ollama/x", "fallback": ["coder"]}}}, ("proxies", "b", "fallback", 0)),
+        ({"proxies": {"a": {"model": "echo/y", "fallback": ["echo/x", "echo/x"]}}}, ("proxies", "a", "fallback", 1)),
         ({"remotes": {"a": {"url": "u", "api_key": "k", "api_key_env": "E"}}}, ("remotes", "a")),
     ],
 )  # fmt: skip

@@ -116,6 +116,21 @@ def test_a_target_may_be_an_alias() -> None:
     assert routes.resolve_target("local", NAMES).model_id == "ollama/qwen3"
 
 
+def test_targets_are_asked_once_each() -> None:
+    """A model falls back to itself as little as anything is asked again."""
+    route = routes.resolve("coder", NAMES)
+
+    assert [one.model_id for one in routes.targets(route, ["echo/x", "anthropic"], NAMES)] == [
+        "echo/x",
+        "anthropic",
+    ]
+    with pytest.raises(Fault, match=r"^fallback ollama/qwen3 is the proxy's own model$"):
+        routes.targets(route, ["anthropic", "local"], NAMES)
+    assert routes.targets(route, ["local"], NAMES, is_elsewhere=True)
+    with pytest.raises(Fault, match=r"^fallback anthropic is said twice$"):
+        routes.targets(route, ["anthropic", "anthropic"], NAMES)
+
+
 def test_a_named_proxy_has_its_name_and_its_own_table() -> None:
     """Over its provider's; the table of its model says nothing of it."""
     route = routes.resolve("coder", NAMES)

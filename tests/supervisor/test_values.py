@@ -9,6 +9,16 @@ import pytest
 
 from modelproxy.supervisor import values
 
+
+def test_what_was_meant_begins_so_or_is_written_nearly_so() -> None:
+    names = ["max_concurrent", "max_context", "max_body", "rpm"]
+
+    assert values.close("max_conc", names) == "max_concurrent"
+    assert values.close("max_cont", names) == "max_context"
+    assert values.close("queue", names) is None
+    assert values.close("rp", names) == "rpm"
+
+
 KINDS: list[tuple[values.Value, list[Any], list[Any]]] = [
     (values.Text(), ["a"], ["", " ", 5, None]),
     (values.Name(), ["ollama/a:7b", "local"], ["a b", "a\x1b", "x" * 201, ""]),
