@@ -58,8 +58,9 @@ def run(
     """Run a command with the proxy that it needs
 
     Brings it up, waits until it is ready, sets what the command's environment must say, and takes it down
-    again behind it unless it was up before or another `run` uses it. Arguments, signals, terminal and exit
-    code are the command's own (128+n: signal n ended it; 126, 127: it cannot be run).
+    again behind it unless it was up before or another `run` uses it. Where another program has its port it
+    takes a free one, unless --port says which. Arguments, signals, terminal and exit code are the command's
+    own (128+n: signal n ended it; 126, 127: it cannot be run).
 
     Without MODEL and --agent: the front door, when any agent has a model or there are rules; it keeps the
     command's own credential. Without any of these nothing is changed at all.

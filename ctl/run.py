@@ -65,8 +65,7 @@ def _run(paths: Paths, wish: Wish, command: Sequence[str]) -> int:
             return become(command)
         client = environment.client_of(command[0])
         _refuse_whom_nobody_serves(client)
-        lease = None if wish.keep else leases.take(paths, _request(target, wish))
-        view = bring_up(paths, _request(target, wish)) if lease is None else lease.view
+        view, lease = _up(paths, target, wish)
     except Fault as fault:
         _refuse_or_go_on(paths, wish, fault, command[0])
         return become(command)
@@ -115,8 +114,24 @@ def _refuse_whom_nobody_serves(client: str) -> None:
         )
 
 
-def _request(target: str, wish: Wish) -> dict[str, Any]:
-    return request(model=target, port=wish.port, wait_s=wish.wait_s)
+def _up(paths: Paths, target: str, wish: Wish) -> tuple[dict[str, Any], leases.Lease | None]:
+    """The proxy's row, and a lease of it unless it is to be kept. Where its port is a stranger's, on any other.
+
+    Nobody but the command needs to know it; who runs the same at the same time is given the same proxy.
+    """
+    try:
+        return _at(paths, request(model=target, port=wish.port, wait_s=wish.wait_s), wish)
+    except Fault as fault:
+        if fault.code != "port_in_use" or wish.port is not None:
+            raise
+    return _at(paths, request(model=target, port=0, wait_s=wish.wait_s), wish)
+
+
+def _at(paths: Paths, wanted: dict[str, Any], wish: Wish) -> tuple[dict[str, Any], leases.Lease | None]:
+    if wish.keep:
+        return bring_up(paths, wanted), None
+    lease = leases.take(paths, wanted)
+    return lease.view, lease
 
 
 def _refuse_or_go_on(paths: Paths, wish: Wish, fault: Fault, program: str) -> None:

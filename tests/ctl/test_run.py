@@ -81,6 +81,37 @@ def test_keep_leaves_it_up(run: Run, control: Control, script: Callable[..., lis
     assert list(control.proxies) == ["echo/demo"]
 
 
+@pytest.mark.parametrize("words", [[], ["--keep"]])
+def test_where_another_has_the_port_any_will_do(
+    run: Run, control: Control, script: Callable[..., list[str]], words: list[str], tmp_path: Path
+) -> None:
+    """Quietly."""
+    control.once["PUT" if words else "POST"] = fault(409, "port_in_use", "Port 3456 is already in use")
+    done = run("run", "echo/demo", *words, *script())
+    asked = [body.get("port") for method, _, body in control.asked if method in ("PUT", "POST")]
+
+    assert (done.code, done.err, asked) == (7, "warning: mind the window\n", [None, 0])
+    assert environment(tmp_path)["MODELPROXY_RUN"] == "echo/demo"
+
+
+def test_where_even_that_fails_it_is_loud(
+    run: Run, control: Control, became: list[list[str]], script: Callable[..., list[str]]
+) -> None:
+    """And at once where the port was said, or the trouble is another."""
+    for words, code, times in (
+        ([], "port_in_use", 2),
+        (["--port", "9"], "port_in_use", 1),
+        ([], "internal", 1),
+    ):
+        control.asked.clear()
+        control.replies["POST"] = fault(409, code, "it cannot be had")
+        done = run("run", "echo/demo", *words, *script())
+
+        assert done.err.startswith("warning: NO PROXY: it cannot be had")
+        assert len([one for one in control.asked if one[0] == "POST"]) == times
+    assert len(became) == 3
+
+
 def test_an_agent_has_its_model(
     run: Run, control: Control, paths: Paths, script: Callable[..., list[str]], tmp_path: Path
 ) -> None:

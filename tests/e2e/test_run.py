@@ -19,6 +19,7 @@ from fakes.house import House, free_port, is_refused
 from fakes.upstream import Reply
 
 from .providers import Estate, estate, msg, post
+from .strangers import listening
 
 pytestmark = pytest.mark.slow
 
@@ -214,6 +215,27 @@ def test_the_front_door_for_a_whole_session(here: Estate) -> None:
     assert "sk-ant-real" in str(here.fa.asked[0].headers)
     assert "sk-ant-real" not in str(here.fo.asked[0].headers)
     assert up_now(here.house) == []
+
+
+def test_where_a_stranger_has_the_usual_port_two_at_once_share_one_front_on_another(here: Estate) -> None:
+    """Quietly: nobody but the commands needs to know it."""
+    with listening() as (stranger, _):
+        here.house.env["MODELPROXY_DEFAULT_PORT"] = str(stranger)
+        pipes: Any = {"stdin": subprocess.PIPE}
+        with (
+            here.house.running("run", *program(WAITS), **pipes) as first,
+            here.house.running("run", *program(WAITS), **pipes) as second,
+        ):
+            urls = {one.stdout.readline().strip() for one in (first, second) if one.stdout}
+            [url] = urls
+            leases = here.house.row("front")["leases"]
+            ends = [one.communicate("\n", timeout=60) for one in (first, second)]
+        kept = told(here.house, "run", MODEL, "--keep", *program(WAITS))
+        del here.house.env["MODELPROXY_DEFAULT_PORT"]
+
+    assert (leases, url.rpartition(":")[2] != str(stranger)) == (2, True)
+    assert [error for _, error in ends] == ["", ""]
+    assert (kept.returncode, kept.stderr, up_now(here.house)) == (0, "", [MODEL])
 
 
 @pytest.mark.parametrize("words", [[], ["--no-fallback"]])
