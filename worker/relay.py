@@ -307,6 +307,8 @@ class _Course:
             if answer.status < 400:
                 return _Reply(answer)
             wait_s = waits.in_headers(answer.headers)
+            if wait_s is None and answer.status == 429:
+                wait_s = waits.until_reset(answer.headers)
             failure = failures.from_status(answer.status, "", wait_s)
             return _Reply(answer, await self._collected(answer), failure)
         except Refused as refused:

@@ -343,6 +343,15 @@ def test_the_wait_is_passed_on() -> None:
     assert answered(429, error(retry_after=9)).retry_after_s == 9
 
 
+def test_a_limit_that_resets_itself_is_a_wait_only_where_it_is_used_up() -> None:
+    """OpenAI and Groq say it in every answer: a 503 is not to be waited for six minutes."""
+    reset = (b"x-ratelimit-reset-tokens", b"6m0s")
+
+    assert answered(503, error(), reset).retry_after_s is None
+    assert answered(429, error(), reset).retry_after_s == 360
+    assert answered(429, error("Please try again in 2s."), reset).retry_after_s == 2
+
+
 @pytest.mark.parametrize(
     ("status", "body", "name"),
     [

@@ -25,16 +25,38 @@ HTTP_LATER = b"Fri, 15 Jan 2027 08:00:30 GMT"
         ({b"retry-after": b"Fri, 15 Jan 2027 07:00:00 GMT"}, 0),
         ({b"retry-after": b"soon"}, None),
         ({b"retry-after": b"-3"}, None),
+        ({b"x-ratelimit-reset-requests": b"6m0s"}, None),
+    ],
+)
+def test_headers(headers: dict[bytes, bytes], wait: float | None) -> None:
+    assert wait == waits.in_headers(list(headers.items()), NOW)
+
+
+@pytest.mark.parametrize(
+    ("headers", "wait"),
+    [
+        ({}, None),
         ({b"x-ratelimit-reset": b"1800000042000"}, 42),
         ({b"x-ratelimit-reset": b"1800000042"}, 42),
         ({b"x-ratelimit-reset": b"42"}, 42),
         ({b"x-ratelimit-reset-requests": b"6m0s"}, 360),
         ({b"x-ratelimit-reset-tokens": b"1h2m3.5s"}, 3723.5),
         ({b"x-ratelimit-reset-tokens": b"120ms"}, 0.12),
+        ({b"x-ratelimit-reset-requests": b"1s", b"x-ratelimit-reset-tokens": b"9s"}, 1),
+        # What is used up counts.
+        (
+            {
+                b"x-ratelimit-reset-requests": b"1s",
+                b"x-ratelimit-remaining-requests": b"59",
+                b"x-ratelimit-reset-tokens": b"9s",
+                b"x-ratelimit-remaining-tokens": b"0",
+            },
+            9,
+        ),
     ],
 )
-def test_headers(headers: dict[bytes, bytes], wait: float | None) -> None:
-    assert wait == waits.in_headers(list(headers.items()), NOW)
+def test_limits_that_reset_themselves(headers: dict[bytes, bytes], wait: float | None) -> None:
+    assert wait == waits.until_reset(list(headers.items()), NOW)
 
 
 def test_without_a_clock_the_answers_own_date_counts() -> None:
@@ -52,6 +74,7 @@ def test_without_a_clock_the_answers_own_date_counts() -> None:
         ({"retry_after": "3"}, None),
         ({"details": [None, {"@type": "x"}, {"retryDelay": "37s"}]}, 37),
         ({"metadata": {"headers": {"Retry-After": 4}}}, 4),
+        ({"metadata": {"headers": {"X-RateLimit-Reset": "42"}}}, 42),
         ({"message": "Rate limit reached. Please try again in 7.66s. Visit"}, 7.66),
         ({"message": "Please try again in 1m2.5s."}, 62.5),
         ({"message": "Please retry after 20 seconds"}, 20),

@@ -71,8 +71,11 @@ def from_answer(
     `now` the wall clock, for a `retry-after` that is a date (without it the answer's own `date` counts).
     """
     said = read(body)
-    wait_s = waits.in_headers(headers, now)
-    said = attrs.evolve(said, wait_s=said.wait_s if wait_s is None else wait_s)
+    asked = waits.in_headers(headers, now)
+    wait_s = said.wait_s if asked is None else asked
+    if wait_s is None and status == 429:
+        wait_s = waits.until_reset(headers, now)
+    said = attrs.evolve(said, wait_s=wait_s)
     return failure(status, said, terms, title=title, prompt_tokens=prompt_tokens)
 
 

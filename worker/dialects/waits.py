@@ -11,36 +11,46 @@ from .seam import Headers
 
 def in_headers(headers: Headers, now: float | None = None) -> float | None:
     """How many seconds the provider asks to wait, or None."""
-    values = {name.decode("latin-1").lower(): value.decode("latin-1").strip() for name, value in headers}
-    if now is None:
-        now = _date(values.get("date", ""))
+    values, now = _read(headers, now)
     milliseconds = _number(values.get("retry-after-ms"))
     if milliseconds is not None:
         return milliseconds / 1000
     asked = values.get("retry-after")
-    if asked is not None:
-        seconds = _number(asked)
-        if seconds is None:
-            seconds = _duration(asked)
-        return _until(_date(asked), now) if seconds is None else seconds
-    return _reset(values, now)
+    if asked is None:
+        return None
+    seconds = _number(asked)
+    if seconds is None:
+        seconds = _duration(asked)
+    return _until(_date(asked), now) if seconds is None else seconds
 
 
-def _reset(values: dict[str, str], now: float | None) -> float | None:
+def _read(headers: Headers, now: float | None) -> tuple[dict[str, str], float | None]:
+    values = {name.decode("latin-1").lower(): value.decode("latin-1").strip() for name, value in headers}
+    return values, _date(values.get("date", "")) if now is None else now
+
+
+_LIMITS = ("", "-requests", "-tokens")
+
+
+def until_reset(headers: Headers, now: float | None = None) -> float | None:
+    """When a limit will be as it was: a guess at the wait that a 429 leaves unsaid.
+
+    Many say it in every answer, so anywhere else it asks for nothing.
+    """
+    values, now = _read(headers, now)
+    used_up = [one for one in _LIMITS if values.get(f"x-ratelimit-remaining{one}") == "0"]
+    waits = (_reset(values.get(f"x-ratelimit-reset{one}", ""), now) for one in (*used_up, *_LIMITS))
+    return next((wait for wait in waits if wait is not None), None)
+
+
+def _reset(text: str, now: float | None) -> float | None:
     """`X-RateLimit-Reset` is a time at OpenRouter (ms) and GitHub (s), a wait elsewhere."""
-    for name in ("x-ratelimit-reset", "x-ratelimit-reset-requests", "x-ratelimit-reset-tokens"):
-        number = _number(values.get(name))
-        if number is None:
-            wait = _duration(values.get(name, ""))
-        elif number > 1e11:
-            wait = _until(number / 1000, now)
-        elif number > 1e9:
-            wait = _until(number, now)
-        else:
-            wait = number
-        if wait is not None:
-            return wait
-    return None
+    number = _number(text)
+    if number is None:
+        return _duration(text)
+    if number > 1e11:
+        return _until(number / 1000, now)
+    return _until(number, now) if number > 1e9 else number
 
 
 def _until(then: float | None, now: float | None) -> float | None:
@@ -73,12 +83,14 @@ def _duration(text: str) -> float | None:
 def in_body(error: dict[str, Any]) -> float | None:
     """The wait that stands only inside an error object."""
     metadata = _dict(error.get("metadata"))
+    headers = [_pair(one) for one in _dict(metadata.get("headers")).items()]
     ways = (
         _field(error),
         _field(metadata),
         _detail(error.get("details")),
-        in_headers([_pair(one) for one in _dict(metadata.get("headers")).items()]),
+        in_headers(headers),
         _sentence(error.get("message")),
+        until_reset(headers),
     )
     return next((wait for wait in ways if wait is not None), None)
 
