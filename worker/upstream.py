@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -39,7 +40,7 @@ from .discovery import Discovery, Place
 from .failures import Failure, Kind, Refused
 from .pool import Answer, Outgoing, Pool
 from .wire.asks import Ask
-from .wire.items import Finish, Item
+from .wire.items import Finish, Item, Usage
 
 CONNECT_LOCAL_S, CONNECT_S = 5.0, 10.0
 IDLE_LOCAL_S, IDLE_S = 300.0, 120.0
@@ -310,7 +311,7 @@ class _Answering:
                 self._clock.again()
                 await trio.sleep(wait_s)
             else:
-                return [attempt.failure]
+                return [*attempt.counts, attempt.failure]
             self.retries += 1
             self._clock.again()
 
@@ -338,10 +339,18 @@ class _Answering:
             answer.close()
             return [self._bad(f"answered compressed ({compressed}), which was not asked for")]
         self._decoder = self._far.dialect.decoder(self._ask, terms, new_id=self._far.new_id)
-        items = await self._more()
-        if items and isinstance(items[0], Failure):
+        items = await self._first_items()
+        if items and isinstance(last := items[-1], Failure) and _only_counts(items[:-1]):
             answer.close()
-            return _Miss(items[0], self._of_fault(items[0], terms))
+            return _Miss(last, self._of_fault(last, terms), items[:-1])
+        return items
+
+    async def _first_items(self) -> list[Item]:
+        """Up to the first that says something: some servers begin with the counts."""
+        items = more = await self._more()
+        while more and _only_counts(items):
+            more = await self._more()
+            items = [*items, *more]
         return items
 
     def _of_fault(self, failure: Failure, terms: Terms) -> Terms | None:
@@ -363,7 +372,7 @@ class _Answering:
             answer.close()
             place = _shown_place(dict(answer.headers).get(b"location", b""))
             return _Miss(self._bad(f"redirects{place}; set base_url to where it really is"))
-        body = await _body_of_error(answer)
+        body = _readable(await _body_of_error(answer), _coding(answer.headers))
         failure = self._far.dialect.failure(self._ask, terms, answer.status, answer.headers, body)
         again = self._far.again
         return _Miss(failure, None if again is None else again(self._ask, terms, answer.status, body))
@@ -443,6 +452,12 @@ class _Miss:
     failure: Failure
     terms: Terms | None = None
     """The dialect's offer: under these it may come to something."""
+    counts: list[Item] = attrs.Factory(list)
+    """What it has cost all the same."""
+
+
+def _only_counts(items: list[Item]) -> bool:
+    return all(isinstance(item, Usage) for item in items)
 
 
 async def _body_of_error(answer: Answer) -> bytes:
@@ -461,6 +476,19 @@ async def _body_of_error(answer: Answer) -> bytes:
 def _coding(headers: Headers) -> str:
     found = [value.strip().lower() for name, value in headers if name == b"content-encoding"]
     return b", ".join(one for one in found if one not in (b"", b"identity")).decode("latin-1")
+
+
+def _readable(body: bytes, coding: str) -> bytes:
+    """An error's body without its compression; nothing where that is unknown or broken: it says no words."""
+    if not coding:
+        return body
+    try:
+        return zlib.decompressobj(_GZIP_OR_ZLIB).decompress(body, MOST_ERROR)
+    except zlib.error:
+        return b""
+
+
+_GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
 
 
 def _is_comment(data: bytes) -> bool:

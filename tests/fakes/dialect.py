@@ -11,7 +11,7 @@ from modelproxy.worker.dialects.seam import Call, Headers, NewId, Terms
 from modelproxy.worker.failures import Failure, Kind, Refused
 from modelproxy.worker.wire import codec
 from modelproxy.worker.wire.asks import Ask
-from modelproxy.worker.wire.items import Finish, Item, Text
+from modelproxy.worker.wire.items import Finish, Item, Text, Usage
 
 PATH = "/chat"
 
@@ -38,7 +38,7 @@ class Tiny:
 
 
 class Decoder:
-    """`"text"`, `{"finish":"end_turn"}` or `{"error":"words"}`, one per line.
+    """`"text"`, `{"counts":3}`, `{"finish":"end_turn"}` or `{"error":"words"}`, one per line.
 
     `{"ending":"end_turn"}` is a finish that waits for the end, `{"over":"end_turn"}` one behind which nothing comes.
     """
@@ -54,6 +54,8 @@ class Decoder:
         return [item for document in documents for item in self._found(document)]
 
     def _found(self, document: Any) -> list[Item]:
+        if "counts" in document:
+            return [Usage(document["counts"])]
         if "ending" in document:
             self.is_ending, self._held = True, [Finish(document["ending"])]
             return []

@@ -94,6 +94,9 @@ def test_a_plain_answer_without_a_reason_is_an_end() -> None:
         (b"upstream connect error", "answered something that is no chat completion: upstream connect error"),
         (b'{"choices": [{"mess', "the answer is not valid JSON, or was cut:"),
         (b'{"models": []}', " answered something that is no message"),
+        (b'{"detail": "the model is loading"}', "p, model m: the model is loading"),
+        (b'data: {"code": 1302, "message": "too fast"}\n\ndata: [DONE]\n\n', "p, model m: too fast"),
+        (b'data: {"detail": "too fast"}\n\n', "p, model m: too fast"),
         (b"[]", "answered something that is no message"),
         (b"data: [1]\n\n", "sent a chunk that is no JSON object: [1]"),
         (b"data: nonsense\n\n", "sent a chunk that is no JSON object: nonsense"),
@@ -117,6 +120,34 @@ def test_nothing_is_nothing(body: bytes) -> None:
 def test_the_last_event_may_lack_its_empty_line() -> None:
     assert items(event(content="a"), event("stop").rstrip()) == [Text("a"), Finish()]
     assert items(event(content="a"), event("stop").rstrip()[:-1]) == [Text("a")]
+
+
+def test_s130_a_call_that_is_announced_and_does_not_come_is_no_end() -> None:
+    """Whatever it was sent as, nobody could read it; as an end of the turn it would be lost in silence."""
+    words = "p, model m: said that it calls a tool, but no call came"
+    odd = {"index": 0, "id": "a", "name": "f", "arguments": "{}"}
+
+    assert items(event("tool_calls", tool_calls=[odd])) == [Failure(Kind.PROVIDER, words)]
+    assert items(event(reasoning="hm"), event("tool_calls"))[-1] == Failure(Kind.PROVIDER, words)
+    assert items(whole("tool_calls", content="")) == [Failure(Kind.PROVIDER, words)]
+    assert items(event(content="a"), event("tool_calls")) == [Text("a"), Finish("tool_use")]
+
+
+def test_a_document_that_is_nearly_json_is_read_like_a_chunk() -> None:
+    assert items(b'{"choices":[{"message":{"content":"a\nb"},"logprobs":NaN}]}') == [Text("a\nb"), Finish()]
+
+
+def test_what_a_failure_has_cost_is_known() -> None:
+    """S72: OpenRouter charges for what came before an error inside a 200."""
+    error = {"error": {"code": 502, "message": "gone"}, "usage": {"prompt_tokens": 3, "cost": 0.5}}
+    inside = {"choices": [{"message": {"content": "a"}, **error}], "usage": error["usage"]}
+    router = SERVERS["openrouter"]
+
+    for body in (b"data: %b\n\n" % json.dumps(error).encode(), json.dumps(inside).encode()):
+        usage, failure = items(body, quirks=router)
+        assert isinstance(usage, Usage)
+        assert usage.cost_usd == 0.5
+        assert isinstance(failure, Failure)
 
 
 def test_nothing_is_read_behind_the_end() -> None:

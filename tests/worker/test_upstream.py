@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import gzip
 import itertools
 import re
 import threading
@@ -27,10 +28,11 @@ from modelproxy.worker.pool import Pool
 from modelproxy.worker.provider import Condition, Provider, provider
 from modelproxy.worker.wire import asks, codec
 from modelproxy.worker.wire.asks import Ask
-from modelproxy.worker.wire.items import Finish, Item, Text
+from modelproxy.worker.wire.items import Finish, Item, Text, Usage
 
 SPEC = WorkerSpec(name="demo", model_id="far/m", provider="far", kind="openai", model="m", port=3457)
 A, B, END = b'"a"\n', b'"b"\n', b'{"finish":"end_turn"}\n'
+COUNTS = b'{"counts":3}\n'
 WHOLE = [Text("a"), Text("b"), Finish()]
 
 
@@ -503,6 +505,11 @@ def busy(seconds: float | None = 0.0, status: int = 503) -> Reply:
     return Reply(status, b"busy", headers)
 
 
+def counted(*lines: bytes) -> Reply:
+    """Counts first, by themselves."""
+    return Reply(body=(COUNTS, *lines), framing="chunked", pause=0.03)
+
+
 @pytest.mark.parametrize(
     ("retries", "replies", "requests", "good"),
     [
@@ -519,6 +526,8 @@ def busy(seconds: float | None = 0.0, status: int = 503) -> Reply:
         (1, [Reply(body=A, cut_after=2), Reply(body=END)], 1, False),
         (0, [Reply(500, b"unlucky"), Reply(body=END)], 2, True),
         (0, [Reply(body=b'{"error":"unlucky"}\n'), Reply(body=END)], 2, True),
+        (0, [Reply(body=COUNTS + b'{"error":"unlucky"}\n'), Reply(body=END)], 2, True),
+        (0, [counted(b'{"error":"unlucky"}\n'), Reply(body=END)], 2, True),
         (0, [Reply(500, b"unlucky"), Reply(500, b"unlucky"), Reply(body=END)], 2, False),
         (0, [Reply(400, b"too clever")] * 3 + [Reply(body=END)], 4, True),
         (0, [Reply(400, b"too clever")] * 4 + [Reply(body=END)], 4, False),
@@ -535,6 +544,28 @@ async def test_what_is_worth_repeating(
         found += items
 
     assert (len(far.requests), source.retries, found == [Finish()]) == (requests, requests - 1, good)
+
+
+async def test_what_a_failure_has_cost_is_told_with_it(far: Upstream) -> None:
+    failure = Failure(Kind.PROVIDER, "boom")
+    far.on("/chat", Reply(body=COUNTS + b'{"error":"boom"}\n'), counted(b'{"error":"boom"}\n'), counted(END))
+
+    found = [await everything(real(far)) for _ in range(3)]
+    assert found == [[Usage(3), failure], [Usage(3), failure], [Usage(3), Finish()]]
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [(gzip.compress(b"too much at once"), "too much at once"), (b"too much", ""), (b"\x1f\x8b", "")],
+    ids=["whole", "not at all", "cut"],
+)
+async def test_an_error_that_was_compressed_is_read_or_left_unsaid(
+    far: Upstream, body: bytes, words: str
+) -> None:
+    """Nobody asked for that, but what a client does depends on the words."""
+    far.on("/chat", Reply(500, body, headers=(("content-encoding", "gzip"),)))
+
+    assert await failing(real(far)) == (Kind.PROVIDER, words)
 
 
 async def test_what_has_been_shown_is_never_repeated(far: Upstream) -> None:

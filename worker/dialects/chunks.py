@@ -23,7 +23,7 @@ import attrs
 
 from modelproxy.worker import tokens
 from modelproxy.worker.failures import Failure, Kind
-from modelproxy.worker.wire import codec, openai, sse
+from modelproxy.worker.wire import openai, sse
 from modelproxy.worker.wire.asks import Ask
 from modelproxy.worker.wire.items import Finish, Item, Text, Thinking, ToolCall, Usage
 from modelproxy.worker.wire.openai import Chunk
@@ -102,6 +102,8 @@ class Decoder:
         self._body: _Body | None = None
         self._head = b""
         self._over = False
+        self._odd: dict[str, Any] | None = None
+        """Something in the stream that is no chunk: when nothing else comes, it may say why."""
         self._batches = Batches()
         self._answer = _Answer(ask, terms, quirks, frame, new_id)
 
@@ -139,8 +141,14 @@ class Decoder:
     def _ending(self, found: Iterable[_Found]) -> Iterator[Item]:
         yield from self._items(found)
         if not self._over:
-            yield from self._answer.ended()
+            yield from self._answer.ended() or self._explained()
         self._over = True
+
+    def _explained(self) -> list[Item]:
+        """For an answer that ends without a word: what stands in the place of one."""
+        if self._odd is None or self._answer.said_something or self._answer.is_ending:
+            return []
+        return self._error(self._odd)
 
     def _items(self, found: Iterable[_Found]) -> Iterator[Item]:
         for one in found:
@@ -151,14 +159,16 @@ class Decoder:
     def _item(self, found: _Found) -> list[Item]:
         if isinstance(found, _Done):
             self._over = True
-            return self._answer.done()
+            return self._answer.done() or self._explained()
         if isinstance(found, _Bad):
             return self._failed(Failure(Kind.PROVIDER, f"{self._name}: {self._clean(found.words)}"))
         error = found.document if found.is_error else openai.error(found.document)
         if error is not None:
-            return self._error(error)
+            return [*self._answer.count(openai.counts(found.document)), *self._error(error)]
         if found.is_whole and not openai.is_answer(found.document):
-            return self._failed(Failure(Kind.PROVIDER, f"{self._name} answered something that is no message"))
+            return self._no_answer(found.document)
+        if "choices" not in found.document and errors.said_of(found.document).message:
+            self._odd = self._odd or found.document
         items = self._answer.add(
             openai.chunk(found.document, self._quirks.reasoning), is_whole=found.is_whole
         )
@@ -171,6 +181,11 @@ class Decoder:
 
     def _clean(self, words: str) -> str:
         return errors.scrub(words, self._terms)
+
+    def _no_answer(self, document: dict[str, Any]) -> list[Item]:
+        if errors.said_of(document).message:
+            return self._error(document)
+        return self._failed(Failure(Kind.PROVIDER, f"{self._name} answered something that is no message"))
 
     def _error(self, error: Any) -> list[Item]:
         if self._answer.is_ending and self._answer.is_whole:
@@ -303,7 +318,7 @@ class _Json:
 
     def _short(self, data: bytes) -> list[_Found]:
         try:
-            document = codec.loads(data)
+            document = openai.loads(data)
         except ValueError:
             return [_Bad(f"the answer is not valid JSON, or was cut: {errors.plain(data)[:80]}")]
         if isinstance(document, list) and document:
@@ -370,6 +385,8 @@ class _Answer:
         """How the server ended an answer with calls, of which more may come."""
         self._finished = False
         self.said_something = False
+        self._spoke = False
+        """Text came, not only reasoning or calls."""
 
     def add(self, chunk: Chunk, *, is_whole: bool) -> list[Item]:
         """The items of one chunk, in the order in which they make sense."""
@@ -378,8 +395,7 @@ class _Answer:
             self._add_calls(self._news(chunk))
         elif not self._finished:
             items += self._say(chunk)
-        if chunk.usage is not None:
-            items += self._count(openai.usage(chunk.usage, cost=self._quirks.cost))
+        items += self.count(chunk.usage)
         if chunk.finish or is_whole:
             items += self._end(chunk, is_whole=is_whole)
         return items
@@ -416,6 +432,9 @@ class _Answer:
         if any(isinstance(item, Finish) for item in items):  # a stop sequence was in what had been held back
             return items
         calls = self._tool_calls(truncated=finish.stop_reason not in _WHOLE_ENDS)
+        if not calls and finish.stop_reason == "tool_use" and not self._spoke:
+            words = f"{self._name}, model {self._terms.model}: said that it calls a tool, but no call came"
+            calls = Failure(Kind.PROVIDER, words)
         if isinstance(calls, Failure):
             return [*items, calls]
         if self._refused and finish.stop_reason == "end_turn" and not calls:
@@ -473,7 +492,7 @@ class _Answer:
     def _text(self, text: str) -> list[Item]:
         if self._finished:
             return []
-        self.said_something = True
+        self.said_something = self._spoke = True
         return self._shown(self._fences.feed(text) if self._fences else text)
 
     def _shown(self, text: str) -> list[Item]:
@@ -511,9 +530,10 @@ class _Answer:
             self._finished = True
         return items
 
-    def _count(self, usage: Usage) -> list[Item]:
+    def count(self, said: dict[str, Any] | None) -> list[Item]:
         """Some servers repeat the counts in every chunk."""
-        if usage == self._usage:
+        usage = self._usage if said is None else openai.usage(said, cost=self._quirks.cost)
+        if usage is None or usage == self._usage:
             return []
         self._usage = usage
         return [usage]

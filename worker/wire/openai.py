@@ -89,12 +89,18 @@ def loads(data: bytes) -> Any:
 
 def error(document: dict[str, Any]) -> Any:
     """The error that a chunk or an answer carries, or None."""
-    found = document.get("error") or _choice(document).get("error")
+    inside = (choice.get("error") for choice in _objects(document.get("choices")))
+    found = document.get("error") or next((one for one in inside if one), None)
     if found:
         return found
     if document.get("object") == "error" or document.get("type") == "error":
         return document
     return None
+
+
+def counts(document: dict[str, Any]) -> dict[str, Any] | None:
+    """The token counts that a chunk or an answer carries, in the server's own words."""
+    return _usage(document, _choice(document))
 
 
 def is_answer(document: dict[str, Any]) -> bool:
