@@ -17,6 +17,7 @@ import resource
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -43,6 +44,7 @@ from .store import StoreCustody
 EXIT_OK = 0
 EXIT_FAILED = 1
 LEAVE = "leave"
+_HEEDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, LEAVE_SIGNAL)
 _LOG_CHECK_EVERY = 256
 _DRAIN_SPARE_S = 15.0
 """What a stop may take beyond the longest grace, until the service manager loses patience."""
@@ -56,10 +58,14 @@ class _Ending:
     how: str = STOP
     grace_s: float | None = None
     urgent: trio.Event = attrs.Factory(trio.Event)
+    missed: set[int] = attrs.Factory(set)
+    """Signals that nobody heeds any more, or not yet."""
 
     def ask(self, how: str, grace_s: float | None = None) -> None:
         if self.asked.is_set():
-            if how == STOP:
+            if how == STOP and self.how == RESTART:
+                self.missed.add(signal.SIGTERM)  # the last wish wins: the next one stops
+            elif how == STOP:
                 self.urgent.set()  # the second SIGTERM: at once
             return
         self.how = how
@@ -94,6 +100,7 @@ def main(argv: list[str] | None = None) -> int:
     _raise_file_limit()
     ending = _Ending()
     log = _Log(where.daemon_log)
+    _note_signals(ending)
     try:
         trio.run(_serve, where, arguments, ending, log.write)
     except (sockets.NotASocketError, OSError) as error:
@@ -101,6 +108,7 @@ def main(argv: list[str] | None = None) -> int:
     if ending.how == RESTART:
         log.write("executing anew; the workers go on")
         words = sys.argv[1:] if argv is None else argv
+        _hand_signals_on(ending)
         os.execv(sys.executable, [sys.executable, "-P", "-m", "modelproxy.supervisor", *words])
     ours.release()
     return EXIT_OK
@@ -181,6 +189,20 @@ def _is_journal() -> bool:
     except OSError:
         return False
     return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
+
+
+def _note_signals(ending: _Ending) -> None:
+    """Until the event loop hears them, and after it: those that came while we were executed anew, too."""
+    for signum in _HEEDED:
+        signal.signal(signum, lambda number, _: ending.missed.add(number))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _HEEDED)
+
+
+def _hand_signals_on(ending: _Ending) -> None:
+    """To the program that is executed next. What is blocked stays so and waits; nobody dies of it half-way."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _HEEDED)
+    for signum in ending.missed:
+        signal.pthread_kill(threading.get_ident(), signum)
 
 
 def _raise_file_limit() -> None:
@@ -311,7 +333,10 @@ def _fork_server(where: paths.Paths, module: str, log: Callable[[str], None]) ->
 
 
 async def _heed_signals(unit: Service, ending: _Ending, reload: Callable[[], None]) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, LEAVE_SIGNAL) as signals:
+    with trio.open_signal_receiver(*_HEEDED) as signals:
+        for missed in ending.missed:
+            signal.raise_signal(missed)
+        ending.missed.clear()
         async for signum in signals:
             if signum == LEAVE_SIGNAL:
                 ending.ask(LEAVE)

@@ -446,6 +446,21 @@ def test_restart_executes_anew_under_the_same_pid(house: House) -> None:
     assert get(row["port"], "/livez").status == 200
 
 
+def test_fault_44_sigterm_while_it_is_executed_anew(house: House) -> None:
+    """44: the program that comes next heeds it: the last wish wins, and nobody dies half-way."""
+    supervisor = house.start()
+    row = house.up()
+    assert house.api("POST", "/v1/daemon/restart").status == 200
+    for _ in attempts():
+        if "executing anew" in house.daemon_log():
+            break
+    supervisor.terminate()
+
+    assert supervisor.wait(timeout=LIMIT_S) == 0
+    assert not is_alive(row["pid"])
+    assert house.daemon_log().endswith("stopped\n")
+
+
 def test_restart_without_a_holder_loses_no_socket(house: House) -> None:
     """The holder has just been killed and the worker stands still: its port is held through the restart.
 
@@ -468,10 +483,10 @@ def test_restart_without_a_holder_loses_no_socket(house: House) -> None:
 def test_restart_answers_whom_the_stand_in_has_let_in() -> None:
     """A request at a proxy that is down, half sent when the supervisor is executed anew: 503, no cut.
 
-    Found by chaos (seed 5).
+    Found by chaos (seed 5). Told to end while it waits for that, it does so by its next program.
     """
     with House(FIRST_DELAY_S=600.0, MAX_DELAY_S=600.0) as house:
-        house.start(bad_workers=True)
+        supervisor = house.start(bad_workers=True)
         house.up("echo/bad-import", wait=False)
         row = house.wait_row(lambda row: row["state"] == "backoff", "echo/bad-import")
         assert post(row["port"], message()).status == 503  # it stands in
@@ -482,8 +497,12 @@ def test_restart_answers_whom_the_stand_in_has_let_in() -> None:
                     break
             assert house.api("POST", "/v1/daemon/restart").status == 200
             assert not select.select([client], [], [], 0.2)[0]  # it waits for the rest, if only for a second
+            supervisor.terminate()
             client.sendall(b"content-length: 2\r\n\r\n{}")
             assert client.recv(100).startswith(b"HTTP/1.1 503 ")
+        assert supervisor.wait(timeout=LIMIT_S) == 0
+        assert "executing anew" in house.daemon_log()
+        assert house.daemon_log().endswith("stopped\n")
 
 
 # --- helpers --------------------------------------------------------------------------------------
