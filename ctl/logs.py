@@ -9,7 +9,7 @@ from typing import Any
 
 from modelproxy.supervisor.paths import Paths
 
-from . import offline, render
+from . import names, offline, render
 from .client import Client, not_running
 from .faults import EXIT_OK, Fault, say, say_json, talk
 from .follow import POLL_S, follow, tail
@@ -48,14 +48,20 @@ def _name(paths: Paths, target: str) -> str:
     except Fault as fault:
         if fault.code not in ("daemon_not_running", "daemon_timeout"):
             raise
-        name = offline.name_of(paths, target) or _with_a_log(paths, target)
+        meant = names.target(paths, target)
+        name = offline.name_of(paths, target) or offline.name_of(paths, meant) or _with_a_log(paths, target)
         talk(f"{fault.message}; reading the log file")
         return name
+    found = _among(views, target) or _among(views, names.target(paths, target))
+    return found or _with_a_log(paths, target)
+
+
+def _among(views: list[dict[str, Any]], target: str) -> str | None:
     for key in ("name", "model", "port", "pid"):
         for view in views:
             if str(view.get(key)) == target:
                 return str(view["name"])
-    return _with_a_log(paths, target)
+    return None
 
 
 def _with_a_log(paths: Paths, target: str) -> str:

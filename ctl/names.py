@@ -47,6 +47,17 @@ def model(paths: Paths, text: str, *, words: tuple[str, ...] = ()) -> str:
     raise Fault("bad_model_id", f'Invalid model "{text}". {typed.MODEL_FORM}', hint)
 
 
+def target(paths: Paths, text: str) -> str:
+    """What an alias stands for; everything else as it is. For what names a proxy that is or was there."""
+    if "/" in text or text.isdigit():
+        return text
+    from modelproxy.supervisor import aliases
+
+    from . import settings
+
+    return aliases.find(text, settings.read(paths).table("aliases")) or text
+
+
 def overlay(paths: Paths, *, trust_project: bool = False) -> dict[str, Any]:
     """What this folder and this shell say over the user's file; nearly always nothing, and then it costs nothing."""
     if not os.path.exists(_PROJECT_FILE) and not any(os.environ.get(name) for name in _VARIABLES):

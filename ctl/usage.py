@@ -7,7 +7,7 @@ from typing import Any
 
 from modelproxy.supervisor.paths import Paths
 
-from . import render
+from . import names, render
 from .client import Client, quote
 from .faults import EXIT_OK, Fault, say, say_json, talk
 
@@ -15,7 +15,7 @@ from .faults import EXIT_OK, Fault, say, say_json, talk
 def usage(paths: Paths, proxy: str | None, *, age_s: float | None, limit: int, as_json: bool) -> int:
     """Print the newest rows, at most `limit` of them and none older than `age_s`."""
     since = 0.0 if age_s is None else max(0.0, time.time() - age_s)
-    rows = _rows(paths, proxy, since, limit)
+    rows = _rows(paths, None if proxy is None else names.target(paths, proxy), since, limit)
     if as_json:
         say_json(rows)
     else:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from . import offline, render
+from . import names, offline, render
 from .client import Client, quote
 from .excerpt import excerpt, masked
 from .faults import EXIT_NO_DAEMON, EXIT_OK, Fault, printable, say, say_json, talk
@@ -61,7 +61,7 @@ def _found(paths: Paths, target: str) -> dict[str, Any]:
     rows, problem = offline.views(paths, everything=True)
     if problem:
         talk(f"warning: {problem}")
-    name = offline.name_of(paths, target)
+    name = offline.name_of(paths, target) or offline.name_of(paths, names.target(paths, target))
     view = next((row for row in rows if row["name"] == name), None)
     if view is None:
         raise _unknown(target, [str(row["name"]) for row in rows])

@@ -176,7 +176,7 @@ class Commands:
 
     async def about(self, target: str) -> ProxyView:
         """The row of one proxy, with who has its port if it is wanted and cannot have it."""
-        unit = self.find_one(target)
+        unit = await self.meant(target)
         holder = None
         if unit.proxy.is_up and not unit.listeners:
             found = await trio.to_thread.run_sync(kernel.port_holder, unit.proxy.spec.port)
@@ -192,6 +192,10 @@ class Commands:
             return units
         by_name = [unit for unit in units if unit.proxy.name == target]
         return by_name or [unit for unit in units if _means(unit.proxy, target)]
+
+    async def meant(self, target: str) -> Unit:
+        """The one proxy that a command is about."""
+        return self.find_one(await self._meant(target))
 
     async def _meant(self, target: str) -> str:
         """An alias is as good as its model, where nothing of ours is called so."""
@@ -722,6 +726,7 @@ class Commands:
         """Other limits for what serves, without a new worker."""
         quotas.check(request)
         self.refuse_when_closing()
+        target = await self._meant(target)
         limited = await self._keeper.ask(lambda: self._limit(target, request))
         if not limited and target != "all":
             raise self._unknown(target)

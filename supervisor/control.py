@@ -196,7 +196,7 @@ class Control:
         await _answer(exchange, 200, to_json(await self._commands.set(target, request)))
 
     async def _logs(self, exchange: httpd.Exchange, target: str, query: dict[str, str]) -> None:
-        unit = self._commands.find_one(target)
+        unit = await self._commands.meant(target)
         path = self._paths.log_file(unit.proxy.name)
         lines = min(_number(query, "lines", 100), MAX_LOG_LINES)
         ended = b"".join(_line(line) for line in logs.tail(path, lines))

@@ -378,10 +378,13 @@ def remedy(proxy: Proxy, now: float) -> str:
 
 
 def again(proxy: Proxy) -> str:
-    """The `up` that means this very proxy. A model's second proxy is told from its first by the port."""
-    spec = proxy.spec
-    port = f" --port {spec.port}" if proxy.name != spec.model_id or not proxy.wanted else ""
-    return f"proxyctl up {spec.model_id}{port}"
+    """The `up` that means this very proxy, one of the configuration by its name there. A model's second proxy is
+    told from its first by the port.
+    """
+    spec, name = proxy.spec, proxy.name
+    said = spec.model_id if "/" in name else name.partition("@")[0]
+    port = f" --port {spec.port}" if name != said or not proxy.wanted else ""
+    return f"proxyctl up {said}{port}"
 
 
 # --- for programs ---------------------------------------------------------------------------------

@@ -23,6 +23,29 @@ def test_a_log_is_found_by_all_that_names_its_proxy(run: Run, control: Control, 
     assert (ran.code, ran.out, ran.err) == (0, "b\nc\n", "")
 
 
+def aliased(paths: Paths) -> None:
+    paths.config.mkdir(parents=True)
+    paths.config_file.write_text('aliases = { local = "echo/demo" }')
+
+
+def test_a_log_is_found_by_an_alias(run: Run, control: Control, paths: Paths) -> None:
+    aliased(paths)
+    control.proxies["coder"] = view("coder", model="echo/demo")
+    control.paths.log_file("coder").write_text("a\n")
+
+    assert run("logs", "local").out == "a\n"
+
+
+def test_an_alias_without_a_supervisor(run: Run, paths: Paths) -> None:
+    aliased(paths)
+    record = {"name": "coder", "wanted": True, "spec": {"model_id": "echo/demo", "port": 1}, "workers": []}
+    paths.state_file.write_text(json.dumps({"proxies": [record]}))
+    paths.log_file("coder").write_text("a\n")
+
+    assert run("logs", "local").out == "a\n"
+    assert run("why", "local").out.startswith("coder: ")
+
+
 def test_without_a_supervisor_the_file_is_read_all_the_same(run: Run, paths: Paths) -> None:
     record = {"name": "coder", "wanted": True, "spec": {"model_id": "echo/demo", "port": 1}, "workers": []}
     paths.state_file.write_text(json.dumps({"proxies": [record]}))

@@ -104,3 +104,13 @@ def test_what_the_folder_says_travels_with_up(run: Run, control: Control, folder
     first, second = [body["overlay"] for method, _, body in control.asked if method == "PUT"]
     assert first == {"proxies": {"mine": {"model": "local"}}}
     assert second["providers"] == {"ollama": {"base_url": "http://evil"}}  # this once (S134)
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"), [("local", "ollama/x"), ("ollama/y", "ollama/y"), ("3457", "3457"), ("who", "who")]
+)
+def test_what_a_command_about_a_proxy_means(paths: Paths, text: str, meant: str) -> None:
+    """A port is no name, whatever glob it fits."""
+    paths.config_file.write_text('aliases = { local = "ollama/x", "3*" = "ollama/z" }')
+
+    assert names.target(paths, text) == meant

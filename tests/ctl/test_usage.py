@@ -200,3 +200,12 @@ def test_no_event_loop_is_imported(paths: Paths) -> None:
 
     assert done.returncode == 0, done.stderr
     assert len(json.loads(done.stdout)) == 1
+
+
+def test_an_alias_is_its_model(run: Run, paths: Paths) -> None:
+    paths.config.mkdir(parents=True)
+    paths.config_file.write_text('aliases = { local = "ollama/qwen3:8b" }')
+    other = row(request_id="req_2", proxy="echo/x", provider="echo", model="x", route="echo/x", port=3458)
+    fill(paths, row(), other)
+
+    assert [one["request_id"] for one in run("usage", "local", "--json").json] == ["req_1"]

@@ -391,10 +391,13 @@ async def test_every_mistake_of_the_file_is_named_with_its_line(world: World) ->
     assert world.births == []
 
 
-async def test_an_alias_takes_down_its_model(world: World, usual_port: int) -> None:
+async def test_an_alias_is_its_model_to_every_command(world: World, usual_port: int) -> None:
     configure(world, CODER.format(port=usual_port))
     await up(world, "local")
     [row] = await world.commands.restart("local", RestartRequest())
+    [limited] = await world.commands.set("local", SetRequest(rpm=5))
+    about = await world.commands.about("local")
+    assert limited.name == about.name == "echo/model"
     [stopped] = await world.commands.down("local", DownRequest())
 
     assert row.name == stopped.name == "echo/model"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 from fakes.story import SPEC, Story, spec
 
@@ -479,3 +480,19 @@ def test_every_state_has_words() -> None:
 )
 def test_spans_as_a_person_says_them(span: float, text: str) -> None:
     assert views.seconds(span) == text
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("coder", "proxyctl up coder"),
+        ("coder@3458", "proxyctl up coder --port 3457"),
+        ("echo/demo", "proxyctl up echo/demo"),
+        ("echo/demo@3458", "proxyctl up echo/demo --port 3457"),
+    ],
+)
+def test_the_command_that_means_this_very_proxy(name: str, command: str) -> None:
+    """`up` of the model would make another one beside a proxy that has a name of its own."""
+    proxy = Story().serve().proxy
+
+    assert views.again(attrs.evolve(proxy, name=name)) == command
