@@ -165,8 +165,9 @@ Or point a whole agent at it:
   export ANTHROPIC_BASE_URL=$(proxyctl agents ensure code-reviewer --json | jq -r .proxyUrl)
   export ANTHROPIC_AUTH_TOKEN=any
 
-Or let one port serve a whole session, each agent with its model and the rest with Anthropic's; who asks is said by
-the address, by <!-- agent: code-reviewer --> in a prompt, or by the name of the agent as the model:
+Or let one port serve a whole session, each agent with its model and the rest with Anthropic's. Claude Code's
+sub-agents are known by their names; who else asks is said by the address, by <!-- agent: code-reviewer --> in a
+prompt, or by the name of the agent as the model:
 
   proxyctl up front
   export ANTHROPIC_BASE_URL=http://127.0.0.1:3456                    # the session

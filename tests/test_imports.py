@@ -80,6 +80,7 @@ PURE = (
     "worker.failures",
     "worker.front",
     "worker.limits",
+    "worker.lineage",
     "worker.tokens",
     "worker.wire",
     "worker.wire.*",

@@ -22,6 +22,7 @@ from .failures import Failure, Headers
 from .gate import Gate
 from .httpd import ClientGone
 from .httpd_parse import Headers as AnyHeaders
+from .lineage import Listener
 from .provider import Source
 from .targets import Far
 from .wire.anthropic import Stream
@@ -101,6 +102,8 @@ class Call:
         """Called when all is known and the client does not know it yet."""
         self.last_words: Callable[[Failure], bytes | None] | None = None
         """See `relay.Client`."""
+        self.listener: Listener | None = None
+        """Hears an answer that is passed through, before the client does."""
         self._said_no: str | None = None
         self.status: int | None = None
         self.failure: Failure | None = None
@@ -178,6 +181,8 @@ class Call:
         """A whole answer."""
         # Where `respond` would notice a cancellation, it would count as begun without a byte sent.
         await trio.lowlevel.checkpoint_if_cancelled()
+        if self.listener is not None:
+            self.listener.whole(body)
         self._end_is_near()
         self.status = status
         if self.before_last is not None:
@@ -276,6 +281,8 @@ class Call:
 
     async def pass_on(self, data: bytes, *, last: bool = False) -> None:
         await trio.lowlevel.checkpoint_if_cancelled()
+        if self.listener is not None:
+            self.listener.feed(data)
         if last:
             self._end_is_near()
             if self.before_last is not None:

@@ -7,6 +7,8 @@ own: the caller's bytes and the caller's credential. What goes to another proxy 
 no byte is changed, nothing is read twice, and the connection is kept. A proxy that is idle has its socket open,
 so the connection alone brings it back.
 
+Of an answer in a session of Claude Code a listener learns whom it sends out (`lineage`).
+
 A hop has no time limits of its own, no retries and no pings: the proxy behind it has them all, and errors of it
 pass as they are. Ours is only what it cannot say: that it is not there, or that it broke off.
 
@@ -31,6 +33,7 @@ from .dialects import anthropic
 from .dialects.anthropic import Sniffer
 from .dialects.seam import Condition, Headers, Sizes
 from .failures import Failure, Kind, Refused
+from .lineage import Lineage, Listener
 from .pool import Answer, Outgoing, Pool
 from .relay import MOST_COLLECTED, Relay, Request
 from .wire import sse
@@ -44,6 +47,7 @@ class Client(relay.Client, Protocol):
     """The client's side of one request, as far as a front uses it."""
 
     entrusted: bool
+    listener: Listener | None
 
     @property
     def said_agent(self) -> str | None: ...
@@ -73,6 +77,7 @@ class Crossing:
         self._relay = Relay(self._home, app.truth(front.OWN), connections=far or upstream.connections())
         self._near = near or Pool(Dialer())
         self._hops: dict[str, Hop] = {}
+        self._lineage = Lineage()
         self.lead(ways)
 
     def lead(self, ways: Front) -> None:
@@ -130,7 +135,7 @@ class Crossing:
 
     async def messages(self, client: Client, request: Request, body: bytes) -> None:
         """A model request, or the count of one."""
-        asked = front.read(_Headed(request), body, client.said_agent)
+        asked = self._named(client, front.read(_Headed(request), body, client.said_agent), body)
         client.know(model=asked.model, stream=asked.stream, subscription=False)
         way = self._decided(client, asked)
         hop = self._turned(client, way)
@@ -147,6 +152,15 @@ class Crossing:
             await self._relay.forward(client, request, body)
         else:
             await hop.carry(client, request, body, self._said(way), is_message=False)
+
+    def _named(self, client: Client, asked: front.Asked, body: bytes) -> front.Asked:
+        """With the name of a sub-agent that was sent out here; whoever is sent out now will be known."""
+        if asked.session_id is None:
+            return asked
+        client.listener = self._lineage.listener(asked.session_id)
+        if asked.agent is not None or asked.agent_id is None:
+            return asked
+        return attrs.evolve(asked, agent=self._lineage.name(asked.session_id, asked.agent_id, body))
 
     def _decided(self, client: Client, asked: front.Asked) -> front.Way:
         if client.via is not None:

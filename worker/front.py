@@ -4,12 +4,14 @@ Theory of operation
 -------------------
 An agent reads its base URL once and its sub-agents inherit it, so one port has to tell apart who asks. What is
 looked at never changes a byte of what is sent on. Who asks is said, the surest first, by the path (`/a/NAME/…`),
-a header (`x-proxy-agent`), a comment in the system prompt (`<!-- agent: NAME -->`), or by the name of the model.
+a header (`x-proxy-agent`), a comment in the system prompt (`<!-- agent: NAME -->`), a header of Claude Code's for
+its built-in sub-agents, what `lineage` has learned of the others, or by the name of the model.
 The first rule that fits decides; all that a rule says must hold. What no rule takes goes `otherwise`.
 
-The class of a request is told by what Claude Code is seen to send: a header and a mark in its billing block
-say that a sub-agent asks, its web search brings a server tool and nothing else, and what it does beside the
-conversation (titles) has no tools and a schema for its answer, or asks for a small model.
+The class of a request is told by Claude Code itself when it is asked to (CLAUDE_CODE_GATEWAY_HINT_HEADERS), and
+else by what it is seen to send: a header and a mark in its billing block say that a sub-agent asks, its web search
+brings a server tool and nothing else, and what it does beside the conversation has no tools, and a schema for its
+answer (titles), a small model, or no stream (the check of an action in auto mode).
 """
 
 from __future__ import annotations
@@ -28,6 +30,17 @@ from .contract import Front, FrontRule, Place
 
 OWN = "anthropic"
 """The caller's own request, with the caller's own credential."""
+_HINTS = {
+    "main": "main",
+    "compaction": "main",
+    "side_reply": "main",
+    "subagent": "subagent",
+    "workflow": "subagent",
+    "auxiliary": "background",
+}
+"""What Claude Code calls the classes of its requests."""
+_NAMELESS = ("custom", "teammate")
+"""What it says instead of the name of an agent that its user has defined."""
 CLASSES = ("main", "subagent", "background", "web_search", "count_tokens", "other")
 MOST_NEAREST = 10
 
@@ -104,12 +117,18 @@ def read(head: Head, body: bytes | None, agent: str | None = None) -> Asked:
     return Asked(
         model=model,
         stream=found.stream is True,
-        agent=said,
+        agent=said or _built_in(head),
         agent_id=agent_id,
         session_id=session_id,
         system=system,
-        request=_class(head, found, model, is_subagent=agent_id is not None or _is_subagent(blocks)),
+        request=_class(head, found, model, _Mark.of(head, blocks)),
     )
+
+
+def _built_in(head: Head) -> str | None:
+    """The sub-agent's name, where it is one of Claude Code's own."""
+    kind = _text(head.header(b"x-claude-code-agent-type"))
+    return None if kind in _NAMELESS else kind
 
 
 _MARK = re.compile(r"<!--\s*agent:\s*(\S+)\s*-->")
@@ -125,22 +144,40 @@ def _blocks(system: Any) -> list[str]:
     return [text for text in texts if isinstance(text, str)]
 
 
-def _is_subagent(blocks: list[str]) -> bool:
-    return bool(blocks) and blocks[0].startswith(_BILLING) and "cc_is_subagent=true" in blocks[0]
+@attrs.frozen
+class _Mark:
+    """What Claude Code says of a request beside its content."""
+
+    is_its: bool
+    is_subagent: bool
+    hint: str | None
+
+    @classmethod
+    def of(cls, head: Head, blocks: list[str]) -> _Mark:
+        billing = blocks[0] if blocks and blocks[0].startswith(_BILLING) else ""
+        hint = _HINTS.get(_text(head.header(b"x-claude-code-request-class")) or "")
+        is_marked = head.header(b"x-claude-code-agent-id") is not None or "cc_is_subagent=true" in billing
+        return cls(bool(billing), is_marked or hint == "subagent", hint)
 
 
-def _class(head: Head, found: _Peek, model: str, *, is_subagent: bool) -> str:
+def _class(head: Head, found: _Peek, model: str, mark: _Mark) -> str:
     if head.path.endswith("/count_tokens"):
         return "count_tokens"
-    if is_subagent:
+    if mark.is_subagent:
         return "subagent"
     tools = _decoded(_tools, found.tools)
-    if tools:
-        searches = all(isinstance(tool.type, str) and tool.type.startswith("web_search") for tool in tools)
-        return "web_search" if searches else "main"
+    if tools and all(isinstance(tool.type, str) and tool.type.startswith("web_search") for tool in tools):
+        return "web_search"
+    if mark.hint is not None:
+        return mark.hint
+    return "main" if tools or not _is_aside(found, model, mark) else "background"
+
+
+def _is_aside(found: _Peek, model: str, mark: _Mark) -> bool:
+    """Of a request without tools: whether it is no part of the conversation."""
     config = _decoded(_format, found.output_config)
     structured = config is not None and config.format is not None
-    return "background" if structured or "haiku" in model else "main"
+    return structured or "haiku" in model or (mark.is_its and found.stream is not True)
 
 
 def _decoded(decoder: Any, raw: msgspec.Raw) -> Any:

@@ -161,6 +161,44 @@ async def test_nothing_of_ours_is_told_to_anthropic() -> None:
     assert it.row.agent == "nobody"
 
 
+async def sent_out(name: str, *, streamed: bool, by: str) -> tuple[int, int, list[str | None]]:
+    """Requests at home and at the proxy, and the rows' agents: a model sends somebody out, who then asks twice."""
+    call = {"subagent_type": name, "prompt": "Look at it"}
+    block = {"type": "tool_use", "id": "toolu_1", "name": "Agent", "input": call}
+    whole = Reply(body=json.dumps(json.loads(WHOLE) | {"content": [block]}).encode(), headers=JSON)
+    events: list[dict[str, Any]] = [
+        {"type": "content_block_start", "index": 0, "content_block": block | {"input": {}}},
+        {"type": "content_block_delta", "index": 0, "delta": {"partial_json": json.dumps(call)}},
+        {"type": "content_block_stop", "index": 0},
+        {"type": "message_stop"},
+    ]
+    text = b"".join(f"event: {one['type']}\ndata: {json.dumps(one)}\n\n".encode() for one in events)
+    answer = Reply(body=(text[:150], text[150:]), headers=SSE, framing="chunked") if streamed else whole
+    session = {"x-claude-code-session-id": "s1"}
+    agent = session | {"x-claude-code-agent-id": "a1", "x-claude-code-agent-type": "custom"}
+    prompt = {"role": "user", "content": [{"type": "text", "text": "Look at it"}]}
+    later = [{"role": "assistant", "content": "Hm"}, {"role": "user", "content": "Go on"}]
+    async with door(answer, home=answer) as it:
+        await it.fetch({**(ASK if by == "home" else SMALL), "stream": streamed}, headers=session)
+        it.upstream.requests.clear()
+        it.near.requests.clear()
+        for messages in ([prompt], [prompt, *later]):
+            await it.fetch({**ASK, "messages": messages}, headers=agent)
+        said = [seen.headers.get("x-proxy-agent") for seen in it.near.requests]
+        return len(it.upstream.requests), len(it.near.requests), said
+
+
+@pytest.mark.parametrize("by", ["home", "small"])
+@pytest.mark.parametrize("streamed", [True, False])
+async def test_a_sub_agent_is_known_by_the_answer_that_sends_it_out(by: str, streamed: bool) -> None:
+    """Claude Code says only its id; whoever answers the one that sends it."""
+    assert await sent_out("reviewer", streamed=streamed, by=by) == (0, 2, ["reviewer", "reviewer"])
+
+
+async def test_a_sub_agent_without_a_rule_goes_where_the_rest_goes() -> None:
+    assert await sent_out("somebody", streamed=True, by="home") == (2, 0, [])
+
+
 # --- to another proxy ---------------------------------------------------------------------------------
 
 

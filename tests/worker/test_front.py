@@ -49,6 +49,10 @@ def system(*texts: str) -> dict[str, Any]:
         ({"model": "m", "messages": [{"role": "user", "content": "<!-- agent: x -->"}]}, {}, None),
         (system("<!-- agent: marked -->"), {"x-proxy-agent": "said"}, "said"),
         (None, {"x-proxy-agent": "said"}, "said"),
+        ({"model": "m"}, {"x-claude-code-agent-type": "Explore"}, "Explore"),
+        ({"model": "m"}, {"x-claude-code-agent-type": "custom"}, None),
+        ({"model": "m"}, {"x-claude-code-agent-type": "teammate"}, None),
+        (system("<!-- agent: marked -->"), {"x-claude-code-agent-type": "Explore"}, "marked"),
     ],
 )
 def test_who_asks(body: Any, headers: dict[str, str], expected: str | None) -> None:
@@ -87,11 +91,33 @@ def test_ids_are_those_of_the_headers() -> None:
         ({"tools": "none", "output_config": [1]}, "main"),
         (system(BILLING + " cc_is_subagent=true;", "You explore."), "subagent"),
         (system("You explain cc_is_subagent=true."), "main"),
-        (system(BILLING, "cc_is_subagent=true"), "main"),
+        (system(BILLING, "cc_is_subagent=true") | {"stream": True}, "main"),
+        (system(BILLING, "You are a security monitor.") | {"stop_sequences": ["</block>"]}, "background"),
+        (system(BILLING) | {"tools": [{"name": "Bash"}]}, "main"),
     ],
 )
 def test_the_class_of_a_request(more: dict[str, Any], expected: str) -> None:
     assert seen({"model": "m"} | more).request == expected
+
+
+@pytest.mark.parametrize(
+    ("hint", "more", "expected"),
+    [
+        ("main", {"model": "claude-haiku-5-5"}, "main"),
+        ("compaction", {}, "main"),
+        ("side_reply", {}, "main"),
+        ("auxiliary", {"tools": [{"name": "Bash"}]}, "background"),
+        ("auxiliary", {"tools": [{"type": "web_search_20250305"}]}, "web_search"),
+        ("subagent", {"tools": [{"type": "web_search_20250305"}]}, "subagent"),
+        ("workflow", {}, "subagent"),
+        ("of tomorrow", {"output_config": FORMAT}, "background"),
+    ],
+)
+def test_what_claude_code_says_of_the_class(hint: str, more: dict[str, Any], expected: str) -> None:
+    """With CLAUDE_CODE_GATEWAY_HINT_HEADERS."""
+    asked = seen({"model": "m"} | more, headers={"x-claude-code-request-class": hint})
+
+    assert asked.request == expected
 
 
 def test_the_header_makes_a_subagent_and_the_path_a_count() -> None:
