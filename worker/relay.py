@@ -250,9 +250,6 @@ class _Course:
     async def _run(self, outgoing: Outgoing) -> None:
         answer, body = await self._accepted(outgoing)
         headers = anthropic.headers_down(answer.headers)
-        request_id = dict(answer.headers).get(b"request-id")
-        if request_id and not self._begun:
-            self._client.rename(request_id.decode("latin-1"))
         if self.is_messages:
             headers.append(self.truth)
         if _is_stream(answer):
@@ -279,6 +276,9 @@ class _Course:
             await trio.sleep(wait_s)
         if reply.answer is None:
             raise Refused(reply.failure or self._cut())
+        request_id = dict(reply.answer.headers).get(b"request-id")
+        if request_id and not self._begun:
+            self._client.rename(request_id.decode("latin-1"))
         if reply.status >= 400 and self._is_known:
             self._look_elsewhere(reply)
             self._refuse(reply.answer, reply.body, tokens.of_bytes(len(outgoing.body)))
@@ -304,6 +304,9 @@ class _Course:
     async def _asked(self, outgoing: Outgoing) -> _Reply:
         try:
             answer = self._answer = await self._relay.open(outgoing, self._due)
+            if 300 <= answer.status < 400 and self._is_known:
+                words = f"{self._relay.place.title} {upstream.redirected(answer.headers)}"
+                return _Reply(failure=Failure(Kind.PROVIDER, words))
             if answer.status < 400:
                 return _Reply(answer)
             wait_s = waits.in_headers(answer.headers)
@@ -433,7 +436,7 @@ class _Course:
     def _check(self, answer: Answer, body: bytes) -> None:
         """Raises Refused for what is no answer in spite of its status."""
         readable = not _is_coded(answer) and len(body) <= MOST_COLLECTED
-        if self._is_known and answer.status == 200 and readable:
+        if self._is_known and answer.status < 300 and readable:
             relay = self._relay
             failure = anthropic.false_success(relay.spec, body, title=relay.place.title)
             if failure is not None:

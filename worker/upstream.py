@@ -370,8 +370,7 @@ class _Answering:
     async def _refusal(self, answer: Answer, terms: Terms) -> _Miss:
         if 300 <= answer.status < 400:
             answer.close()
-            place = _shown_place(dict(answer.headers).get(b"location", b""))
-            return _Miss(self._bad(f"redirects{place}; set base_url to where it really is"))
+            return _Miss(self._bad(redirected(answer.headers)))
         body = _readable(await _body_of_error(answer), _coding(answer.headers))
         failure = self._far.dialect.failure(self._ask, terms, answer.status, answer.headers, body)
         again = self._far.again
@@ -500,10 +499,11 @@ def _as_body(failure: Failure) -> bytes:
     return failure.message.encode("utf-8", "replace")
 
 
-def _shown_place(location: bytes) -> str:
-    """Where a redirect leads, for a person: without a query, which may hold a key."""
-    text = location.decode("latin-1").partition("?")[0][:200]
-    return f" to {text}" if text.startswith(("/", "http")) and "@" not in text else ""
+def redirected(headers: Headers) -> str:
+    """What to say of a redirect, which is never followed: without its query, which may hold a key."""
+    place = dict(headers).get(b"location", b"").decode("latin-1").partition("?")[0][:200]
+    shown = f" to {place}" if place.startswith(("/", "http")) and "@" not in place else ""
+    return f"redirects{shown}; set base_url to where it really is"
 
 
 # --- one of each kind -----------------------------------------------------------------------------

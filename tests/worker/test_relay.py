@@ -441,6 +441,33 @@ async def test_p47_a_200_that_is_no_answer_is_no_success(body: bytes, expected: 
     assert it.row.status == expected[0]
 
 
+@pytest.mark.parametrize(
+    ("status", "body", "words"),
+    [
+        (307, b"", "Anthropic redirects to https://else.example/v1; set base_url to where it really is"),
+        (204, b"", "no message"),
+        (201, b"{}x", "no message"),
+    ],
+)
+async def test_p47_a_status_that_no_answer_has_is_no_success(status: int, body: bytes, words: str) -> None:
+    """A client would follow, or read nothing; the ledger called it a 200."""
+    headers = (*JSON, ("location", "https://else.example/v1?key=secret"))
+    async with far(Reply(status, body, headers=headers)) as it:
+        got = await it.fetch()
+
+    assert (got.status, it.row.status, it.row.error_type) == (500, 500, "api_error")
+    assert words in got.error["message"]
+
+
+async def test_an_error_in_our_words_still_has_the_providers_id() -> None:
+    """Its support can find no other."""
+    async with far(Reply(502, b"<html>", headers=JSON)) as it:
+        got = await it.fetch()
+
+    assert got.headers["request-id"] == "req_theirs"
+    assert json.loads(got.body)["request_id"] == it.row.request_id == "req_theirs"
+
+
 VLLM: dict[str, Any] = {"kind": "openai", "provider": "work", "options": Options(api="anthropic")}
 
 
