@@ -275,10 +275,11 @@ class _Answering:
         """Remember what these items mean for the rest of the answer."""
         if not items:
             return None
-        last = items[-1]
-        if isinstance(last, Failure):
+        failed = next((item for item in items if isinstance(item, Failure)), None)
+        if failed is not None:
+            items = items[: items.index(failed) + 1]  # a dialect may have read on
             self._let_go()
-            self._far.discovery.heard(last)
+            self._far.discovery.heard(failed)
         elif not self._shown:
             self._far.discovery.heard(None)
         self._shown = True

@@ -165,6 +165,12 @@ async def test_nothing_comes_behind_a_failure(make: Make) -> None:
         assert await everything(one) == [Text("a"), boom]
 
 
+async def test_nothing_comes_behind_a_failure_of_the_same_piece(far: Upstream) -> None:
+    far.on("/chat", Reply(body=A + b'{"error":"boom"}\n' + B + END))
+
+    assert await everything(real(far)) == [Text("a"), Failure(Kind.PROVIDER, "boom")]
+
+
 @both
 async def test_a_source_that_was_let_go_of_has_nothing_more(make: Make) -> None:
     async with make([Text("a")], 0.2, [Finish()]) as one:
