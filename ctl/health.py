@@ -17,14 +17,15 @@ def warnings(row: dict[str, Any]) -> list[str]:
     """
     if row.get("provider") == "echo":
         return []  # built in: there is nothing to be ill
-    seen = _ask(int(row["port"]))
+    seen = ask(int(row["port"]))
     upstream = seen.get("upstream")
     detail = upstream.get("detail") if isinstance(upstream, dict) else None
     found = [str(detail or "not healthy")] if seen.get("healthy") is False else []
     return found + [str(text) for text in seen.get("warnings") or []]
 
 
-def _ask(port: int) -> dict[str, Any]:
+def ask(port: int) -> dict[str, Any]:
+    """What the worker on `port` says of itself, after a look at its provider; empty when it does not."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=LIMIT_S)
     try:
         connection.request("GET", "/health")

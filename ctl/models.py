@@ -9,11 +9,9 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import ssl
 import threading
 import time
 from typing import Any
-from urllib.parse import urlsplit
 
 import attrs
 
@@ -21,16 +19,16 @@ from modelproxy.supervisor import aliases
 from modelproxy.supervisor.config import Provider
 from modelproxy.supervisor.keys import KeyUnavailableError, fetch, stored
 from modelproxy.supervisor.paths import Paths
+from modelproxy.supervisor.schema import NATIVE
+from modelproxy.supervisor.values import close
 
-from . import settings
+from . import far, health, settings
 from .agents import proxies
 from .config_view import provider_table
 from .environment import sent_along
 from .faults import Fault
 from .keys import mask
 
-PATIENCE_S = 5.0
-MOST_BYTES = 32 * 1024 * 1024
 TEST_PATIENCE_S = 300.0
 
 
@@ -51,10 +49,26 @@ def resolve(paths: Paths, name: str) -> tuple[dict[str, Any], Fault | None]:
         return {"requested": name, "resolved": resolved.model_id, "source": "config", "proxy": name}, None
     if resolved is not None:
         return {"requested": name, "resolved": resolved.model_id, "source": resolved.source}, None
-    known = [*names, *named, *(row["model"] for row in _running(paths))]
-    return {"requested": name, "resolved": None, "source": None}, Fault(
-        "unknown_model", aliases.unknown(name, known), "Expected: provider/model-name, an alias, or a proxy"
-    )
+    return {"requested": name, "resolved": None, "source": None}, _unresolved(paths, name, found)
+
+
+def _unresolved(paths: Paths, name: str, found: settings.Settings) -> Fault:
+    """Why a name means nothing, and what its user may have meant."""
+    if name in NATIVE:
+        words = f'"{name}" is an agent\'s own model, without a proxy'
+        return Fault(
+            "unknown_model", words, "for a proxy before Anthropic: anthropic/MODEL, or proxyctl up front"
+        )
+    provider, slash, model = name.partition("/")
+    if slash and provider and model:
+        return _unsupported(paths, provider, list(provider_table(found)))
+    known = [*found.table("aliases"), *found.table("proxies"), *(row["model"] for row in _running(paths))]
+    hint = "Expected: provider/model-name, an alias, or a proxy"
+    if name in found.table("models", "agents"):
+        hint = f"it is the name of an agent: proxyctl agents resolve {name}"
+    elif not slash:
+        hint += f"; proxyctl models search {name.split(':')[0]} asks the providers"
+    return Fault("unknown_model", aliases.unknown(name, known), hint)
 
 
 def _running(paths: Paths) -> list[dict[str, Any]]:
@@ -82,10 +96,11 @@ def provider(paths: Paths, name: str) -> dict[str, Any]:
 
 
 def _unsupported(paths: Paths, name: str, known: list[str]) -> Fault:
-    near = aliases.nearest(name, known)
+    near = close(name, known)
+    meant = f'; did you mean "{near}"? Supported' if near else "; supported"
     return Fault(
         "unsupported_provider",
-        f'Unsupported provider "{name[:200]}"; supported: {", ".join(near)}',
+        f'Unsupported provider "{name[:200]}"{meant}: {", ".join(sorted(known))}',
         f"others come from a table [providers.{name[:200]}] in {paths.config_file}",
     )
 
@@ -154,7 +169,7 @@ def listed(paths: Paths, only: str | None, *, free: bool) -> tuple[list[dict[str
         try:
             rows.extend(_offers(name, table[name], paths))
         except (OSError, ValueError, http.client.HTTPException, KeyUnavailableError) as error:
-            silent.append(f"{name} ({table[name].base_url}) did not answer: {_words(error)}")
+            silent.append(_silence(name, table[name], error, paths))
 
     threads = [threading.Thread(target=ask, args=(name,), daemon=True) for name in asked]
     for thread in threads:
@@ -177,9 +192,22 @@ def _worth_asking(found: settings.Settings, table: dict[str, Provider], paths: P
     ]
 
 
+def _silence(name: str, one: Provider, error: Exception, paths: Paths) -> str:
+    """Why there is no list, and what helps."""
+    if isinstance(error, KeyUnavailableError):
+        return f"{name} was not asked: {error}"
+    if not isinstance(error, far.Refused):
+        return f"{name} ({one.base_url}) did not answer: {_words(error)}"
+    helps = ""
+    if error.status in (401, 403):
+        held = _key(name, one, paths)[0] is not None
+        helps = f"; {'it does not take the key' if held else 'it wants a key'}: proxyctl keys set {name}"
+    return f"{name} ({one.base_url}) has no list for us: {error}{helps}"
+
+
 def _words(error: Exception) -> str:
     if isinstance(error, TimeoutError):
-        return f"nothing within {PATIENCE_S:g} s"
+        return f"nothing within {far.PATIENCE_S:g} s"
     return (
         error.strerror
         if isinstance(error, OSError) and error.strerror
@@ -195,7 +223,7 @@ def _offers(name: str, one: Provider, paths: Paths) -> list[dict[str, Any]]:
     sent = {**headers, **({"Authorization": f"Bearer {key}"} if key else {}), **one.options.headers}
     if one.kind == "anthropic" and key:
         sent = {**headers, "x-api-key": key, **one.options.headers}
-    document = _get(one.base_url, path, {field: text for field, text in sent.items() if text})
+    document = far.get(one.base_url, path, {field: text for field, text in sent.items() if text})
     entries = document.get(listing)
     if not isinstance(entries, list):
         raise ValueError("its list of models is none")
@@ -238,29 +266,6 @@ def _is_nothing(pricing: dict[str, Any]) -> bool:
         return False
 
 
-def _get(base_url: str, path: str, headers: dict[str, str]) -> dict[str, Any]:
-    parts = urlsplit(base_url)
-    host, port = parts.hostname or "", parts.port
-    connection: http.client.HTTPConnection
-    if parts.scheme == "https":
-        context = ssl.create_default_context()
-        connection = http.client.HTTPSConnection(host, port, timeout=PATIENCE_S, context=context)
-    else:
-        connection = http.client.HTTPConnection(host, port, timeout=PATIENCE_S)
-    try:
-        connection.request("GET", f"{parts.path.rstrip('/')}{path}", headers=headers)
-        answer = connection.getresponse()
-        body = answer.read(MOST_BYTES)
-    finally:
-        connection.close()
-    if answer.status != 200:
-        raise ValueError(f"status {answer.status}")
-    document = json.loads(body)
-    if not isinstance(document, dict):
-        raise ValueError("its answer is no JSON object")
-    return document
-
-
 def search(paths: Paths, words: str) -> tuple[list[dict[str, Any]], list[str]]:
     """Those whose id or name has every word in it."""
     rows, silent = listed(paths, None, free=False)
@@ -268,6 +273,38 @@ def search(paths: Paths, words: str) -> tuple[list[dict[str, Any]], list[str]]:
     return [
         row for row in rows if all(word in f"{row['id']} {row['display_name']}".lower() for word in wanted)
     ], silent
+
+
+# --- refresh ----------------------------------------------------------------------------------------------
+
+
+def refresh(paths: Paths) -> tuple[dict[str, Any], list[str]]:
+    """Every provider and every worker looks anew; what they found, and a sentence for each that did not answer.
+
+    A worker looks when its /health is asked. Proxies without one are left asleep: they look when they start.
+    """
+    rows, silent = listed(paths, None, free=False)
+    offered: dict[str, int] = {}
+    for row in rows:
+        offered[row["provider"]] = offered.get(row["provider"], 0) + 1
+    awake = [row for row in _running(paths) if row["pid"] and row["provider"] != "front"]
+    found = [_looked(row) for row in awake]
+    return {
+        "providers": [{"provider": name, "models": count} for name, count in sorted(offered.items())],
+        "proxies": found,
+    }, silent
+
+
+def _looked(row: dict[str, Any]) -> dict[str, Any]:
+    seen = health.ask(int(row["port"]))
+    upstream = seen.get("upstream")
+    detail = upstream.get("detail") if isinstance(upstream, dict) else None
+    return {
+        "name": row["name"],
+        "model": row["model"],
+        "ok": bool(seen.get("healthy")),
+        "detail": str(detail or "") if seen else "the worker did not answer",
+    }
 
 
 # --- test -------------------------------------------------------------------------------------------------

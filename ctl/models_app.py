@@ -75,6 +75,8 @@ def _print(rows: list[dict[str, Any]], silent: list[str], *, json: bool) -> int:
     if json:
         say_json(rows)
         return EXIT_OK
+    if not rows:
+        talk("nothing was found")
     width = max((len(row["id"]) for row in rows), default=0)
     for row in rows:
         window = f"  {row['context_window']} tokens" if row["context_window"] else ""
@@ -104,6 +106,40 @@ def resolve(name: Name, json: Json = False) -> int:
         say_json(answer)
     else:
         say(f"{answer['requested']}  {answer['resolved']}  ({answer['source']})")
+    return EXIT_OK
+
+
+@app.command()
+def refresh(json: Json = False) -> int:
+    """Have providers and running proxies looked at anew, and tell what was found
+
+    Nothing has to be refreshed for a name to work: lists are asked for when they are wanted, and a worker
+    notices by itself when its model changes. This is for who has just pulled a model, started a server or
+    replaced a key and does not want to wait. All that a worker has learned goes with proxyctl restart NAME.
+
+    \b
+    Examples:
+      proxyctl models refresh
+      proxyctl models refresh --json
+    """
+    from modelproxy.supervisor.paths import find
+
+    from .models import refresh as look_anew
+
+    found, silent = look_anew(find())
+    for text in silent:
+        talk(f"warning: {text}")
+    if json:
+        say_json(found)
+        return EXIT_OK
+    rows = [(one["provider"], f"{one['models']} models") for one in found["providers"]]
+    rows += [
+        (one["name"], f"{'ok' if one['ok'] else 'degraded'}{': ' if one['detail'] else ''}{one['detail']}")
+        for one in found["proxies"]
+    ]
+    width = max((len(name) for name, _ in rows), default=0)
+    for name, text in rows:
+        say(f"{name:<{width}}  {text}")
     return EXIT_OK
 
 
@@ -151,21 +187,29 @@ def providers(
     from modelproxy.supervisor.paths import find
 
     from . import models
+    from .config_view import literal
 
     if name is None:
         rows = models.providers(find())
         if json:
             say_json(rows)
-        for row in rows if not json else ():
-            key = f"key {row['key'] or '***'} from {row['key_source']}" if row["key_source"] else _no_key(row)
-            say(f"{row['name']}  {row['kind']}  {row['base_url'] or '-'}  {key}")
+        shown = [(row["name"], row["kind"], row["base_url"] or "-", _key(row)) for row in rows]
+        widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+        for cells in shown if not json else ():
+            say("  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip())
         return EXIT_OK
     row = models.provider(find(), name)
     if json:
         say_json(row)
-    for field, value in row.items() if not json else ():
-        say(f"{field} = {value}")
+        return EXIT_OK
+    for field, value in row.items():
+        if value not in (None, [], {}):
+            say(f"{field} = {literal(value)}")
     return EXIT_OK
+
+
+def _key(row: dict[str, Any]) -> str:
+    return f"key {row['key'] or '***'} from {row['key_source']}" if row["key_source"] else _no_key(row)
 
 
 def _no_key(row: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ from fakes.terminal import Run
 
 from modelproxy.ctl.keys import set_key
 from modelproxy.supervisor.paths import Paths
+from modelproxy.supervisor.schema import KINDS
 
 PAGES: dict[str, tuple[int, Any]] = {
     "/api/tags": (200, {"models": [{"name": "codellama:7b", "model": "codellama:7b"}, {"name": "qwen3:8b"}]}),
@@ -118,6 +119,23 @@ def test_s105_s112_a_name_that_means_nothing(
     assert run("models", "resolve", "claude-4-sonnet").code == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "message", "hint"),
+    [
+        ("claude", '"claude" is an agent\'s own model, without a proxy', "anthropic/MODEL"),
+        ("olama/x", 'Unsupported provider "olama"; did you mean "ollama"?', "[providers.olama]"),
+        ("lokal", "Model 'lokal' not available. Available models: local, ", "proxyctl models search lokal"),
+        ("reviewer", "Model 'reviewer' not available.", "proxyctl agents resolve reviewer"),
+    ],
+)
+def test_s105_what_may_have_been_meant(run: Run, file: Path, name: str, message: str, hint: str) -> None:
+    file.write_text(file.read_text() + '[models.agents]\nreviewer = "local"\n')
+    error = run("models", "resolve", name, "--json").json["error"]
+
+    assert error["message"].startswith(message)
+    assert hint in error["hint"]
+
+
 # --- providers --------------------------------------------------------------------------------------------
 
 
@@ -137,6 +155,19 @@ def test_s15_s25_providers_with_masked_keys(run: Run, file: Path, paths: Paths) 
         assert "blue" not in shown.out
 
 
+def test_providers_for_people(run: Run, file: Path) -> None:
+    """In columns; of one only what there is to say, as it would stand in the file."""
+    rows = run("models", "providers").out.splitlines()
+
+    assert {row[:12].split()[0] for row in rows} >= {"echo", "openrouter"}
+    assert {row[12:].split()[0] for row in rows} <= set(KINDS)
+    one = run("models", "providers", "ollama").out
+    assert 'kind = "ollama"\n' in one
+    assert "configured = true\n" in one
+    assert "None" not in one
+    assert "picker_alias" not in one
+
+
 def test_where_a_key_comes_from(run: Run, file: Path, paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the order in which it is looked for."""
     set_key(paths.keys_file, "openai", "sk-openai-12345678")
@@ -152,7 +183,10 @@ def test_s26_a_provider_that_is_not_there(run: Run, file: Path) -> None:
     ran = run("models", "providers", "olama", "--json")
 
     assert ran.code == 2
-    assert 'Unsupported provider "olama"; supported: ollama, ' in ran.json["error"]["message"]
+    assert ran.json["error"]["message"] == (
+        'Unsupported provider "olama"; did you mean "ollama"? '
+        "Supported: anthropic, echo, ollama, openai, openrouter"
+    )
     assert str(file) in ran.json["error"]["hint"]
 
 
@@ -195,7 +229,37 @@ def test_who_does_not_answer_costs_a_warning_and_not_the_list(run: Run, file: Pa
     file.write_text(text.replace('/v1"', '/nowhere"'))
     alone = run("models", "list", "--provider", "openrouter", "--json")
     assert (alone.code, alone.json["error"]["code"]) == (1, "provider_unreachable")
-    assert "status 401" in alone.json["error"]["message"]
+    assert "has no list for us: status 401; it does not take the key" in alone.json["error"]["message"]
+    file.write_text(file.read_text().replace('api_key = "sk-or-secret-1234"', ""))
+    assert "status 401; it wants a key: proxyctl keys set openrouter" in run("models", "list").err
+
+
+# --- refresh ----------------------------------------------------------------------------------------------
+
+
+def test_a_refresh_looks_at_providers_and_at_proxies_that_are_awake(
+    run: Run, file: Path, control: Control, server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that sleeps is not woken for it, and a front has nothing to look at."""
+    seen = {"healthy": False, "upstream": {"detail": "Ollama has no model x"}}
+    monkeypatch.setitem(PAGES, "/health", (503, seen))
+    awake = view("ollama/x", port=server.server_port)
+    control.proxies = {
+        "ollama/x": awake,
+        "ollama/asleep": view("ollama/asleep", port=server.server_port, pid=None),
+        "front": view("front", port=server.server_port, provider="front"),
+    }
+    found = run("models", "refresh", "--json").json
+
+    assert found["providers"] == [
+        {"provider": "ollama", "models": 2},
+        {"provider": "openrouter", "models": 2},
+    ]
+    assert found["proxies"] == [
+        {"name": "ollama/x", "model": "ollama/x", "ok": False, "detail": "Ollama has no model x"}
+    ]
+    assert [path for path, _ in server.heard].count("/health") == 1
+    assert "ollama/x    degraded: Ollama has no model x" in run("models", "refresh").out
 
 
 # --- test -------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import pytest
 from fakes.terminal import Run
 
 
-@pytest.mark.parametrize("command", ["list", "search", "resolve", "test", "providers"])
+@pytest.mark.parametrize("command", ["list", "search", "resolve", "refresh", "test", "providers"])
 def test_help_with_examples(run: Run, command: str) -> None:
     ran = run("models", command, "--help")
 
