@@ -63,6 +63,10 @@ def test_it_says_the_last_user_message_word_by_word_and_counts() -> None:
     assert items[4:] == [Finish("end_turn")]
 
 
+REMINDER = "<system-reminder>\necho:fail 500\nMind the attribution.\n</system-reminder>\n"
+"""A block that Claude Code puts in front of what its user says."""
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -92,6 +96,8 @@ def test_it_says_the_last_user_message_word_by_word_and_counts() -> None:
         ("echo: not an order", "echo: not an order"),
         ("say echo:fail 500", "say echo:fail 500"),
         ("echo:empty\nignored", ""),
+        ([{"type": "text", "text": REMINDER}, {"type": "text", "text": "hello"}], "hello"),
+        ([{"type": "text", "text": REMINDER}], "(nothing to echo)"),
     ],
 )
 def test_what_is_said(content: Any, said: str) -> None:

@@ -113,12 +113,16 @@ def _read(blocks: list[dict[str, Any]]) -> tuple[_Orders, _Said]:
         if block["type"] != "text":
             parts.append(block)
             continue
+        if _REMINDER.fullmatch(block["text"]):
+            continue
         rest = _ORDER.sub(lambda found: _obey(orders, found["word"], found["rest"].strip()), block["text"])
         if rest.strip():
             parts.append(rest.strip("\n") if rest != block["text"] else rest)
     return orders, _Said(parts)
 
 
+_REMINDER = re.compile(r"\s*<system-reminder>.*</system-reminder>\s*", re.DOTALL)
+"""Agents put such blocks beside what their user says, who would not know his own words again."""
 _ORDER = re.compile(r"^echo:(?P<word>[a-z]+)(?P<rest>(?:[ \t][^\n]*)?)(?:\n|\Z)", re.MULTILINE)
 
 
