@@ -410,5 +410,6 @@ def dead(death: dict[str, Any], now: float) -> str:
         who.append(f"pid {death['pid']}")
     if death.get("lived_s") is not None:
         span = _span(death["lived_s"])
-        who.append(f"had been ready for {span}" if death.get("was_ready") else f"never ready in {span}")
+        ready = f"had been ready for {span}" if death.get("was_ready") else f"never ready in {span}"
+        who.append(f"had been leaving for {span}" if death.get("was_leaving") else ready)
     return f"{cell(death.get('cause'))} {_span(now - (death.get('at') or now))} ago ({', '.join(who)})"

@@ -99,7 +99,9 @@ class Death:
     pid: int | None = None
     was_ready: bool = False
     lived_s: float | None = None
-    """How long it had been ready; of one that never was, how long it had been starting."""
+    """How long it had been ready; of one that never was, how long it had been starting, or leaving."""
+    was_leaving: bool = False
+    """It only finished its requests, hung, and says nothing of how the proxy fares."""
 
 
 @attrs.frozen
@@ -237,8 +239,13 @@ class Proxy:
             self.retry_at is not None and self.retry_at - now > policy.QUEUE_THROUGH_S
         )
 
+    @property
+    def losses(self) -> tuple[Death, ...]:
+        """The deaths of those that were to serve."""
+        return tuple(death for death in self.deaths if not death.was_leaving)
+
     def is_crash_loop(self, now: float) -> bool:
-        return policy.is_crash_loop([death.at for death in self.deaths], now)
+        return policy.is_crash_loop([death.at for death in self.losses], now)
 
     def __repr__(self) -> str:
         wish = "wanted" if self.wanted else "unwanted"

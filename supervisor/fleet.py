@@ -24,6 +24,7 @@ This module is pure: `now` is a monotonic reading, `jitter` a random factor, bot
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -362,7 +363,16 @@ class _Turn:
         self.order(Tell(kind, text))
 
     def phase(self, worker: Worker, phase: Phase, **facts: Any) -> None:
-        self.amend(worker.generation, phase=phase, since=self.now, start_by=None, silent_by=None, **facts)
+        self.amend(worker.generation, phase=phase, since=self.now, start_by=None, **facts)
+
+    def leave(self, worker: Worker, kill_by: float | None) -> None:
+        """It is leaving from now on. Its heart beats to the end, but who waits in the queue is its successor's."""
+        # One that answers is listened to as before, and a look at it goes on; others have yet to be heard.
+        heard = worker.phase is Phase.READY
+        silent_by = worker.silent_by if heard else self.now + policy.SILENCE_LIMIT_S
+        if worker.hung:
+            silent_by, kill_by = None, worker.kill_by  # its end has begun
+        self.phase(worker, Phase.DRAINING, kill_by=kill_by, silent_by=silent_by, stuck_since=None)
 
     def drain(self, worker: Worker, grace_s: float) -> None:
         """Ask a worker to leave; asking again may only shorten its time."""
@@ -372,7 +382,7 @@ class _Turn:
                 return
             self.amend(worker.generation, kill_by=kill_by)
         else:
-            self.phase(worker, Phase.DRAINING, kill_by=kill_by)
+            self.leave(worker, kill_by)
         self.order(Drain(worker.generation, grace_s))
 
     def drain_all(self, grace_s: float) -> None:
@@ -387,7 +397,9 @@ class _Turn:
         self.tell("idle", f"{why}: the next connection starts it")
 
     def mourn(self, death: Death) -> None:
-        self.set(deaths=(*self.proxy.deaths, death)[-policy.KEPT_DEATHS :], trouble=death.cause)
+        self.set(deaths=(*self.proxy.deaths, death)[-policy.KEPT_DEATHS :])
+        if not death.was_leaving:
+            self.set(trouble=death.cause)
 
     def forgive(self) -> None:
         """A person said to try again: forget what went wrong."""
@@ -603,9 +615,9 @@ def _on_dialled(turn: _Turn, event: Dialled) -> None:
     if not event.draining:
         turn.set(idle_since=None)
     if event.draining:
-        # Its deadline died with the supervisor that set it; without any, one that hangs would stay for ever.
-        limit = turn.proxy.roll_grace_s + policy.DRAIN_TO_KILL_S
-        turn.phase(worker, Phase.DRAINING, kill_by=turn.now + limit)
+        # Its deadline died with the supervisor that set it. What never answered has nothing to finish.
+        grace_s = turn.proxy.roll_grace_s if event.serving else 0.0
+        turn.leave(worker, turn.now + grace_s + policy.DRAIN_TO_KILL_S)
     elif not turn.proxy.is_up:
         turn.drain(worker, turn.proxy.spec.grace_s)
     else:
@@ -690,8 +702,7 @@ def _on_ready(turn: _Turn, event: BecameReady) -> None:
     worker = turn.proxy.worker(event.generation)
     if worker is None or worker.phase is not Phase.STARTING:
         return
-    turn.phase(worker, Phase.READY, heard_at=turn.now)
-    turn.amend(event.generation, silent_by=turn.now + policy.SILENCE_LIMIT_S)
+    turn.phase(worker, Phase.READY, heard_at=turn.now, silent_by=turn.now + policy.SILENCE_LIMIT_S)
     turn.set(
         worked=True,
         never_ready=0,
@@ -741,8 +752,8 @@ def _on_beaten(turn: _Turn, event: Beaten) -> None:
         stuck_since=stuck_since,
         traced=False,
     )
-    if worker.phase is not Phase.READY:
-        return
+    if worker.phase not in _HEARD or (worker.phase is Phase.DRAINING and worker.hung):
+        return  # to one that was leaving anyway SIGABRT is the end
     if stuck_since is not None and turn.now - stuck_since >= policy.SILENCE_LIMIT_S:
         # Alive, and of no use. While `silent_by` is None a look is under way or has already decided.
         if worker.silent_by is not None:
@@ -751,15 +762,18 @@ def _on_beaten(turn: _Turn, event: Beaten) -> None:
         return
     if worker.hung:
         turn.tell("recovered", f"generation {event.generation} beats again")
-    turn.amend(event.generation, hung=None, silent_by=turn.now + policy.SILENCE_LIMIT_S, kill_by=None)
+    kill_by = worker.kill_by if worker.phase is Phase.DRAINING else None
+    turn.amend(event.generation, hung=None, silent_by=turn.now + policy.SILENCE_LIMIT_S, kill_by=kill_by)
 
 
 def _stuck_since(turn: _Turn, worker: Worker, event: Beaten) -> float | None:
     """Since when connections have waited while it took none.
 
     A loop that runs takes at least one between two beats, however busy it is; and one that lacks
-    descriptors says so, and would only lose its streams by a restart.
+    descriptors says so, and would only lose its streams by a restart. One that leaves takes none any more.
     """
+    if worker.phase is Phase.DRAINING:
+        return None
     if not event.waiting or event.starved or event.accepted is None or event.accepted != worker.accepted:
         return None
     return turn.now if worker.stuck_since is None else worker.stuck_since
@@ -818,7 +832,7 @@ def _on_bye(turn: _Turn, event: SaidBye) -> None:
         return
     turn.tell("bye", f"pid {worker.pid}: {event.reason}")
     was_current = turn.proxy.current is not None and turn.proxy.current.generation == event.generation
-    turn.phase(worker, Phase.DRAINING, kill_by=None)
+    turn.leave(worker, None)
     if was_current or turn.proxy.current is None:
         turn.forgive()
         turn.set(wanted=False, settled_at=None, idle_since=None)
@@ -829,30 +843,43 @@ def _on_exited(turn: _Turn, event: Exited) -> None:
     worker = turn.proxy.worker(event.generation)
     if worker is None:
         return
-    was_current = turn.proxy.current is worker
+    current = turn.proxy.current
     turn.remove(worker)
-    missed = worker.phase is not Phase.ABSENT or turn.proxy.idle_since is None
-    if worker.phase is Phase.DRAINING or not turn.proxy.is_up or not missed:
-        _gone(turn, worker)
-        return
     cause = _cause(worker, event)
+    if not _is_missed(turn.proxy, worker):
+        if worker.hung:
+            turn.mourn(_death(worker, cause, turn.now, was_leaving=True))
+        _gone(turn, worker, "has finished" if event.code == 0 else cause)
+        return
     turn.mourn(_death(worker, cause, turn.now))
-    if not was_current and turn.proxy.current is not None:
+    if current is not worker and current is not None:
         _fail_roll(turn, cause)
         return
     _count_death(turn, worker, event, cause)
 
 
-def _gone(turn: _Turn, worker: Worker) -> None:
-    if turn.proxy.is_up or turn.proxy.workers:
-        turn.tell("left", f"pid {worker.pid}, generation {worker.generation}, has finished")
-    else:
+def _is_missed(proxy: Proxy, lost: Worker) -> bool:
+    """Whether its end is the proxy's loss: nobody misses one that was to leave, or whose successor serves."""
+    if lost.phase is Phase.DRAINING or not proxy.is_up:
+        return False
+    replaced = proxy.current is not None and proxy.current.generation > lost.generation
+    resting = lost.phase is Phase.ABSENT and proxy.idle_since is not None
+    return not (replaced or resting)
+
+
+def _gone(turn: _Turn, worker: Worker, how: str) -> None:
+    if worker.hung:
+        turn.tell("died", f"pid {worker.pid}, generation {worker.generation}, which was leaving: {how}")
+    elif turn.proxy.is_up or turn.proxy.workers:
+        turn.tell("left", f"pid {worker.pid}, generation {worker.generation}: {how}")
+    if not (turn.proxy.is_up or turn.proxy.workers):
         turn.tell("stopped", f"pid {worker.pid} has left" if worker.pid else "there was no process")
 
 
-def _death(worker: Worker, cause: str, now: float) -> Death:
+def _death(worker: Worker, cause: str, now: float, *, was_leaving: bool = False) -> Death:
     lived_s = None if worker.phase is Phase.ABSENT else now - worker.since
-    return Death(now, cause, worker.generation, worker.pid, worker.phase is Phase.READY, lived_s)
+    was_ready = worker.phase is Phase.READY
+    return Death(now, cause, worker.generation, worker.pid, was_ready, lived_s, was_leaving)
 
 
 def _cause(worker: Worker, event: Exited) -> str:
@@ -904,26 +931,37 @@ def _on_examined(turn: _Turn, event: Examined) -> None:
     if worker.phase is Phase.ABSENT:
         _judge_absence(turn, worker, event)
         return
-    silent_for = turn.now - (worker.heard_at if worker.heard_at is not None else worker.since)
+    _judge_silence(turn, worker, event)
+
+
+def _judge_silence(turn: _Turn, worker: Worker, event: Examined) -> None:
+    """By what is known now, which may be more than what led to the look."""
+    heard_at = worker.since if worker.heard_at is None else worker.heard_at
+    patience = policy.BUSY_SILENCE_LIMIT_S if event.busy else policy.SILENCE_LIMIT_S
     stuck_for = 0.0 if worker.stuck_since is None else turn.now - worker.stuck_since
+    stuck = stuck_for >= policy.SILENCE_LIMIT_S
     if event.traced:
-        turn.amend(event.generation, silent_by=turn.now + policy.SILENCE_LIMIT_S, stuck_since=None)
-    elif stuck_for >= policy.SILENCE_LIMIT_S:
-        hung = f"took no connection for {stuck_for:.0f} s, {worker.waiting} waiting"
-        turn.amend(event.generation, hung=hung, kill_by=turn.now + policy.ABORT_TO_KILL_S)
-        turn.tell("hung", f"generation {event.generation}: {hung}, {event.detail}")
-        turn.order(Abort(event.generation))
-    elif event.busy and silent_for < policy.BUSY_SILENCE_LIMIT_S:
-        turn.amend(event.generation, silent_by=turn.now + 2.0)
+        silent_by = turn.now + policy.SILENCE_LIMIT_S
+        turn.amend(worker.generation, silent_by=silent_by, stuck_since=None)
+    elif not stuck and turn.now < heard_at + patience:
+        silent_by = max(heard_at + policy.SILENCE_LIMIT_S, turn.now + 2.0)
+        turn.amend(worker.generation, silent_by=silent_by)
     else:
-        turn.amend(event.generation, hung=event.detail, kill_by=turn.now + policy.ABORT_TO_KILL_S)
-        turn.tell("hung", f"generation {event.generation} silent for {silent_for:.0f} s, {event.detail}")
-        turn.order(Abort(event.generation))
+        taken = f"took no connection for {stuck_for:.0f} s, {worker.waiting} waiting"
+        symptom = taken if stuck else f"silent for {turn.now - heard_at:.0f} s"
+        turn.tell("hung", f"generation {worker.generation} ({worker.phase}): {symptom}, {event.detail}")
+        kill_by = min(turn.now + policy.ABORT_TO_KILL_S, worker.kill_by or math.inf)
+        turn.amend(worker.generation, hung=taken if stuck else event.detail, kill_by=kill_by)
+        turn.order(Abort(worker.generation))
+
+
+_HEARD = (Phase.READY, Phase.DRAINING)
+"""Those whose hearts beat."""
 
 
 def _is_looked_at(worker: Worker) -> bool:
     """An `Examine` is under way: the deadline that led to it has been taken off."""
-    if worker.phase is Phase.READY:
+    if worker.phase in _HEARD:
         return worker.silent_by is None
     if worker.phase is Phase.STARTING:
         return worker.pid is not None and worker.start_by is None and worker.kill_by is None
@@ -978,7 +1016,7 @@ def _stop_idle(turn: _Turn) -> None:
 def _kill(turn: _Turn, worker: Worker) -> None:
     if worker.phase is Phase.ABSENT and worker.pid is None:
         turn.remove(worker)  # it was never born
-        _gone(turn, worker)
+        _gone(turn, worker, "there was no process")
         return
     if worker.phase is Phase.ABSENT and worker.hung is None:
         turn.amend(worker.generation, kill_by=None)
@@ -990,17 +1028,18 @@ def _kill(turn: _Turn, worker: Worker) -> None:
 
 def _on_overslept(turn: _Turn, event: Overslept) -> None:
     for worker in turn.proxy.workers:
-        if worker.phase is Phase.DRAINING:
-            continue
+        # The grace of one that leaves was for its streams, which went on meanwhile.
+        leaving = worker.phase is Phase.DRAINING
         turn.amend(
             worker.generation,
             start_by=_later(worker.start_by, event.by_s + policy.WAKE_GRACE_S),
             silent_by=_later(worker.silent_by, event.by_s + policy.WAKE_GRACE_S),
-            kill_by=_later(worker.kill_by, event.by_s + policy.WAKE_GRACE_S),
+            kill_by=worker.kill_by if leaving else _later(worker.kill_by, event.by_s + policy.WAKE_GRACE_S),
             heard_at=_later(worker.heard_at, event.by_s),
             active_at=_later(_active_at(worker), event.by_s + policy.WAKE_GRACE_S),
             stuck_since=None,
         )
+        _look_again(turn, worker, policy.WAKE_GRACE_S)
 
 
 def _on_broke(turn: _Turn, event: Broke) -> None:
@@ -1008,9 +1047,7 @@ def _on_broke(turn: _Turn, event: Broke) -> None:
     turn.tell("internal", event.reason)
     turn.set(trouble=f"internal error: {event.reason}")
     for worker in turn.proxy.workers:
-        if worker.hung is None and _is_looked_at(worker):
-            # Perhaps it was the look at this silent worker that broke: look again.
-            turn.amend(worker.generation, **{_LOOKED_AT_BY[worker.phase]: turn.now + policy.SILENCE_LIMIT_S})
+        _look_again(turn, worker, policy.SILENCE_LIMIT_S)  # perhaps it was a look that broke
     turn.set(idle_since=None)  # perhaps nobody watches its door any more
     if not turn.proxy.is_up or turn.proxy.workers:
         return  # a missing readiness has its own deadline
@@ -1018,7 +1055,18 @@ def _on_broke(turn: _Turn, event: Broke) -> None:
     turn.set(spawn_failures=count, retry_at=turn.now + policy.spawn_retry_delay(count, turn.jitter))
 
 
-_LOOKED_AT_BY = {Phase.READY: "silent_by", Phase.STARTING: "start_by", Phase.ABSENT: "kill_by"}
+def _look_again(turn: _Turn, worker: Worker, after_s: float) -> None:
+    """A look that is under way counts for nothing."""
+    if worker.hung is None and _is_looked_at(worker):
+        turn.amend(worker.generation, **{_LOOKED_AT_BY[worker.phase]: turn.now + after_s})
+
+
+_LOOKED_AT_BY = {
+    Phase.READY: "silent_by",
+    Phase.DRAINING: "silent_by",
+    Phase.STARTING: "start_by",
+    Phase.ABSENT: "kill_by",
+}
 
 
 def _active_at(worker: Worker) -> float:

@@ -206,7 +206,7 @@ class ProxyView:
     draining: list[dict[str, Any]]
     """Older generations that still finish their streams: generation, pid, in_flight."""
     deaths: list[dict[str, Any]]
-    """The last unasked exits, newest last: at, cause, generation, pid, was_ready, lived_s."""
+    """The last unasked exits, newest last: at, cause, generation, pid, was_ready, lived_s, was_leaving."""
     queue: int | None
     """Connections that wait to be accepted, where the kernel tells."""
     rss: int | None

@@ -43,7 +43,7 @@ def _failed(proxy: Proxy) -> str:
 
 
 def _down(proxy: Proxy, pause: int) -> str:
-    lately = f" ({len(proxy.deaths)} exits)" if len(proxy.deaths) > 1 else ""
+    lately = f" ({len(proxy.losses)} exits)" if len(proxy.losses) > 1 else ""
     cause = proxy.trouble or "no worker"
     return f"modelproxy: {proxy.name} is down: {cause}{lately}; it starts again in {pause} s. {_more(proxy)}"
 

@@ -119,7 +119,7 @@ def _ready(proxy: Proxy, now: float, tallies: dict[int, Tally]) -> str:
     fat = proxy.current.fat if proxy.current else None
     queue = _queue(proxy.current, now) if proxy.current else ""
     parts = [
-        _silence(proxy, now),
+        _silence(proxy.current, now) if proxy.current else "",
         queue,
         proxy.trouble or "",
         fat or "",
@@ -129,10 +129,9 @@ def _ready(proxy: Proxy, now: float, tallies: dict[int, Tally]) -> str:
     return "; ".join(part for part in parts if part)
 
 
-def _silence(proxy: Proxy, now: float) -> str:
-    current = proxy.current
-    silent = _silent_for(current, now) if current else 0.0
-    if current is not None and current.traced:
+def _silence(worker: Worker, now: float) -> str:
+    silent = _silent_for(worker, now)
+    if worker.traced:
         return f"traced by a debugger, silent {seconds(silent)}"
     return f"silent {seconds(silent)}" if silent > _QUIET_S else ""
 
@@ -177,10 +176,15 @@ def _rolling(proxy: Proxy, now: float, tallies: dict[int, Tally]) -> str:
 def _leavers(proxy: Proxy, now: float, tallies: dict[int, Tally]) -> str:
     """Older generations that finish their requests behind one that serves: `g3 drains 2 (oldest 4m10s)`."""
     return "; ".join(
-        f"g{worker.generation} drains {_load(tallies.get(worker.generation, Tally()), now)}"
-        + _limit(worker, now)
-        for worker in proxy.draining
+        _leaver(worker, tallies.get(worker.generation, Tally()), now) for worker in proxy.draining
     )
+
+
+def _leaver(worker: Worker, tally: Tally, now: float) -> str:
+    silence = _silence(worker, now)
+    doing = f"drains {_load(tally, now)}" + (f", {silence}" if silence else "")
+    doing = f"is hung ({worker.hung})" if worker.hung else doing
+    return f"g{worker.generation} {doing}{_limit(worker, now)}"
 
 
 def _load(tally: Tally, now: float) -> str:
@@ -200,7 +204,8 @@ def _draining(proxy: Proxy, now: float, tallies: dict[int, Tally]) -> str:
     begun = [tally.oldest_since for tally in told if tally.oldest_since is not None and tally.in_flight]
     oldest = f" (oldest {seconds(now - min(begun))})" if begun else ""
     last = max(workers, key=lambda worker: worker.kill_by or 0.0)
-    return f"draining {sum(tally.in_flight for tally in told)} in flight{oldest}{_limit(last, now)}"
+    hung = "".join(f"; g{worker.generation} is hung ({worker.hung})" for worker in workers if worker.hung)
+    return f"draining {sum(tally.in_flight for tally in told)} in flight{oldest}{_limit(last, now)}{hung}"
 
 
 def _hung(proxy: Proxy, now: float, _: dict[int, Tally]) -> str:
@@ -214,7 +219,7 @@ def _hung(proxy: Proxy, now: float, _: dict[int, Tally]) -> str:
 
 def _backoff(proxy: Proxy, now: float, _: dict[int, Tally]) -> str:
     count = proxy.failures or proxy.spawn_failures
-    repeated = bool(proxy.deaths) and proxy.deaths[-1].cause == proxy.trouble
+    repeated = bool(proxy.losses) and proxy.losses[-1].cause == proxy.trouble
     cause = f"; {proxy.trouble}" if proxy.trouble and not repeated else ""
     return f"backoff {count}, next in {_pause(proxy, now)}" + cause + _last(proxy, now)
 
@@ -261,9 +266,9 @@ _WORDS: dict[State, Callable[[Proxy, float, dict[int, Tally]], str]] = {
 
 
 def _last(proxy: Proxy, now: float) -> str:
-    if not proxy.deaths:
+    if not proxy.losses:
         return ""
-    death = proxy.deaths[-1]
+    death = proxy.losses[-1]
     return f"; last: {death.cause} {seconds(now - death.at)} ago"
 
 
@@ -405,6 +410,7 @@ def _death(death: Death, epoch: Epoch) -> dict[str, Any]:
         "generation": death.generation,
         "pid": death.pid,
         "was_ready": death.was_ready,
+        "was_leaving": death.was_leaving,
         "lived_s": None if death.lived_s is None else round(death.lived_s, 3),
     }
 

@@ -179,6 +179,8 @@ def test_verbose_tells_what_is_behind_a_row() -> None:
                     {"at": 1256.0, "cause": "exit 1", "generation": 2}
                     | {"pid": None, "was_ready": False, "lived_s": 0.24},
                     {"at": 1256.0, "cause": "SIGKILL", "generation": 3},
+                    {"at": 1256.0, "cause": "hung (state T, idle); SIGABRT", "generation": 4}
+                    | {"pid": 8, "was_ready": False, "lived_s": 9.0, "was_leaving": True},
                 ],
             )
             | {"last_lines": ["hello"]}
@@ -208,6 +210,7 @@ def test_verbose_tells_what_is_behind_a_row() -> None:
         "  death: SIGKILL 10s ago (g1, pid 7, had been ready for 4m10s)",
         "  death: exit 1 4.0s ago (g2, never ready in 0.2s)",
         "  death: SIGKILL 4.0s ago (g3)",
+        "  death: hung (state T, idle); SIGABRT 4.0s ago (g4, pid 8, had been leaving for 9.0s)",
         "  | hello",
     ]
 

@@ -81,12 +81,12 @@ class Story:
         return self(fleet.Exited(generation, cause, code))
 
     def beat_for(self, seconds: float) -> list[fleet.Action]:
-        """Let time pass with a heartbeat every two seconds from whoever is ready."""
+        """Let time pass with a heartbeat every two seconds from whoever is ready, or leaves."""
         found: list[fleet.Action] = []
         end = self.now + seconds
         while self.now < end:
             for worker in self.proxy.workers:
-                if worker.phase is Phase.READY:
+                if worker.phase in (Phase.READY, Phase.DRAINING):
                     found += self(fleet.Beaten(worker.generation))
             found += self.wait(min(2.0, end - self.now))
         return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import select
@@ -247,6 +248,28 @@ def test_fault_21_stopped_orphan_is_replaced_and_delays_nobody(house: House) -> 
     assert not is_alive(stuck["pid"])
     assert house.row("echo/well")["pid"] == well["pid"]
     assert post(stuck["port"], message()).status == 200
+
+
+def test_fault_21_stopped_orphan_that_was_leaving_is_nobody_s_failure(house: House) -> None:
+    """21: it only finished a stream behind its successor, which is adopted and stays as it is."""
+    house.start()
+    row = house.up()
+    stream = Stream(row["port"], "echo:slow 100ms\n" + "word " * 3000)
+    stream.read_until(b"content_block_delta")
+    assert house.restart("echo/demo").status == 200
+    new = house.row()
+    os.kill(row["pid"], signal.SIGSTOP)
+    house.kill_supervisor()
+    house.start()
+
+    with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+        stream.rest()
+    after = house.wait_row(lambda row: bool(row["deaths"]))
+    assert (after["state"], after["pid"], after["restarts"]) == ("ready", new["pid"], 0)
+    assert (after["last_error"], after["detail"]) == (None, "")
+    (death,) = after["deaths"]
+    assert death["cause"].startswith("hung (did not dial)")
+    assert death["was_leaving"]
 
 
 def test_fault_22_recycled_pid_belongs_to_a_stranger(house: House) -> None:

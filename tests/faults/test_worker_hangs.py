@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import signal
 import socket
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from fakes.house import House, Waiting, get, message, post
+from fakes.house import House, Stream, Waiting, get, message, post
 
 pytestmark = [pytest.mark.slow, pytest.mark.fault]
 
@@ -41,6 +42,51 @@ def test_fault_08_a_stopped_worker_is_found_aborted_and_replaced() -> None:
         said = log_of(house, "echo/demo")
         assert "Fatal Python error: Aborted" in said
         assert "most recent call first" in said
+
+
+@contextmanager
+def streaming(port: int) -> Iterator[Stream]:
+    """An answer that takes minutes and is under way; in the end its client has seen it cut."""
+    stream = Stream(port, "echo:slow 100ms\n" + "word " * 3000)
+    stream.read_until(b"content_block_delta")
+    yield stream
+    with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+        stream.rest()
+
+
+def test_fault_08_a_stopped_one_that_drains_does_not_keep_its_clients() -> None:
+    """8: they need not wait for the grace; its successor, who has the queue, has nothing to do with it."""
+    with House(**HASTE) as house:
+        house.start(bad_workers=True)
+        row = house.up()
+        with streaming(row["port"]):
+            assert house.restart("echo/demo", grace_s=900).status == 200
+            os.kill(row["pid"], signal.SIGSTOP)
+            assert post(row["port"], message()).status == 200
+
+        after = house.wait_row(lambda row: not row["draining"])
+        assert (after["state"], after["restarts"], after["last_error"]) == ("ready", 0, None)
+        (death,) = after["deaths"]
+        assert (death["cause"], death["was_leaving"]) == ("hung (state T, idle); SIGABRT", True)
+        assert "Fatal Python error: Aborted" in log_of(house, "echo/demo")
+
+        with streaming(row["port"]):  # and the other way round: stopped, then rolled
+            os.kill(after["pid"], signal.SIGSTOP)
+            waiting = Waiting(row["port"], 2)
+            assert house.restart("echo/demo", grace_s=900).status == 200
+            assert waiting.all() == [200] * 2
+
+
+def test_fault_08_down_of_a_stopped_one_does_not_wait_for_the_grace() -> None:
+    """8: it is found hung as if it were wanted."""
+    with House(**HASTE) as house:
+        house.start(bad_workers=True)
+        row = house.up()
+        with streaming(row["port"]):
+            os.kill(row["pid"], signal.SIGSTOP)
+            assert house.down("echo/demo", grace_s=900).status == 200
+
+        assert house.row()["deaths"][-1]["cause"] == "hung (state T, idle); SIGABRT"
 
 
 def test_fault_08_one_that_does_not_heed_sigabrt_is_killed() -> None:

@@ -114,7 +114,7 @@ def test_what_ignores_the_drain_is_killed_at_the_deadline() -> None:
     story = Story().serve()
     story(fleet.Down(10.0))
 
-    assert story.wait(11.4) == []
+    assert story.beat_for(11.4) == []
     assert story.wait(0.2) == [fleet.Kill(1)]
     assert story.wait(2.0) == [fleet.Kill(1), fleet.Kill(1)]
     story.die(1)
@@ -1007,6 +1007,221 @@ def test_a_traced_survivor_is_left_alone() -> None:
     assert story.wait(2.6) == [fleet.Kill(3)]
 
 
+# --- silence of one that leaves -------------------------------------------------------------------
+
+
+def rolled(*, silent_before: float = 0.0) -> Story:
+    """Generation 1 finishes its requests and has a quarter of an hour for that; generation 2 serves."""
+    story = Story().serve()
+    story.wait(silent_before)
+    story(fleet.Restart(900.0))
+    story.born(2)
+    assert story.ready(2) == [fleet.Drain(1, 900.0)]
+    return story
+
+
+def test_one_that_leaves_and_falls_silent_is_hung() -> None:
+    """Who waits for it does not wait for the grace. It is on record, and its successor has nothing to do with it."""
+    story = rolled()
+    before = story.proxy
+    story(fleet.Beaten(2))
+
+    assert story.wait(9.9) == []
+    assert story.wait(0.2) == [fleet.Examine(1), fleet.Examine(2)]
+    story(fleet.Beaten(2))
+    assert story(examined()) == [fleet.Abort(1)]
+    assert story.texts[-1] == "generation 1 (draining): silent for 10 s, state T, idle"
+    assert story.state() is State.READY
+    assert story.wait(1.1) == [fleet.Kill(1)]
+    assert story.die(1, "SIGABRT") == []
+    assert story.texts[-1] == "pid 4001, generation 1, which was leaving: hung (state T, idle); SIGABRT"
+    (death,) = story.proxy.deaths
+    assert (death.cause, death.was_leaving, death.was_ready) == ("hung (state T, idle); SIGABRT", True, False)
+    assert attrs.evolve(story.proxy, deaths=(), workers=(), last_pid=None) == attrs.evolve(before, workers=())
+    assert story.proxy.trouble is None
+    assert not story.proxy.losses
+
+
+def test_deaths_of_those_that_leave_are_no_crash_loop() -> None:
+    story = Story().serve()
+    for generation in range(1, 7):
+        story(fleet.Up(spec(base_url=f"http://{generation}")))
+        story.born(generation + 1)
+        story.ready(generation + 1)
+        story.wait(10.1)
+        story(fleet.Beaten(generation + 1))
+        assert story(examined(generation=generation)) == [fleet.Abort(generation)]
+        story.die(generation, "SIGABRT")
+
+    assert len(story.proxy.deaths) == 6
+    assert not story.proxy.is_crash_loop(story.now)
+    assert (story.state(), story.proxy.failures, story.proxy.restarts) == (State.READY, 0, 0)
+
+
+def test_a_silence_is_not_forgiven_by_a_roll() -> None:
+    """It had stood still for six seconds when it was told to leave."""
+    story = rolled(silent_before=6.0)
+
+    assert story.wait(3.9) == []
+    assert story.wait(0.2) == [fleet.Examine(1)]
+
+
+def test_a_look_goes_on_through_a_roll() -> None:
+    """It was ordered for one that served; what it shows counts for one that leaves."""
+    story = silent()
+    story(fleet.Restart(900.0))
+    story.born(2)
+    story.ready(2)
+
+    assert story(examined()) == [fleet.Abort(1)]
+
+
+def test_one_that_leaves_and_beats_is_left_alone() -> None:
+    """A long stream is in flight. Who waits in the queue waits for its successor."""
+    story = rolled()
+    for taken in range(400):
+        assert story(fleet.Beaten(1, accepted=5, waiting=3, in_flight=1)) == []
+        assert story(fleet.Beaten(2, accepted=taken, waiting=3)) == []
+        assert story.wait(2.0) == []
+
+
+def test_a_queue_is_no_reason_against_one_that_leaves() -> None:
+    """Nor when it was one, and the look for it was under way."""
+    story = Story().serve()
+    assert beats(story, 14.0, accepted=5, waiting=3) == [fleet.Examine(1)]
+    story(fleet.Restart(900.0))
+    story.born(2)
+    story.ready(2)
+
+    assert story(examined(detail="state S, idle")) == []
+    assert story.wait(7.9) == []
+    assert story.wait(0.2) == [fleet.Examine(1)]
+
+
+def test_one_that_leaves_and_calculates_has_thirty_seconds() -> None:
+    story = rolled()
+    story.wait(10.1)
+    for _ in range(9):
+        assert story(examined(busy=True)) == []
+        story(fleet.Beaten(2))
+        assert story.wait(2.0) == [fleet.Examine(1)]
+
+    assert story.now == pytest.approx(128.1)
+    story.wait(2.0)
+    assert story(examined(busy=True)) == [fleet.Abort(1)]
+
+
+def test_one_that_leaves_in_a_debugger_has_its_grace() -> None:
+    story = rolled()
+    story.wait(10.1)
+    for _ in range(5):
+        assert story(examined(traced=True)) == []
+        story(fleet.Beaten(2))
+        assert story.wait(10.0) == [fleet.Examine(1), fleet.Examine(2)]
+
+
+@pytest.mark.parametrize("end", [fleet.Down(600.0), fleet.Halt(600.0)])
+def test_one_that_is_to_stop_and_falls_silent_is_hung(end: fleet.Event) -> None:
+    """`down` does not wait for the grace, either."""
+    story = Story().serve()
+    story(end)
+
+    assert story.wait(10.1) == [fleet.Examine(1)]
+    assert story(examined()) == [fleet.Abort(1)]
+    story.die(1, "SIGABRT")
+    assert story.told[-2:] == ["died", "stopped"]
+    assert story.state() is State.STOPPED
+    assert story.proxy.deaths[-1].was_leaving
+
+
+def test_one_that_leaves_by_hand_and_falls_silent_is_hung() -> None:
+    """It has no deadline but its own."""
+    story = Story().serve()
+    story(fleet.SaidBye(1, "SIGTERM"))
+
+    assert story.wait(10.1) == [fleet.Examine(1)]
+    assert story(examined()) == [fleet.Abort(1)]
+    assert story.wait(1.1) == [fleet.Kill(1)]
+
+
+def test_one_that_dials_draining_and_falls_silent_is_hung() -> None:
+    """It leaves by the order of an earlier supervisor."""
+    story = recalled()
+    story(dialled(draining=True))
+
+    assert Phase.DRAINING is story.proxy.workers[0].phase
+    assert fleet.Examine(3) in story.wait(10.1)
+    assert fleet.Abort(3) in story(examined(generation=3))
+
+
+def test_one_that_was_never_ready_and_dials_draining_has_nothing_to_finish() -> None:
+    story = recalled()
+    story(dialled(serving=False, draining=True))
+
+    assert fleet.Kill(3) in story.wait(1.6)
+
+
+def test_one_that_is_to_stop_and_does_not_dial_is_hung() -> None:
+    """Told by a signal that it does not take, for it is stopped."""
+    story = recalled()
+    story(fleet.Begin())
+    story(fleet.Down(600.0))
+
+    assert story.wait(10.1) == [fleet.Examine(3)]
+    assert story(examined(generation=3)) == [fleet.Abort(3)]
+
+
+def test_an_older_one_that_does_not_dial_is_nobody_s_failure() -> None:
+    """It was leaving when its supervisor died, and it was stopped: its successor is well."""
+    story = recalled()
+    story.proxy = attrs.evolve(story.proxy, generation=4)
+    story(fleet.Recall(4, 4004))
+    story(fleet.Begin())
+    story(dialled(generation=4, pid=4004))
+    assert story.wait(3.1) == [fleet.Examine(3, briefly=True)]
+    assert story(examined(generation=3)) == [fleet.Abort(3)]
+
+    assert story.die(3, "SIGABRT") == []
+    assert "roll-failed" not in story.told
+    assert (story.state(), story.proxy.trouble, story.proxy.failures) == (State.READY, None, 0)
+    assert [(one.cause, one.was_leaving) for one in story.proxy.deaths] == [
+        ("hung (did not dial); SIGABRT", True)
+    ]
+
+
+@pytest.mark.parametrize("end", [fleet.Down(600.0), fleet.SaidBye(1, "SIGTERM")])
+def test_a_hung_one_that_leaves_gets_no_more_time(end: fleet.Event) -> None:
+    """Its end has begun; the grace is for those who answer."""
+    story = silent()
+    story(examined())
+    story(end)
+
+    assert story.wait(1.1) == [fleet.Kill(1)]
+
+
+def test_one_that_leaves_and_was_aborted_is_not_forgiven() -> None:
+    """The beat had been on its way. Its deadline has been replaced by a nearer one."""
+    story = rolled()
+    story.wait(10.1)
+    story(examined())
+    story(fleet.Beaten(1))
+    story(fleet.Beaten(2))
+
+    assert "recovered" not in story.told
+    assert story.wait(1.1) == [fleet.Kill(1)]
+
+
+def test_who_leaves_by_itself_is_no_death() -> None:
+    """With its requests finished, or killed at the end of its grace; the log says which."""
+    for cause, code, said in (("exit 0", 0, "has finished"), ("SIGKILL", None, "SIGKILL")):
+        story = rolled()
+        story.die(1, cause, code)
+
+        assert story.told[-1] == "left"
+        assert story.texts[-1] == f"pid 4001, generation 1: {said}"
+        assert story.proxy.deaths == ()
+
+
 # --- a loop that beats and takes nobody in --------------------------------------------------------
 
 
@@ -1466,6 +1681,31 @@ def test_a_silence_of_our_own_blames_nobody() -> None:
     assert story.wait(0.2) == [fleet.Examine(1)]
 
 
+def test_a_silence_of_our_own_blames_nobody_who_leaves() -> None:
+    """Its silence is ours, the grace is not."""
+    story = rolled()
+    story.now += 60.0
+    story(fleet.Overslept(50.0))
+
+    assert story(fleet.Clock()) == []
+    (leaver, _) = story.proxy.workers
+    assert leaver.kill_by == 100.0 + 900.0 + policy.DRAIN_TO_KILL_S
+    assert story.wait(2.9) == []
+    assert story.wait(0.2) == [fleet.Examine(1), fleet.Examine(2)]
+
+
+def test_a_silence_of_our_own_during_a_look_blames_nobody() -> None:
+    """What the look shows is from before, and words are waiting in the socket."""
+    story = silent()
+    story.now += 60.0
+    story(fleet.Overslept(60.0))
+
+    assert story(examined()) == []
+    assert story.state() is State.READY
+    assert story.wait(2.9) == []
+    assert story.wait(0.2) == [fleet.Examine(1)]
+
+
 def test_a_silence_of_our_own_costs_no_start() -> None:
     """Its readiness waits to be read."""
     story = Story()
@@ -1528,6 +1768,11 @@ def _stories() -> dict[str, Story]:
     made["bye"](fleet.SaidBye(1, "SIGTERM"))
     made["hung"] = silent()
     made["hung"](examined())
+    made["silent draining"] = silent()
+    made["silent draining"](fleet.Down(50.0))
+    made["hung draining"] = rolled()
+    made["hung draining"].wait(10.1)
+    made["hung draining"](examined())
     made["idle"] = lazy()
     made["idle stopped"] = idle_stopped()
     made["stuck"] = Story().serve()
@@ -1667,6 +1912,9 @@ def test_an_end_can_be_reached_from_everywhere(name: str, wish: str) -> None:
 # --- a world in which anything may happen ---------------------------------------------------------
 
 
+MOSTLY_NOT = st.sampled_from([False, False, False, True])
+
+
 class World(RuleBasedStateMachine):
     """A proxy among processes that are born, get ready, fall silent and die when they like.
 
@@ -1687,6 +1935,8 @@ class World(RuleBasedStateMachine):
         self.told: dict[int, float] = {}
         """Generation -> when it is to leave."""
         self.unlinked: set[int] = set()
+        self.looks: set[int] = set()
+        """Ordered, and not answered yet."""
         self.paused: tuple[int, float] | None = None
         """The count of deaths and the pause after the last one."""
         for generation, kind in enumerate(recalled, start=1):
@@ -1700,12 +1950,15 @@ class World(RuleBasedStateMachine):
         before = self.proxy
         self.proxy, actions = fleet.step(self.proxy, event, self.now)
         self.note_the_pause(before, event)
+        self.nobody_misses_a_leaver(before, event)
         for action in actions:
             if isinstance(action, fleet.Spawn):
                 assert self.wish, "nothing is started that is not wanted"
                 assert not self.halted, "nothing is started any more"
                 assert action.generation not in self.ordered | self.answered, "generations never repeat"
                 self.ordered.add(action.generation)
+            elif isinstance(action, fleet.Examine):
+                self.looks.add(action.generation)
             elif isinstance(action, fleet.Drain):
                 self.told[action.generation] = self.now + action.grace_s
             elif isinstance(action, fleet.Kill) and action.generation in self.alive:
@@ -1720,6 +1973,14 @@ class World(RuleBasedStateMachine):
         if self.proxy.failures > 2 and self.proxy.retry_at is not None and self.paused is not None:
             assert pause >= self.paused[1] or self.proxy.failures != self.paused[0] + 1, "it never shrinks"
         self.paused = (self.proxy.failures, pause)
+
+    def nobody_misses_a_leaver(self, before: Proxy, event: fleet.Event) -> None:
+        """However it ended, and whatever it was taken for: the proxy fares as it did."""
+        lost = before.worker(event.generation) if isinstance(event, fleet.Exited) else None
+        if lost is not None and lost.phase is Phase.DRAINING:
+            counts = [(one.failures, one.restarts, one.retry_at, one.trouble) for one in (before, self.proxy)]
+            assert counts[0] == counts[1]
+            assert self.proxy.losses == before.losses
 
     def gone(self, generation: int) -> None:
         del self.alive[generation]
@@ -1828,14 +2089,14 @@ class World(RuleBasedStateMachine):
         if was_wanted and not self.proxy.wanted:
             self.wish = False
 
-    @rule(busy=st.booleans(), traced=st.booleans())
-    @precondition(lambda self: self.proxy.current is not None)
-    def look(self, busy: bool, traced: bool) -> None:
-        current = self.proxy.current
-        assert current is not None  # the precondition
-        self.send(fleet.Examined(current.generation, traced=traced, busy=busy, detail="?"))
+    @rule(data=st.data(), busy=MOSTLY_NOT, traced=MOSTLY_NOT)
+    @precondition(lambda self: self.looks)
+    def look(self, data: st.DataObject, busy: bool, traced: bool) -> None:
+        generation = data.draw(st.sampled_from(sorted(self.looks)))
+        self.looks.remove(generation)
+        self.send(fleet.Examined(generation, traced=traced, busy=busy, detail="?"))
 
-    @rule(seconds=st.sampled_from([0.1, 1.0, 3.0, 11.0, 70.0]))
+    @rule(seconds=st.sampled_from([0.1, 1.0, 3.0, 11.0, 11.0, 70.0]))
     def time_passes(self, seconds: float) -> None:
         end = self.now + seconds
         for _ in range(1000):
@@ -1883,6 +2144,14 @@ class World(RuleBasedStateMachine):
             kept = set(self.alive) - set(self.told) - self.unlinked
             assert len(kept) <= 2
             assert len([generation for generation in kept if self.alive[generation]]) <= 1
+
+    @invariant()
+    def whoever_has_a_heart_is_listened_to(self) -> None:
+        """Whether it serves or leaves: its silence has a deadline, is being looked at, or is its end."""
+        for worker in self.proxy.workers:
+            if worker.phase in (Phase.READY, Phase.DRAINING):
+                assert worker.silent_by or worker.generation in self.looks or worker.hung, worker
+                assert worker.kill_by or not worker.hung, worker
 
     @invariant()
     def no_process_is_forgotten(self) -> None:

@@ -157,6 +157,38 @@ def test_a_roll_names_both_generations_and_who_drains() -> None:
     assert words(story) == ("rolling g2->g3, g3 starting 0.0s; g1 drains 2 (oldest 4m10s), kill in 15m01s")
 
 
+def test_one_that_drains_and_is_silent_is_named() -> None:
+    """Before it is looked at, and when it has been."""
+    story = Story().serve()
+    story(fleet.Restart(900.0))
+    story.born(2)
+    story.ready(2)
+    story.wait(6.0)
+    story(fleet.Beaten(2))
+
+    assert words(story) == "g1 drains 2 (oldest 4m16s), silent 6.0s, kill in 14m55s"
+    story.wait(4.0)
+    story(fleet.Examined(1, traced=False, busy=False, detail="state T, idle"))
+    story(fleet.Beaten(2))
+    assert words(story) == "g1 is hung (state T, idle), kill in 1.0s"
+    story(fleet.Down(900.0))
+    assert words(story) == "draining 9 in flight (oldest 4m20s), kill in 15m01s; g1 is hung (state T, idle)"
+
+
+def test_what_hung_while_it_drained_is_not_the_proxy_s_last_death() -> None:
+    story = Story().serve()
+    story(fleet.Restart(900.0))
+    story.born(2)
+    story.ready(2)
+    story.wait(10.1)
+    story(fleet.Examined(1, traced=False, busy=False, detail="state T, idle"))
+    story.die(2, "exit 1")
+    story.die(1, "SIGABRT")
+
+    assert [death.was_leaving for death in story.proxy.deaths] == [False, True]
+    assert words(story).endswith("; last: exit 1 0.0s ago")
+
+
 def test_a_failed_roll_is_said() -> None:
     story = Story().serve()
     story(fleet.Restart(900.0))
@@ -412,9 +444,12 @@ def test_deaths_say_how_long_each_had_lived() -> None:
     story.wait(0.2)
     story.die(2, "exit 1")
 
+    stayed = {"was_leaving": False}
     assert views.deaths(story.proxy, lambda at: round(at - 100.0, 3)) == [
-        {"at": 8.0, "cause": "SIGKILL", "generation": 1, "pid": 4001, "was_ready": True, "lived_s": 8.0},
-        {"at": 8.7, "cause": "exit 1", "generation": 2, "pid": 4002, "was_ready": False, "lived_s": 0.45},
+        {"at": 8.0, "cause": "SIGKILL", "generation": 1, "pid": 4001, "was_ready": True, "lived_s": 8.0}
+        | stayed,
+        {"at": 8.7, "cause": "exit 1", "generation": 2, "pid": 4002, "was_ready": False, "lived_s": 0.45}
+        | stayed,
     ]
 
 
