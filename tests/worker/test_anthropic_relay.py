@@ -341,6 +341,27 @@ def test_a_whole_answer() -> None:
     assert sniffer.said.cost_usd == 0.5
 
 
+@pytest.mark.parametrize(
+    ("said", "cost"),
+    [
+        ({"cost": 0.5, "is_byok": True, "cost_details": {"upstream_inference_cost": 2.0}}, 2.5),
+        ({"cost": 0.5, "is_byok": True, "cost_details": None}, 0.5),
+        ({"cost": 0.5, "is_byok": False, "cost_details": {"upstream_inference_cost": 2.0}}, 0.5),
+        ({"cost": 0.5, "is_byok": None, "cost_details": {"upstream_inference_cost": None}}, 0.5),
+        ({"is_byok": True, "cost_details": {"upstream_inference_cost": 2.0}}, None),
+    ],
+)
+def test_s72_the_bill_of_the_users_own_key_behind_a_router_comes_on_top(
+    said: dict[str, Any], cost: float | None
+) -> None:
+    """As where its answers are translated."""
+    sniffer = Sniffer()
+    sniffer.whole(json.dumps({"type": "message", "usage": {"output_tokens": 2, **said}}).encode())
+
+    assert sniffer.said.cost_usd == cost
+    assert sniffer.said.output_tokens == 2
+
+
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"usage":7}'])
 def test_a_whole_answer_that_says_nothing(body: bytes) -> None:
     """No numbers, no harm."""

@@ -350,12 +350,20 @@ _SIGNATURE = re.compile(r"\bsignature\b", re.IGNORECASE)
 # --- the answer ---------------------------------------------------------------------------------------
 
 
+class _Bill(msgspec.Struct):
+    upstream_inference_cost: float | None = None
+
+
 class _Counts(msgspec.Struct):
     input_tokens: int | None = None
     output_tokens: int | None = None
     cache_creation_input_tokens: int | None = None
     cache_read_input_tokens: int | None = None
     cost: float | None = None
+    """A router's charge."""
+    is_byok: bool | None = None
+    """The provider behind it sends its own bill, to the user."""
+    cost_details: _Bill | None = None
 
 
 class _Delta(msgspec.Struct):
@@ -485,7 +493,12 @@ class Sniffer:
         news = {name: value for name in names if (value := getattr(counts, name)) is not None}
         self.said = attrs.evolve(self.said, **news)
         if counts.cost is not None:
-            self.said = attrs.evolve(self.said, cost_usd=counts.cost)
+            other = (
+                counts.cost_details.upstream_inference_cost
+                if counts.is_byok and counts.cost_details
+                else None
+            )
+            self.said = attrs.evolve(self.said, cost_usd=counts.cost + (other or 0.0))
 
     def _fail(self, error: _Error | None) -> None:
         if error is not None:
