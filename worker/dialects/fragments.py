@@ -44,12 +44,19 @@ class Call:
         return self._pieces[0] if self._pieces else ""
 
     @property
+    def has_arguments(self) -> bool:
+        """Some were sent. Asked for every fragment, so nothing is joined for it."""
+        return any(self._pieces)
+
+    @property
     def is_complete(self) -> bool:
         """True when the brackets are balanced; it need not parse."""
         return self._extent.over
 
     def add(self, text: str) -> str:
         """Take what belongs to this call; return the beginning of another one's arguments."""
+        if not text:
+            return ""
         rest = text
         if not self._extent.over:
             end = self._extent.feed(text)
@@ -145,7 +152,7 @@ class Calls:
     def _grown(self, call: Call, fragment: Fragment) -> str:
         """The call's name with this piece of it, or all of it so far; empty: the fragment brings no piece."""
         known, piece = call.name, fragment.name
-        if not known or not piece or call.arguments or {known, piece} <= set(self._offered):
+        if not known or not piece or call.has_arguments or {known, piece} <= set(self._offered):
             return ""
         longer = (known + piece, piece if piece.startswith(known) else "")
         return next((one for one in longer if one != known and self._begins_one(one)), "")
@@ -169,7 +176,7 @@ def _can_only_go_on(current: Call, fragment: Fragment) -> bool:
         return False
     if not fragment.name:
         return True
-    middle = bool(current.arguments) and not fragment.arguments.lstrip().startswith("{")
+    middle = current.has_arguments and not fragment.arguments.lstrip().startswith("{")
     return middle and fragment.name == current.name
 
 
@@ -177,7 +184,7 @@ def _is_another(current: Call, fragment: Fragment) -> bool:
     """Another name begins another call, unless arguments are still being written."""
     if not fragment.name or not current.name or fragment.name == current.name:
         return False
-    return current.is_complete or not current.arguments
+    return current.is_complete or not current.has_arguments
 
 
 class Extent:
