@@ -73,6 +73,7 @@ F = Fragment
         # An id of its own for each fragment: what cannot begin a call goes on with the last.
         ([F(0, "a", "x", '{"a"'), F(0, "b", "", ":{"), F(0, "c", "", "}}")], [("x", '{"a":{}}')]),
         ([F(0, "a", "x", '{"a"'), F(0, "b", "x", ":1}")], [("x", '{"a":1}')]),
+        ([F(0, "a", "x", '{"a":"if '), F(0, "b", "x", '{b"}')], [("x", '{"a":"if {b"}')]),
         ([F(0, "a", "x"), F(0, "b", "", '{"a"'), F(0, "c", "", ":1}")], [("x", '{"a":1}')]),
         (
             [F(None, "a", "x", "{"), F(None, "b", "", "}"), F(None, "c", "y", "{}")],

@@ -53,6 +53,11 @@ class Call:
         """True when the brackets are balanced; it need not parse."""
         return self._extent.over
 
+    @property
+    def is_in_string(self) -> bool:
+        """The last of them broke off inside a text."""
+        return self._extent.in_string
+
     def add(self, text: str) -> str:
         """Take what belongs to this call; return the beginning of another one's arguments."""
         if not text:
@@ -176,8 +181,8 @@ def _can_only_go_on(current: Call, fragment: Fragment) -> bool:
         return False
     if not fragment.name:
         return True
-    middle = current.has_arguments and not fragment.arguments.lstrip().startswith("{")
-    return middle and fragment.name == current.name
+    begins = fragment.arguments.lstrip().startswith("{") and not current.is_in_string
+    return current.has_arguments and not begins and fragment.name == current.name
 
 
 def _is_another(current: Call, fragment: Fragment) -> bool:
@@ -193,7 +198,7 @@ class Extent:
     def __init__(self) -> None:
         self.over = False
         self._depth = 0
-        self._in_string = False
+        self.in_string = False
         self._escaped = False
 
     def feed(self, text: str) -> int | None:
@@ -201,7 +206,7 @@ class Extent:
         at = 1 if self._escaped and text else 0
         self._escaped = self._escaped and not text
         while at < len(text):
-            found = (_IN_STRING if self._in_string else _OUTSIDE).search(text, at)
+            found = (_IN_STRING if self.in_string else _OUTSIDE).search(text, at)
             if found is None:
                 return None
             at = found.end()
@@ -210,7 +215,7 @@ class Extent:
                 self._escaped = at == len(text)
                 at += 1
             elif mark == '"':
-                self._in_string = not self._in_string
+                self.in_string = not self.in_string
             else:
                 self._depth += 1 if mark in "{[" else -1
                 if self._depth <= 0:
