@@ -272,6 +272,19 @@ def test_a_strict_schema_is_said_to_be_one() -> None:
     assert body["response_format"]["json_schema"]["strict"] is True
 
 
+@pytest.mark.parametrize(
+    ("price", "marked"),
+    [("0.0000003", True), (0.1, True), ("0", False), ("0.00", False), (0, False), (None, False), ("?", False)],
+)
+def test_p24_a_cache_without_a_price_is_none(price: Any, marked: bool) -> None:
+    """OpenRouter's list says "0" of models that have no such cache, and a mark would leave nobody to answer."""
+    facts: dict[str, object] = {"pricing": {"input_cache_write": price}}
+    system = [{"type": "text", "text": "s", "cache_control": {"type": "ephemeral"}}]
+    body = sent(ask(system=system), terms(facts=facts))
+
+    assert ("cache_control" in json.dumps(body)) is marked
+
+
 def test_prefill_is_continued_where_that_can_be_said() -> None:
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "{ "}]
     body = json.loads(

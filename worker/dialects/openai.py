@@ -421,8 +421,16 @@ def _caches(terms: Terms, ways: Quirks) -> bool:
     """Where a model has no such cache, the mark alone makes OpenRouter find no provider."""
     pricing = terms.facts.get("pricing")
     if isinstance(pricing, dict) and ways.replay == "details":
-        return bool(pricing.get("input_cache_write"))
+        return _is_price(pricing.get("input_cache_write"))
     return ways.cache_control
+
+
+def _is_price(value: Any) -> bool:
+    """A list says `"0"` as well of what a model does not have."""
+    try:
+        return float(value) > 0
+    except (TypeError, ValueError):
+        return False
 
 
 def _with_breakpoints(messages: list[Message], most: int) -> list[Message]:
