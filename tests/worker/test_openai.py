@@ -274,7 +274,15 @@ def test_a_strict_schema_is_said_to_be_one() -> None:
 
 @pytest.mark.parametrize(
     ("price", "marked"),
-    [("0.0000003", True), (0.1, True), ("0", False), ("0.00", False), (0, False), (None, False), ("?", False)],
+    [
+        ("0.0000003", True),
+        (0.1, True),
+        ("0", False),
+        ("0.00", False),
+        (0, False),
+        (None, False),
+        ("?", False),
+    ],
 )
 def test_p24_a_cache_without_a_price_is_none(price: Any, marked: bool) -> None:
     """OpenRouter's list says "0" of models that have no such cache, and a mark would leave nobody to answer."""
