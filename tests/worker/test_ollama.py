@@ -271,6 +271,7 @@ def test_keep_alive_is_a_duration_or_a_number(value: str | int, said: str | int)
     assert sent(ask(), terms(options={"keep_alive": value}))["keep_alive"] == said
 
 
+BEGUN = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "The answer"}]
 ADAPTIVE = {"type": "adaptive"}
 
 
@@ -308,6 +309,10 @@ ADAPTIVE = {"type": "adaptive"}
         ({"thinking": ADAPTIVE}, {"facts": {THINK: "never"}}, None),
         ({"thinking": ADAPTIVE, "max_tokens": 1}, {}, False),
         ({"thinking": "on"}, {}, None),
+        ({"max_tokens": 1}, {"capabilities": ["thinking"]}, False),
+        ({"max_tokens": 1}, {}, None),
+        ({"messages": BEGUN}, {"capabilities": ["thinking"]}, False),
+        ({"messages": BEGUN[:1]}, {"capabilities": ["thinking"]}, None),
     ],
 )
 def test_p08_p30_thinking(fields: Any, known: Any, think: Any) -> None:

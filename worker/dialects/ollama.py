@@ -277,10 +277,12 @@ def _think(ask: Ask, prepared: Prepared, terms: Terms) -> Think:
     if not terms.can("thinking") or terms.facts.get(THINK) == "never":
         return None
     wish = ask.body.get("thinking")
+    # A schema makes a thinking model answer in two passes, though its caller waits for a title or a verdict; a
+    # sentence that was begun is to be gone on with; and of a single token nothing would be left.
+    in_the_way = prepared.format is not None or prepared.prefill or ask.max_tokens <= 1
     if not isinstance(wish, dict) or not isinstance(wish.get("type"), str):
-        # A schema makes a thinking model answer in two passes; its caller waits for a title or a verdict.
-        return _off(terms) if prepared.format is not None and terms.capabilities is not None else None
-    if wish["type"] == "disabled" or prepared.format is not None or prepared.prefill or ask.max_tokens <= 1:
+        return _off(terms) if in_the_way and terms.capabilities is not None else None
+    if wish["type"] == "disabled" or in_the_way:
         return _off(terms)
     level = _LEVELS.get(prepared.effort or "")
     if _needs_level(terms):
