@@ -174,6 +174,10 @@ def _find(head: Head) -> Route | Failure | None:
         )
     if head.method == "POST" and not _says_json(head):
         return Failure(Kind.INVALID, "content-type: must be application/json, and the body JSON")
+    if head.method == "POST" and (coding := _coding(head)):
+        return Failure(
+            Kind.INVALID, f"content-encoding: {coding} is not supported; send the body uncompressed"
+        )
     model = urllib.parse.unquote(head.path.removeprefix(_MODEL)) if endpoint is Endpoint.MODEL else ""
     return Route(endpoint, model)
 
@@ -221,6 +225,12 @@ def is_loopback(host: bytes) -> bool:
 def _says_json(head: Head) -> bool:
     said = head.header(b"content-type") or b""
     return said.partition(b";")[0].strip().lower() == b"application/json"
+
+
+def _coding(head: Head) -> str:
+    """How the body is compressed; empty: it is not."""
+    said = (head.header(b"content-encoding") or b"").strip().lower()
+    return "" if said == b"identity" else header_safe(said.decode("latin-1")[:40]).decode("ascii")
 
 
 # --- what an answer says of itself ----------------------------------------------------------------

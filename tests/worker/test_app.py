@@ -209,6 +209,18 @@ def test_a_post_must_say_json(said: bytes | None, fine: bool) -> None:
         assert found.message.startswith("content-type: ")
 
 
+@pytest.mark.parametrize(
+    ("said", "fine"), [(b"identity", True), (b" ", True), (b"gzip", False), (b"zstd, br", False)]
+)
+def test_a_compressed_body_is_told_so(said: bytes, fine: bool) -> None:
+    found = routed("POST", "/v1/messages", HOST, JSON, (b"content-encoding", said))
+
+    assert isinstance(found, Route) == fine
+    if isinstance(found, Failure):
+        told = f"content-encoding: {said.decode()} is not supported; send the body uncompressed"
+        assert found == Failure(Kind.INVALID, told)
+
+
 # --- small answers --------------------------------------------------------------------------------
 
 
