@@ -133,10 +133,12 @@ class Account:
         return None, "subscription" if self.subscription else "unknown"
 
     def _tokens(self, said: Usage, *, failed: bool) -> tuple[dict[str, int], bool]:
-        silent = said.input_tokens is None and said.output_tokens is None
-        if self.told is None or (failed and silent and self.ttft_s is None):
-            return {}, False  # an estimate of what no model has read would be added to what was paid for
+        if self.told is None:
+            return {}, False
         usage = self.told.usage()
+        silent = said.input_tokens is None and said.output_tokens is None
+        if failed and silent and self.ttft_s is None and not usage.get("output_tokens"):
+            return {}, False  # an estimate of what no model has read would be added to what was paid for
         return usage, bool(usage) and (said.input_tokens is None or said.output_tokens is None)
 
 

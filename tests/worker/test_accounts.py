@@ -23,11 +23,13 @@ class Answer:
 
     said: Usage = TOLD
     stop_reason: str | None = "end_turn"
+    written: int = 50
+    """By our estimate, shown or not."""
 
     def usage(self) -> dict[str, int]:
         return {
             "input_tokens": 100 if self.said.input_tokens is None else self.said.input_tokens,
-            "output_tokens": 50 if self.said.output_tokens is None else self.said.output_tokens,
+            "output_tokens": self.written if self.said.output_tokens is None else self.said.output_tokens,
             "cache_creation_input_tokens": self.said.cache_creation_input_tokens,
             "cache_read_input_tokens": self.said.cache_read_input_tokens,
         }
@@ -94,8 +96,8 @@ def test_what_the_provider_did_not_say_is_estimated_and_flagged(said: Usage) -> 
     "facts",
     [
         {"told": None, "ttft_s": None, "failure": Failure(Kind.INVALID, "no")},
-        {"told": Answer(Usage()), "ttft_s": None, "failure": UNREACHABLE},
-        {"told": Answer(Usage()), "ttft_s": None, "refusal": (529, "overloaded_error")},
+        {"told": Answer(Usage(), written=0), "ttft_s": None, "failure": UNREACHABLE},
+        {"told": Answer(Usage(), written=0), "ttft_s": None, "refusal": (529, "overloaded_error")},
         {"told": None, "ttft_s": None, "gone": True},
     ],
 )
@@ -105,6 +107,12 @@ def test_what_no_model_has_read_has_no_tokens(facts: dict[str, Any]) -> None:
 
     assert counts(found) == (None, None, None, None)
     assert not found.tokens_estimated
+
+
+def test_what_a_model_thought_before_it_was_cut_counts_though_nobody_was_shown_it() -> None:
+    found = row(told=Answer(Usage()), ttft_s=None, failure=Failure(Kind.CUT, "cut"))
+
+    assert (found.input_tokens, found.output_tokens, found.tokens_estimated) == (100, 50, True)
 
 
 def test_a_client_that_left_early_may_have_cost_something() -> None:
@@ -162,7 +170,7 @@ def test_a_last_will_says_that_it_was_cut_and_what_it_had_cost() -> None:
 def test_a_last_will_counts_nothing_that_no_model_has_shown() -> None:
     """A request in the line, or with a provider that is silent; and the clock may have been set back."""
     spec = WorkerSpec("coder", "ollama/m", "ollama", "ollama", "m", 3457)
-    for told in (None, Answer(Usage())):
+    for told in (None, Answer(Usage(), written=0)):
         found = Account(ts=1000.0, request_id="req_1", told=told).last_will(spec, pid=77, now=900.0)
 
         assert counts(found)[:2] == (None, None)
