@@ -242,7 +242,15 @@ class Rota:
 
     def skipped(self, index: int) -> list[str]:
         """Which targets before this one cool, and why, for the ledger."""
-        return [f"{one.name}: {one.cause.value}" for one in self.targets[:index] if one.cause is not None]
+        return _resting(self.targets[:index])
+
+    def resting(self) -> list[str]:
+        """Which targets cool or are being tried, and why."""
+        return _resting(self.targets)
+
+
+def _resting(targets: Sequence[Target]) -> list[str]:
+    return [f"{one.name}: {one.cause.value}" for one in targets if one.cause is not None]
 
 
 __all__ = [

@@ -270,7 +270,7 @@ class Call:
 
     def refused(self, status: int, error_type: str, message: str) -> None:
         """The provider says no, in its own words, which the client gets."""
-        self._said_no = f"{status} {error_type}: {message}"[:300]
+        self._said_no = f"{status} {error_type}{': ' if message else ''}{message}"[:300]
         if self.account is not None:
             self.account.refusal = status, error_type
 

@@ -41,6 +41,8 @@ from .wire.asks import Ask
 
 CONNECT_S = 5.0
 """To a socket on this machine."""
+LOOK_S = 2.0
+"""How long a place that could not be had may take to say that it can."""
 
 
 class Client(relay.Client, Protocol):
@@ -117,6 +119,13 @@ class Crossing:
     def sizes(self) -> Sizes:
         """Nobody's in particular."""
         return Sizes()
+
+    async def look(self) -> None:
+        """See whether places that could not be had can be by now. Others are not asked, as in `condition`."""
+        async with trio.open_nursery() as nursery:
+            for hop in self._hops.values():
+                if hop.is_down:
+                    nursery.start_soon(hop.look)
 
     def shown(self) -> list[dict[str, Any]]:
         """For `/health`: what requests have lately shown of each place."""
@@ -225,6 +234,20 @@ class Hop:
         """It has answered."""
         self.trouble: str | None = None
         """What was wrong with its last answer, when that was not the request's fault."""
+        self.is_down = False
+        """It, or its provider, was not there: that it is again can be seen without a request."""
+
+    async def look(self) -> None:
+        """Ask it how it is."""
+        with trio.move_on_after(LOOK_S):
+            outgoing = Outgoing("GET", self._base.origin, "/health", [], b"")
+            try:
+                answer = await self._pool.send(outgoing)
+            except (Unreachable, pool.PoolError):
+                return
+            answer.close()
+            if answer.status == 200:
+                self._showed(None)
 
     async def carry(
         self, client: Client, request: Request, body: bytes, said: Headers, *, is_message: bool
@@ -239,7 +262,7 @@ class Hop:
             answer = await self._send(outgoing)
         except Refused as refused:
             client.entrusted = False
-            self.trouble = refused.failure.message
+            self.trouble, self.is_down = refused.failure.message, True
             raise
         try:
             await self._back(client, answer)
@@ -305,15 +328,15 @@ class Hop:
         self._showed(f"{self._place.name} broke off in the middle of its answer: {error}")
         return Failure(Kind.CUT, self.trouble or "")
 
-    def _showed(self, trouble: str | None) -> None:
-        self.used, self.trouble = True, trouble
+    def _showed(self, trouble: str | None, *, is_down: bool = False) -> None:
+        self.used, self.trouble, self.is_down = True, trouble, is_down
 
     # --- anything else ---
 
     async def _whole(self, client: Client, answer: Answer, headers: Headers) -> None:
         body = await self._collected(answer)
         kind, message = _error_in(answer.status, body)
-        self._showed(message if answer.status >= 500 else None)
+        self._showed(message if answer.status >= 500 else None, is_down=answer.status == 503)
         if client.begun:
             raise Refused(self._too_late(answer.status, message))
         if answer.status >= 400:

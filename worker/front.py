@@ -236,8 +236,8 @@ class Plan:
         names = sorted(self._named)
         close = difflib.get_close_matches(agent, names, n=3, cutoff=0.4)
         listed = [*close, *(name for name in names if name not in close)][:MOST_NEAREST]
-        there = ", ".join(listed) or "none; proxyctl agents set NAME MODEL adds one"
-        return f"agent: {agent!r} has no rule here. Agents: {there}"
+        there = f"Agents: {', '.join(listed) or 'none'}; proxyctl agents set NAME MODEL adds one"
+        return f"agent: {agent!r} has no rule here. {there}"
 
     def names(self) -> list[str]:
         """What can be asked for as a model, each once."""

@@ -41,9 +41,15 @@ class Gate:
     """All that holds a request back before it goes to a provider. `token`: the one whose gate it is."""
 
     def __init__(
-        self, quota: Quota, now: Callable[[], float] = trio.current_time, token: str | None = None
+        self,
+        quota: Quota,
+        now: Callable[[], float] = trio.current_time,
+        token: str | None = None,
+        *,
+        proxy: str = "this proxy",
     ) -> None:
         self._token = token
+        self._proxy = proxy
         self._quota = quota
         self._now = now
         self._bucket = Bucket(quota.rpm, now())
@@ -64,8 +70,8 @@ class Gate:
         """One more request. Raises Refused when there were too many lately."""
         wait_s = self._bucket.take(self._now())
         if wait_s:
-            words = f"more than {self._quota.rpm} requests per minute (rpm{self._whose}); "
-            words += f"the next may come in {_said(wait_s)}"
+            may = f"{_count(self._quota.rpm)} per minute (rpm{self._whose})"
+            words = f"{self._proxy} takes {may}; the next may come in {_said(wait_s)}"
             raise Refused(Failure(Kind.RATE_LIMITED, words, retry_after_s=wait_s, limit=self._limit("rpm")))
 
     def _limit(self, kind: str) -> str:
@@ -98,7 +104,7 @@ class Gate:
         """Wait for a place; None: it is there, and must be left again."""
         quota = self._quota
         if quota.queue_size is not None and len(self._line) >= quota.queue_size:
-            words = f"{len(self._line)} requests{self._whose} wait already (queue_size)"
+            words = f"{_count(len(self._line))}{self._whose} in line for {self._proxy} already (queue_size)"
             limit = self._limit("concurrency")
             kind = Kind.OVERLOADED if self._token is None else Kind.RATE_LIMITED  # others are served
             return Failure(kind, words, retry_after_s=_A_WHILE_S, limit=limit)
@@ -114,8 +120,8 @@ class Gate:
         if one.let_in.is_set():
             return None
         self._withdraw(one)
-        places = f"{quota.max_concurrent} places (max_concurrent{self._whose})"
-        words = f"waited {_said(timeout_s)} (queue_timeout) in line for one of {places}"
+        takes = f"takes {quota.max_concurrent} at a time (max_concurrent{self._whose})"
+        words = f"waited {_said(timeout_s)} (queue_timeout) in line for {self._proxy}, which {takes}"
         limit = self._limit("concurrency")
         return Failure(Kind.RATE_LIMITED, words, retry_after_s=_A_WHILE_S, limit=limit)
 
@@ -152,9 +158,12 @@ class Gate:
 class Gates:
     """The gate that all pass, and one for each token."""
 
-    def __init__(self, quota: Quota, now: Callable[[], float] = trio.current_time) -> None:
+    def __init__(
+        self, quota: Quota, now: Callable[[], float] = trio.current_time, *, proxy: str = "this proxy"
+    ) -> None:
         self._now = now
-        self.shared = Gate(quota, now)
+        self._proxy = proxy
+        self.shared = Gate(quota, now, proxy=proxy)
         self._own: dict[str, Gate] = {}
         self._adjust_own(quota)
 
@@ -171,7 +180,7 @@ class Gates:
         before, self._own = self._own, {}
         for token in quota.access.tokens:
             own = _quota_of(token, quota)
-            gate = before.pop(token.name, None) or Gate(own, self._now, token.name)
+            gate = before.pop(token.name, None) or Gate(own, self._now, token.name, proxy=self._proxy)
             gate.adjust(own)
             self._own[token.name] = gate
 
@@ -195,6 +204,10 @@ def _quota_of(token: AccessToken, quota: Quota) -> Quota:
         queue_size=quota.queue_size,
         queue_timeout_s=quota.queue_timeout_s,
     )
+
+
+def _count(requests: int | None) -> str:
+    return "1 request" if requests == 1 else f"{requests} requests"
 
 
 def _said(seconds: float) -> str:

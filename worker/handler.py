@@ -23,7 +23,7 @@ from __future__ import annotations
 import math
 import os
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import attrs
@@ -144,7 +144,7 @@ class Handler:
         self._rota = Rota([far.name for far in self._fars])
         self._crossing = self._first.crossing
         self._keeps_bytes = any(far.relay is not None for far in self._fars)
-        self._gates = Gates(spec.quota, now)
+        self._gates = Gates(spec.quota, now, proxy=spec.name)
         self._calls: set[Call] = set()
         self._wills: dict[Call, float] = {}
         """When each that will have a row is to say in it how it stands."""
@@ -235,6 +235,8 @@ class Handler:
         await call.respond(200, [_JSON], codec.dumps(body))
 
     async def _health(self, call: Call, _: Route) -> None:
+        if self._crossing is not None:
+            await self._crossing.look()
         seen = await self._first.provider.condition()
         vital = app.Vital(
             pid=os.getpid(),
@@ -295,10 +297,8 @@ class Handler:
     async def _messages(self, call: Call, _: Route) -> None:
         body = await _body(call)
         call.asked_at = trio.current_time()
-        asked = self._read(body)
+        asked = self._read(call, body)
         del body  # of a picture book it is large, and what translates has read it
-        if asked.ask is not None:  # the relay says it itself
-            call.know(model=asked.ask.model, stream=asked.ask.stream, subscription=False)
         if asked.wants_nothing:
             await self._say_or_fail(call, await self._attempt(call, asked, self._first))
             return
@@ -315,19 +315,25 @@ class Handler:
             while call.inside:
                 call.inside.pop().leave()
 
-    def _read(self, body: bytes) -> _Asked:
+    def _read(self, call: Call, body: bytes) -> _Asked:
         """What must be known of a request before anybody is asked. Raises Refused."""
         most = self._gates.quota.max_context
         if self._first.relay is None:
             ask = asks.ask(body)
+            call.know(model=ask.model, stream=ask.stream, subscription=False)
             asked = _Asked(body if self._keeps_bytes else b"", ask)
             estimate = self._first.gauge.tuned(ask.input_tokens)
         else:
-            asked = _Asked(body)
-            estimate = asks.count(body)[1] if most is not None else 0
+            asked = _Asked(body)  # the relay says itself what it is
+            estimate = self._counted(call, body) if most is not None else 0
         if most is not None and estimate > most:
             raise Refused(failures.overflow(estimate, most))
         return asked
+
+    def _counted(self, call: Call, body: bytes) -> int:
+        model, estimate = asks.count(body)
+        call.know(model=model, stream=peek(body).stream, subscription=False)
+        return estimate
 
     # --- waiting for a place ---
 
@@ -378,7 +384,7 @@ class Handler:
             return
         chosen = self._rota.choose(self._now())
         if isinstance(chosen, Told):
-            raise Refused(chosen.failure)
+            raise Refused(_with(chosen.failure, "all are left alone for now", self._rota.resting()))
         tried: list[int] = []
         reasons = [f"{reason}, cooling" for reason in self._rota.skipped(chosen)]
         while True:
@@ -388,7 +394,8 @@ class Handler:
                 return
             step, following = self._step(failure, tried, sent=call.begun)
             if not isinstance(step, FallBack) or following is None:
-                await call.fail(failure)
+                is_theirs = failure.kind in attempts.CAUSES
+                await call.fail(_with(failure, "asked in place of", reasons) if is_theirs else failure)
                 return
             far = self._fars[chosen]
             reasons.append(f"{far.name}: {step.cause.value}")
@@ -615,8 +622,9 @@ class Handler:
             usage = call.usage()
             fields["model"] = call.model[:200]
             fields["stream"] = call.stream
-            fields["input_tokens"] = usage.get("input_tokens", call.input_tokens)
-            fields["output_tokens"] = usage.get("output_tokens", 0)
+            if not call.entrusted:  # else the other proxy's line has them
+                fields["input_tokens"] = usage.get("input_tokens", call.input_tokens)
+                fields["output_tokens"] = usage.get("output_tokens", 0)
         if call.token is not None:
             fields["token"] = call.token
         if call.fallbacks and call.far is not None:
@@ -673,6 +681,13 @@ class _Nothing:
 
     async def aclose(self) -> None:
         pass
+
+
+def _with(failure: Failure, why: str, reasons: Sequence[str]) -> Failure:
+    """The last word of several targets; without the others' its reader wonders why this one was asked at all."""
+    if not reasons:
+        return failure
+    return attrs.evolve(failure, message=f"{failure.message} ({why}: {'; '.join(reasons)})")
 
 
 def _asked_last(call: Call) -> WorkerSpec | None:

@@ -124,8 +124,14 @@ class Relay:
         return self._discovery.sizes()
 
     async def messages(self, client: Client, request: Request, body: bytes) -> None:
-        """A model request, or the count of one."""
-        asked = anthropic.peek(body)
+        """A model request, or the count of one. The caller's own goes through also when it cannot be read."""
+        try:
+            asked = anthropic.peek(body)
+        except Refused:
+            if self.spec.model:
+                raise
+            await self.forward(client, request, body)
+            return
         subscription = anthropic.is_subscription(list(request.headers), self.spec)
         client.know(model=asked.model, stream=asked.stream, subscription=subscription)
         sniffer = Sniffer()

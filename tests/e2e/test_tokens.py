@@ -98,7 +98,7 @@ def test_each_token_has_a_rate_of_its_own(home: Estate) -> None:
     others = [post(port, msg(), **{"x-api-key": me}), post(port, msg())]
 
     assert [answer.status for answer in (*answers, *others)] == [200, 200, 429, 200, 200]
-    assert_error(answers[2], 429, "rate_limit_error", "2 requests per minute (rpm of the token ci)")
+    assert_error(answers[2], 429, "rate_limit_error", "takes 2 requests per minute (rpm of the token ci)")
     assert answers[2].headers["x-limit-type"] == "token"
     assert 0 < int(answers[2].headers["retry-after"]) <= 60
     assert [row["token"] for row in home.usage()[-5:]] == ["ci", "ci", "ci", "me", None]
@@ -136,7 +136,9 @@ def test_a_token_that_has_used_up_its_places_is_not_in_the_way_of_others(home: E
     assert b"message_stop" in patient.rest()
     assert turnstile.asked == ["one", "three", "two"]
     assert {answer.status for answer in found.values()} == {200}
-    assert_error(late, 429, "rate_limit_error", "one of 1 places (max_concurrent of the token me)")
+    assert_error(
+        late, 429, "rate_limit_error", f"{MODEL}, which takes 1 at a time (max_concurrent of the token me)"
+    )
     assert (late.headers["x-limit-type"], int(late.headers["retry-after"]) > 0) == ("token", True)
 
 

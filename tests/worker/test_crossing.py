@@ -52,6 +52,7 @@ class Door(Far):
     """A front: `upstream` is Anthropic, `near` a proxy of ours."""
 
     near: Upstream
+    logged: list[dict[str, Any]]
 
     @property
     def rows(self) -> list[Row]:
@@ -81,16 +82,16 @@ async def door(*replies: Reply, home: Reply | None = None, **changes: Any) -> As
             "base_url": far.url,
             "front": Front(RULES, places),
         }
-        stats, books = Stats(), Rows()
+        stats, books, logged = Stats(), Rows(), list[dict[str, Any]]()
         handler = Handler(
             WorkerSpec(**fields | changes),
             stats=stats,
-            log=lambda *_, **__: None,
+            log=lambda *_, **fields: logged.append(fields),
             started_at=trio.current_time(),
             books=books,
         )
         async with serving(handler) as server:
-            yield Door(far, server.port, books, stats, handler, near)
+            yield Door(far, server.port, books, stats, handler, near, logged)
 
 
 # --- to Anthropic -------------------------------------------------------------------------------------
@@ -264,7 +265,7 @@ async def test_an_unknown_agent_is_answered_with_the_nearest() -> None:
             got = await it.fetch(path=path)
 
             assert (got.status, got.error["type"]) == (404, "not_found_error")
-            assert got.error["message"].endswith("Agents: reviewer")
+            assert got.error["message"].endswith("Agents: reviewer; proxyctl agents set NAME MODEL adds one")
     assert not it.upstream.requests
 
 
@@ -548,6 +549,58 @@ async def test_health_asks_no_place() -> None:
         "detail": "",
     }
     assert after["targets"][0]["state"] == "works"
+
+
+async def test_a_place_that_could_not_be_had_is_looked_at_for_health() -> None:
+    """Else it would be called failing until the next request, however long it has been well."""
+    async with door(Reply(503, ERROR, headers=(*JSON, RECORDED))) as it:
+        it.near.on("/health", Reply(503, b"{}"), Reply(200, b"{}"))
+        await it.fetch(SMALL)
+        states = [(await it.health())["targets"][0]["state"] for _ in range(3)]
+
+    assert states == ["failing", "works", "works"]
+    assert [seen.path for seen in it.near.requests] == ["/v1/messages", "/health", "/health"]
+
+
+async def test_a_place_that_does_not_answer_is_still_failing() -> None:
+    async with door() as it:
+        it.near.stop()
+        await it.fetch(SMALL)
+        shown = (await it.health())["targets"][0]
+
+    assert (shown["state"], "is not reachable" in shown["detail"]) == ("failing", True)
+
+
+async def test_its_log_counts_no_tokens_where_another_proxy_does() -> None:
+    """Zeros would be wrong; the other one's line has them, under the same id."""
+    async with door() as it:
+        await it.fetch(SMALL)
+        await it.fetch(ASK)
+    near, home = (line for line in it.logged if "route" in line)
+
+    assert "input_tokens" not in near
+    assert home["input_tokens"] > 0
+
+
+async def test_an_error_without_words_ends_with_its_name() -> None:
+    async with door(home=Reply(418, b"no json", headers=(("content-type", "text/plain"),))) as it:
+        await it.fetch(None, method="GET", path="/v1/files")
+
+    assert it.logged[-1]["error"] == "418 invalid_request_error"
+
+
+@pytest.mark.parametrize("body", [b"{", b"[]", b'{"model": 5}', b'{"model": "x", "top_p": 1e999}'])
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens"])
+async def test_what_cannot_be_read_is_anthropics_to_refuse(path: str, body: bytes) -> None:
+    """Byte by byte, like everything that no rule takes."""
+    said = b'{"type":"error","error":{"type":"invalid_request_error","message":"no signature in it"}}'
+    async with door(home=Reply(400, said, headers=JSON)) as it:
+        got = await it.fetch(body, path=path)
+    [seen] = it.upstream.requests
+
+    assert (seen.path, seen.body) == (path, body)
+    assert (got.status, got.body) == (400, said)
+    assert it.stats.last_error == "400 invalid_request_error: no signature in it"
 
 
 async def test_nothing_of_anthropic_is_looked_at_where_nothing_goes_there() -> None:

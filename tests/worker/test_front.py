@@ -231,8 +231,11 @@ def test_agents_are_known_by_name_or_by_glob_and_the_nearest_are_told() -> None:
     plan = Plan(Front([FrontRule("a", agent="code-reviewer"), FrontRule("a", agent="test-*")], PLACES))
 
     assert [plan.knows(name) for name in ("code-reviewer", "test-1", "code-reviewr")] == [True, True, False]
-    assert plan.unknown("code-reviewr") == ("agent: 'code-reviewr' has no rule here. Agents: code-reviewer")
-    assert "proxyctl agents set" in Plan(Front()).unknown("x")
+    adding = "proxyctl agents set NAME MODEL adds one"
+    assert plan.unknown("code-reviewr") == (
+        f"agent: 'code-reviewr' has no rule here. Agents: code-reviewer; {adding}"
+    )
+    assert Plan(Front()).unknown("x") == f"agent: 'x' has no rule here. Agents: none; {adding}"
 
 
 def test_whether_anything_goes_home() -> None:

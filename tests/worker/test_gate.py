@@ -132,7 +132,7 @@ async def test_the_line_has_an_end() -> None:
         failure = traffic.refused["a4"]
 
         assert (failure.kind, failure.limit) == (Kind.OVERLOADED, "concurrency")
-        assert failure.message == "2 requests wait already (queue_size)"
+        assert failure.message == "2 requests in line for this proxy already (queue_size)"
         assert dict(headers(failure))[b"retry-after"] == b"5"
         assert dict(headers(failure))[b"x-limit-type"] == b"concurrency"
 
@@ -146,7 +146,9 @@ async def test_nobody_waits_for_longer_than_is_allowed(autojump_clock: trio.test
         failure = traffic.refused["a2"]
 
         assert (failure.kind, failure.limit) == (Kind.RATE_LIMITED, "concurrency")
-        assert failure.message == "waited 60 s (queue_timeout) in line for one of 1 places (max_concurrent)"
+        assert failure.message == (
+            "waited 60 s (queue_timeout) in line for this proxy, which takes 1 at a time (max_concurrent)"
+        )
         assert traffic.line == []
 
 
@@ -175,7 +177,7 @@ async def test_too_many_in_a_minute_are_told_when_to_come_back(
     failure = refused.value.failure
 
     assert (failure.kind, failure.limit, failure.retry_after_s) == (Kind.RATE_LIMITED, "rpm", 30.0)
-    assert failure.message == "more than 2 requests per minute (rpm); the next may come in 30 s"
+    assert failure.message == "this proxy takes 2 requests per minute (rpm); the next may come in 30 s"
     await trio.sleep(30)
     gate.count()
     gate.adjust(Quota(rpm=3))
@@ -211,14 +213,14 @@ def refusal(gate: Gate) -> Failure | None:
 
 
 async def test_each_token_has_a_gate_before_the_one_that_all_share() -> None:
-    gates = Gates(with_tokens(AccessToken("ci", "0", rpm=1), AccessToken("me", "1"), rpm=9))
+    gates = Gates(with_tokens(AccessToken("ci", "0", rpm=1), AccessToken("me", "1"), rpm=9), proxy="coder")
     [ci, shared], [me, _] = gates.before("ci"), gates.before("me")
     assert gates.before(None) == gates.before("gone") == [shared]
     assert refusal(ci) is None
     told = refusal(ci)
 
     assert told is not None
-    assert told.message == "more than 1 requests per minute (rpm of the token ci); the next may come in 60 s"
+    assert told.message == "coder takes 1 request per minute (rpm of the token ci); the next may come in 60 s"
     assert (told.kind, told.limit) == (Kind.RATE_LIMITED, "token")
     assert (refusal(me), refusal(shared)) == (None, None)
 

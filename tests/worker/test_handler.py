@@ -1006,6 +1006,17 @@ async def test_a_client_that_leaves_is_no_verdict(
     assert (state.failures, state.probing, state.is_open(trio.current_time())) == (1, False, True)
 
 
+async def test_the_last_word_names_those_before_it(bench: Bench) -> None:
+    """Who asked for one model wonders at another provider's error. What is the request's own fault is plain."""
+    empty = Failure(Kind.NO_CREDIT, "no credit")
+    targets(bench, FakeProvider([[BUSY]]), FakeProvider([[empty]]))
+    said = error(await post(bench))
+    targets(bench, FakeProvider([[BUSY]]), FakeProvider([[Failure(Kind.INVALID, "too odd")]]))
+
+    assert said == (402, "billing_error", "no credit (asked in place of: echo/demo: server error)")
+    assert error(await post(bench)) == (400, "invalid_request_error", "too odd")
+
+
 async def test_when_all_say_when_they_will_be_well_nobody_is_asked(bench: Bench) -> None:
     limited = Failure(Kind.RATE_LIMITED, "slow down", retry_after_s=50.0)
     asked = [FakeProvider([[limited]]), FakeProvider([[limited]])]
@@ -1013,7 +1024,8 @@ async def test_when_all_say_when_they_will_be_well_nobody_is_asked(bench: Bench)
     await post(bench)
     exchange = await post(bench)
 
-    assert error(exchange) == (429, "rate_limit_error", "slow down")
+    both = "(all are left alone for now: echo/demo: rate limit; echo/1: rate limit)"
+    assert error(exchange) == (429, "rate_limit_error", f"slow down {both}")
     assert 45 <= int(exchange.headers[b"retry-after"]) <= 50
     assert [len(one.asked) for one in asked] == [1, 1]
 
@@ -1245,6 +1257,7 @@ async def test_a_prompt_over_the_limit_is_refused_in_the_words_that_make_clients
     assert (status, type_) == (400, "invalid_request_error")
     assert re.fullmatch(r"prompt is too long: \d{3} tokens > 100 maximum", message)
     assert far.asked == []
+    assert bench.line["model"] == "claude-x"
 
 
 async def test_the_rate_is_counted_once_per_request_that_can_be_read(bench: Bench) -> None:

@@ -133,7 +133,10 @@ def without_foreign_thinking(body: bytes) -> bytes:
 
 
 def _without(body: bytes, goes: Callable[[dict[str, Any]], bool]) -> bytes:
-    document = codec.loads(body)
+    try:
+        document = codec.loads(body)
+    except ValueError:
+        return body  # `peek` reads no more than it must; the provider says what is wrong with the rest
     messages = document.get("messages") if isinstance(document, dict) else None
     if not isinstance(messages, list):
         return body
