@@ -260,8 +260,12 @@ class Vital:
     latency_ms: float | None = None
     checked_at: float | None = None
     detail: str = ""
-    warning: str = ""
-    """What its user should know although all is well."""
+    works: bool | None = None
+    """Whether a request would be answered, by whichever target. None: as `upstream_ok` says."""
+    instead: str | None = None
+    """Who serves in place of the first target."""
+    warnings: list[str] = attrs.Factory(list)
+    """What its user should know although it works."""
     generation: int | None = None
     targets: list[dict[str, Any]] | None = None
     """Where requests may go; None when there is but one place."""
@@ -270,11 +274,12 @@ class Vital:
 
 
 def health(spec: WorkerSpec, vital: Vital) -> dict[str, Any]:
-    """The body of `/health`. A provider that is down makes it unhealthy; the worker still answers."""
-    status = "draining" if vital.draining else "ok" if vital.upstream_ok else "degraded"
+    """The body of `/health`. Where no provider works it is unhealthy; the worker still answers."""
+    works = vital.upstream_ok if vital.works is None else vital.works
+    is_well = works and vital.instead is None
     body: dict[str, Any] = {
-        "healthy": vital.upstream_ok,
-        "status": status,
+        "healthy": works,
+        "status": "draining" if vital.draining else "ok" if is_well else "degraded",
         "provider": spec.provider,
         "model": spec.model,
         "model_id": spec.model_id,
@@ -290,8 +295,10 @@ def health(spec: WorkerSpec, vital: Vital) -> dict[str, Any]:
         "uptime_s": round(vital.uptime_s, 3),
         "in_flight": vital.in_flight,
     }
-    if vital.warning:
-        body["warnings"] = [vital.warning]
+    if vital.warnings:
+        body["warnings"] = vital.warnings
+    if vital.instead is not None:
+        body["served_by"] = vital.instead
     if vital.generation is not None:
         body["generation"] = vital.generation
     if vital.targets is not None:

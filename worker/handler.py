@@ -42,9 +42,10 @@ from .gate import Gate, Gates
 from .httpd import ClientGone
 from .httpd_parse import BodyIncomplete, BodyTooLarge
 from .ledger import Row
-from .provider import Provider, Source
+from .provider import Source
 from .stats import Stats
 from .targets import Far, fars
+from .watch import Standing, Watch
 from .wire import asks, codec, sse
 from .wire.anthropic import Head, Stream, Whole
 from .wire.asks import Ask
@@ -142,6 +143,8 @@ class Handler:
         self._fars = fars(spec, new_id, log)
         self._first = self._fars[0]
         self._rota = Rota([far.name for far in self._fars])
+        self.watch = Watch(self._fars, self._rota, now)
+        """How the far side is; the supervisor is told as well."""
         self._crossing = self._first.crossing
         self._keeps_bytes = any(far.relay is not None for far in self._fars)
         self._gates = Gates(spec.quota, now, proxy=spec.name)
@@ -150,11 +153,6 @@ class Handler:
         """When each that will have a row is to say in it how it stands."""
         self._has_wills = trio.Event()
         self._closing: str | None = None
-
-    @property
-    def provider(self) -> Provider:
-        """Where the answers come from, unless it fails."""
-        return self._first.provider
 
     def adjust(self, quota: Quota) -> None:
         """Other limits from now on."""
@@ -237,7 +235,8 @@ class Handler:
     async def _health(self, call: Call, _: Route) -> None:
         if self._crossing is not None:
             await self._crossing.look()
-        seen = await self._first.provider.condition()
+        standing = await self.watch.look()
+        seen = standing.first
         vital = app.Vital(
             pid=os.getpid(),
             uptime_s=self._now() - self._started_at,
@@ -247,19 +246,25 @@ class Handler:
             latency_ms=seen.latency_ms,
             checked_at=seen.checked_at,
             detail=seen.detail,
-            warning=seen.warning or "",
+            works=standing.works,
+            instead=standing.instead,
+            warnings=standing.warnings(),
             generation=self._generation,
-            targets=self._targets_shown(),
+            targets=self._targets_shown(standing),
             queue=self._gates.shown(),
         )
         # The status is for watchers that look at nothing else; the worker itself is well either way.
-        await call.respond(200 if seen.ok else 503, [_JSON], codec.dumps(app.health(self._spec, vital)))
+        await call.respond(
+            200 if standing.works else 503, [_JSON], codec.dumps(app.health(self._spec, vital))
+        )
 
-    def _targets_shown(self) -> list[dict[str, Any]] | None:
+    def _targets_shown(self, standing: Standing) -> list[dict[str, Any]] | None:
         if self._crossing is not None:
             return self._crossing.shown()
+        if len(self._fars) == 1:
+            return None
         now = self._now()
-        return [one.shown(now) for one in self._rota.targets] if len(self._fars) > 1 else None
+        return [one.shown(now) | standing.shown(index) for index, one in enumerate(self._rota.targets)]
 
     async def _alive(self, call: Call, _: Route) -> None:
         await self._small(call, {"status": "alive"})
@@ -420,7 +425,7 @@ class Handler:
         if reasons and not call.fallbacks:
             self._stats.fallbacks += 1
         call.turn_to(self._fars[chosen], list(reasons))
-        call.on_first = lambda: rota.worked(chosen, since)
+        call.on_first = lambda: self._judge(chosen, None, since)
         call.may_fall_back = lambda failure: isinstance(
             self._step(failure, tried, sent=call.begun)[0], FallBack
         )
@@ -430,11 +435,18 @@ class Handler:
         except BaseException:
             rota.let_go(chosen)
             raise
-        if (verdict := failure or call.verdict) is not None:
-            rota.failed(chosen, verdict, self._now())
-        else:
-            rota.worked(chosen, since)
+        self._judge(chosen, failure or call.verdict, since)
         return failure
+
+    def _judge(self, chosen: int, verdict: Failure | None, since: float) -> None:
+        """What a request has shown of a target; None: it works."""
+        before = self._rota.targets[chosen].cause
+        if verdict is None:
+            self._rota.worked(chosen, since)
+        else:
+            self._rota.failed(chosen, verdict, self._now())
+        if before is not None or self._rota.targets[chosen].cause is not None:
+            self.watch.moved()
 
     async def _say_or_fail(self, call: Call, failure: Failure | None) -> None:
         if failure is not None:

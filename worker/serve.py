@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import faulthandler
 import gc
+import math
 import os
 import signal
 import socket
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
 
 import attrs
@@ -23,8 +24,8 @@ from .books import Books
 from .contract import EXIT_CONFIG, EXIT_OK, Adjust, Beat, Bye, Drain, Health, Hello, Ready, WorkerSpec
 from .journal import Journal
 from .link import Ears, Link
-from .provider import Provider
 from .stats import Stats
+from .watch import Watch, first_of
 
 BEAT_S = 2.0
 STIR_S = 0.1
@@ -198,14 +199,7 @@ class Worker:
     async def _learn_spec(self) -> bool:
         """Wait for the spec, or for the order not to live after all."""
         with trio.move_on_after(SPEC_LIMIT_S):
-            async with trio.open_nursery() as nursery:
-
-                async def first(event: trio.Event) -> None:
-                    await event.wait()
-                    nursery.cancel_scope.cancel()
-
-                nursery.start_soon(first, self._told)
-                nursery.start_soon(first, self._ending)
+            await first_of(self._told.wait, self._ending.wait)
         return self._spec is not None and not self._ending.is_set()
 
     async def _serve(self, spec: WorkerSpec, serving: handler.Handler) -> None:
@@ -232,7 +226,7 @@ class Worker:
                 nursery.start_soon(self._keep, self._books)
                 nursery.start_soon(serving.keep_wills)
             nursery.start_soon(self._beat)
-            nursery.start_soon(self._report_health, spec, serving.provider)
+            nursery.start_soon(self._report_health, spec, serving.watch)
             nursery.start_soon(self._watch_for_orphanhood)
             await self._ending.wait()
             await self._drain(spec, server, serving)
@@ -327,32 +321,24 @@ class Worker:
             starved=self._server.starved if self._server else None,
         )
 
-    async def _report_health(self, spec: WorkerSpec, provider: Provider) -> None:
-        """Tell the supervisor how the provider is: when there is a reason to look, and every now and then.
+    async def _report_health(self, spec: WorkerSpec, watch: Watch) -> None:
+        """Tell the supervisor how the far side is: when there is a reason to look, and every now and then.
 
         Not at the start: bringing a proxy up troubles no provider, and needs none.
         """
         interval = NEAR_LOOK_S if _is_near(spec.base_url) else FAR_LOOK_S
+        again_s = math.inf
         while self._link is not None:
-            with trio.move_on_after(interval):
-                await self._doubted(provider)
+            with trio.move_on_after(min(interval, again_s)):
+                await first_of(watch.doubted, self._look.wait)
             self._look = trio.Event()
-            seen = await provider.condition()
-            health = Health(seen.ok, (seen.warning if seen.ok else seen.detail) or "")
+            standing = await watch.look()
+            again_s = standing.again_s
+            health = Health(standing.is_well, standing.words)
             if health != self._health_told:
                 self._health_told = health
                 await self._link.say(health)
             await trio.sleep(_REST_S)
-
-    async def _doubted(self, provider: Provider) -> None:
-        async with trio.open_nursery() as nursery:
-
-            async def first(wait: Callable[[], Awaitable[None]]) -> None:
-                await wait()
-                nursery.cancel_scope.cancel()
-
-            nursery.start_soon(first, provider.doubted)
-            nursery.start_soon(first, self._look.wait)
 
     async def _watch_for_orphanhood(self) -> None:
         """Nobody wants a worker that has been alone for a day and idle at its end."""

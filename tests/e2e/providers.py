@@ -337,7 +337,7 @@ ROUTED = "openrouter/anthropic/claude-3-haiku"
 
 
 @contextmanager
-def estate(config: str = "") -> Iterator[Estate]:
+def estate(config: str = "", *, bad_workers: bool = False) -> Iterator[Estate]:
     """`config` is a template: {fo}, {fr} and {fa} are the fakes' base URLs."""
     with ExitStack() as stack:
         fo, fr = stack.enter_context(Ollama()), stack.enter_context(Router())
@@ -348,7 +348,7 @@ def estate(config: str = "") -> Iterator[Estate]:
         text = config.replace("{fo}", fo.base).replace("{fr}", fr.base).replace("{fa}", fa.base)
         (folder / "config.toml").write_text(text)
         (folder / "config.toml").chmod(0o600)
-        house.start()
+        house.start(bad_workers=bad_workers)
         yield Estate(house, fo, fr, fa)
 
 

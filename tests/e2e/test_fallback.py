@@ -193,7 +193,7 @@ def test_a_bad_request_falls_back_nowhere(home: Estate) -> None:
 
     assert [answer.status for answer in answers] == [400, 400]
     assert home.fa.requests == []
-    assert get(port, "/health").json["targets"][0] == {"model_id": "ollama/codellama", "state": "ok"}
+    assert get(port, "/health").json["targets"][0]["state"] == "ok"
 
 
 def test_s137_what_fails_after_the_first_content_stays_where_it_is(home: Estate) -> None:
@@ -214,7 +214,7 @@ def test_s137_what_fails_after_the_first_content_stays_where_it_is(home: Estate)
     row = the_row(home)
 
     assert (answer.status, said.text, said.complete) == (200, "Hel", False)
-    assert home.fa.requests == []
+    assert home.fa.asked == []
     assert (row["status"], row["fallback"]) == (500, False)
 
 
@@ -231,7 +231,7 @@ def test_a_target_that_failed_is_left_alone_until_its_probe(home: Estate) -> Non
     assert len(home.fo.asked) == 1
     assert (first["state"], first["cause"]) == ("cooling", "rate limit")
     assert 0 < first["cooling_s"] <= 3.2
-    assert second == {"model_id": "openrouter/a/b", "state": "ok"}
+    assert second == {"model_id": "openrouter/a/b", "state": "ok", "serves": True, "ok": True}
     assert home.usage()[-1]["fallback_reason"] == "ollama/codellama: rate limit, cooling"
     assert [row["retry_count"] for row in home.usage()[-5:]] == [1, 0, 0, 0, 0]
     home.fo.instead()

@@ -28,6 +28,7 @@ from modelproxy.worker.failures import Failure, Kind
 from modelproxy.worker.handler import Handler, refuse
 from modelproxy.worker.httpd import ClientGone, Exchange
 from modelproxy.worker.httpd_parse import BodyIncomplete, BodyTooLarge
+from modelproxy.worker.provider import Condition
 from modelproxy.worker.stats import Stats
 from modelproxy.worker.wire import codec
 from modelproxy.worker.wire.asks import Ask
@@ -1035,10 +1036,31 @@ async def test_health_shows_the_targets(bench: Bench) -> None:
     await post(bench)
     exchange = FakeExchange(request("GET", "/health"))
     await bench.handler(exchange)
-    [first, second] = json.loads(exchange.sent)["targets"]
+    body = json.loads(exchange.sent)
+    [first, second] = body["targets"]
 
     assert (first["model_id"], first["state"], first["cause"]) == ("echo/demo", "cooling", "server error")
-    assert second == {"model_id": "echo/1", "state": "ok"}
+    assert second == {"model_id": "echo/1", "state": "ok", "serves": True, "ok": True}
+    assert (exchange.status, body["healthy"], body["status"]) == (200, True, "degraded")
+    assert (body["served_by"], body["warnings"]) == (
+        "echo/1",
+        ["echo server error; echo/1 serves in its place"],
+    )
+
+
+async def test_health_fails_only_where_no_target_works(bench: Bench) -> None:
+    """And what the first one's trouble is stands where it stands for a proxy with one."""
+    down = Condition(ok=False, detail="gone; start it with `it serve`")
+    targets(bench, FakeProvider(saying("a"), well=down), FakeProvider(saying("b"), well=down))
+    exchange = get("/health")
+    await bench.handler(exchange)
+    body = json.loads(exchange.sent)
+
+    assert (exchange.status, body["healthy"], body["status"]) == (503, False, "degraded")
+    assert body["upstream"]["detail"] == "gone; start it with `it serve`"
+    assert [one["serves"] for one in body["targets"]] == [False, False]
+    assert body["warnings"] == ["echo/1: gone; start it with `it serve`"]
+    assert "served_by" not in body
 
 
 # --- limits ---------------------------------------------------------------------------------------
