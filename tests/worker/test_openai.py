@@ -293,6 +293,16 @@ def test_p24_a_cache_without_a_price_is_none(price: Any, marked: bool) -> None:
     assert ("cache_control" in json.dumps(body)) is marked
 
 
+def test_p15_what_is_only_named_is_noted() -> None:
+    """For the log: a model that is told less than it was sent is no secret."""
+    source = {"type": "base64", "media_type": "application/pdf", "data": "JVBERi0="}
+    content = [{"type": "document", "source": source}, {"type": "new", "x": 1}, {"type": "text", "text": "a"}]
+    request = ask(messages=[{"role": "user", "content": content}])
+
+    assert OpenAI().call(request, terms()).notes == ("blocks only named: 2",)
+    assert OpenAI().call(ask(), terms()).notes == ()
+
+
 def test_prefill_is_continued_where_that_can_be_said() -> None:
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "{ "}]
     body = json.loads(

@@ -57,8 +57,12 @@ class OpenAI:
         size = prepared.input_tokens(_sight(terms, ways), 0 if ways.replay != "none" else len(prepared.turns))
         if terms.window is not None and size > terms.window:
             raise Refused(failures.overflow(size, terms.window))
-        body = _Request(ask, terms, ways, prepared, size).body()
-        return Call(PATH, codec.dumps(body), headers(ask, terms, ways), notes=prepared.notes)
+        request = _Request(ask, terms, ways, prepared, size)
+        body = codec.dumps(request.body())
+        notes = (
+            (*prepared.notes, f"blocks only named: {request.omitted}") if request.omitted else prepared.notes
+        )
+        return Call(PATH, body, headers(ask, terms, ways), notes=notes)
 
     def decoder(self, ask: Ask, terms: Terms, *, new_id: NewId) -> Decoder:
         ways = self.server.with_model(terms.model, terms.facts)
@@ -146,6 +150,8 @@ class _Request:
         self._sight = _sight(terms, ways)
         self._caches = _caches(terms, ways)
         self._automatic = self._mark(ask.body)
+        self.omitted = 0
+        """Blocks that are only named; known once there is a body."""
         self._marks = MOST_BREAKPOINTS if self._automatic is None else MOST_BREAKPOINTS - 1
 
     def body(self) -> dict[str, Any]:
@@ -204,6 +210,7 @@ class _Request:
     def _user(self, turn: Turn) -> Iterator[Message]:
         names = {call: self._names.out(name) for call, name in turn.names.items()}
         found = blocks.user_turn(turn.blocks, names, self._sight)
+        self.omitted += found.omitted
         marks = {
             block.get("tool_use_id"): self._mark(block)
             for block in turn.blocks
