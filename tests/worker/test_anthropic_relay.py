@@ -351,7 +351,7 @@ def test_a_whole_answer() -> None:
         ({"is_byok": True, "cost_details": {"upstream_inference_cost": 2.0}}, None),
     ],
 )
-def test_s72_the_bill_of_the_users_own_key_behind_a_router_comes_on_top(
+def test_s106_the_bill_of_the_users_own_key_behind_a_router_comes_on_top(
     said: dict[str, Any], cost: float | None
 ) -> None:
     """As where its answers are translated."""

@@ -122,7 +122,7 @@ def test_the_last_event_may_lack_its_empty_line() -> None:
     assert items(event(content="a"), event("stop").rstrip()[:-1]) == [Text("a")]
 
 
-def test_s130_a_call_that_is_announced_and_does_not_come_is_no_end() -> None:
+def test_p40_a_call_that_is_announced_and_does_not_come_is_no_end() -> None:
     """Whatever it was sent as, nobody could read it; as an end of the turn it would be lost in silence."""
     words = "p, model m: said that it calls a tool, but no call came"
     odd = {"index": 0, "id": "a", "name": "f", "arguments": "{}"}
@@ -138,7 +138,7 @@ def test_a_document_that_is_nearly_json_is_read_like_a_chunk() -> None:
 
 
 def test_what_a_failure_has_cost_is_known() -> None:
-    """S72: OpenRouter charges for what came before an error inside a 200."""
+    """S106: OpenRouter charges for what came before an error inside a 200."""
     error = {"error": {"code": 502, "message": "gone"}, "usage": {"prompt_tokens": 3, "cost": 0.5}}
     inside = {"choices": [{"message": {"content": "a"}, **error}], "usage": error["usage"]}
     router = SERVERS["openrouter"]
@@ -311,6 +311,20 @@ def test_an_answer_longer_than_was_asked_for_is_cut_between_characters() -> None
     assert items(event(content="ab"), event("stop"), frame=frame) == [Text("ab"), Finish()]
     held = Frame(Names([]), most_tokens=1, stops=("abcdefg",))
     assert items(event(content="abcdef"), event("stop"), frame=held) == [Text("abcd"), Finish("max_tokens")]
+
+
+def test_p48_an_emoji_whose_halves_come_apart_is_one() -> None:
+    """JavaScript cuts a text between them; half a one is nothing that a client could print."""
+    high, low = "\ud83d", "\ude00"
+
+    assert items(event(content=f"a{high}"), event(content=f"{low}b"), event("stop")) == [
+        Text("a"),
+        Text("\U0001f600b"),
+        Finish(),
+    ]
+    assert items(event(content=high), event(content=low), event("stop")) == [Text("\U0001f600"), Finish()]
+    assert items(event(content=f"a{high}"), event(content="b"), event("stop"))[1] == Text(f"{high}b")
+    assert items(event(content=high), event("stop")) == [Text(high), Finish()]
 
 
 def test_a_picture_in_an_answer_is_said_to_be_missing() -> None:

@@ -23,7 +23,7 @@ import attrs
 
 from modelproxy.worker import tokens
 from modelproxy.worker.failures import Failure, Kind
-from modelproxy.worker.wire import openai, sse
+from modelproxy.worker.wire import longs, openai, sse
 from modelproxy.worker.wire.asks import Ask
 from modelproxy.worker.wire.items import Finish, Item, Text, Thinking, ToolCall, Usage
 from modelproxy.worker.wire.openai import Chunk
@@ -372,6 +372,8 @@ class _Answer:
         self._calls = Calls(frame.names.seen)
         self._inline = Inline() if quirks.think_tags else None
         self._fences = Fences() if frame.json_only else None
+        self._half = ""
+        """The first half of a character, whose second may come in the next chunk."""
         self._stops = Stops(list(frame.stops))
         self._room = (
             None if frame.most_tokens is None else math.ceil(frame.most_tokens * tokens.BYTES_PER_TOKEN)
@@ -476,6 +478,15 @@ class _Answer:
 
     def _visible(self, text: str) -> list[Item]:
         """Content, which may hold reasoning at its beginning."""
+        if self._half:
+            text, self._half = longs.paired(self._half + text), ""
+        if "\ud800" <= text[-1:] <= "\udbff":
+            text, self._half = text[:-1], text[-1:]
+            if not text:
+                return []
+        return self._parted(text)
+
+    def _parted(self, text: str) -> list[Item]:
         if self._inline is None:
             return self._text(text)
         return self._sorted(self._inline.feed(text))
@@ -518,7 +529,9 @@ class _Answer:
         return text.encode("utf-8", "surrogatepass")[: self._room].decode("utf-8", "ignore"), True
 
     def _flushed(self) -> list[Item]:
-        items = self._sorted(self._inline.end()) if self._inline else []
+        half, self._half = self._half, ""
+        items = self._parted(half) if half else []
+        items += self._sorted(self._inline.end()) if self._inline else []
         if self._fences and not self._finished:
             items += self._shown(self._fences.end())
         held = "" if self._finished else self._stops.end()

@@ -99,13 +99,13 @@ def pieces(inside: memoryview) -> Iterator[str]:
         held = text[-1:] if "\ud800" <= text[-1:] <= "\udbff" else ""
         text = text[: len(text) - len(held)]
         if text:
-            yield _paired(text)
+            yield paired(text)
     if held:
         yield held
 
 
-def _paired(text: str) -> str:
-    """Two escapes that came in different stretches are one character."""
+def paired(text: str) -> str:
+    """Two escapes at the beginning that came in different stretches are one character."""
     if len(text) > 1 and "\ud800" <= text[0] <= "\udbff" and "\udc00" <= text[1] <= "\udfff":
         pair = text[:2].encode("utf-16-le", "surrogatepass").decode("utf-16-le")
         return pair + text[2:]
