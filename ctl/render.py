@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from modelproxy.supervisor.words import ago, count, lasting, span, uptime
+
 from .faults import printable
 
 TYPE_CHECKING = False  # see faults
@@ -125,7 +127,7 @@ def row(view: dict[str, Any]) -> list[str]:
         cell(view.get("pid")),
         clipped(state(view)),
         clipped(_health(view)),
-        uptime(view.get("uptime_s")),
+        "-" if view.get("uptime_s") is None else uptime(view["uptime_s"]),
         cell(view.get("requests")),
         cell(view.get("in_flight")),
         _costs(view),
@@ -184,24 +186,10 @@ def state(view: dict[str, Any]) -> str:
     return detail if detail.startswith(word) else f"{word}; {detail}"
 
 
-def uptime(seconds: float | None) -> str:
-    """Two units are enough: `42s`, `3m04s`, `2h05m`, `3d04h`."""
-    if seconds is None:
-        return "-"
-    whole = max(0, int(seconds))
-    for unit, size, smaller, part in (("d", 86400, "h", 3600), ("h", 3600, "m", 60), ("m", 60, "s", 1)):
-        if whole >= size:
-            return f"{whole // size}{unit}{whole % size // part:02d}{smaller}"
-    return f"{whole}s"
-
-
-def _span(seconds: float) -> str:
-    """The same for what may be short."""
-    return uptime(seconds) if seconds >= 10 else f"{max(0.0, seconds):.1f}s"
-
-
 def took(seconds: float) -> str:
-    """How long the user waited: `0.02s`, `0.2s`, `12.5s`."""
+    """How long the user waited: `0.02s`, `0.2s`, `12.5s`, `1m04s`."""
+    if seconds >= 60:
+        return uptime(seconds)
     return f"{seconds:.2f}s" if seconds < 0.1 else f"{seconds:.1f}s"
 
 
@@ -245,14 +233,14 @@ def waiting(views: Sequence[dict[str, Any]]) -> str:
     if not busy:
         return "waiting for the worker to leave"
     return "waiting for " + ", ".join(
-        f"{_count(view['in_flight'], 'request')} of {cell(view.get('name'))}" for view in busy
+        f"{count(view['in_flight'], 'request')} of {cell(view.get('name'))}" for view in busy
     )
 
 
 def daemon(version: dict[str, Any], proxies: int | None, now: float) -> str:
     """What `daemon status` says."""
     age = uptime(now - float(version.get("started_at") or now))
-    many = "" if proxies is None else "  " + _count(proxies, "proxy", "proxies")
+    many = "" if proxies is None else "  " + count(proxies, "proxy", "proxies")
     unit = f"  by systemd: {cell(version['unit'])}" if version.get("unit") else ""
     spawn = f"  workers by {cell(version['spawn'])}" if version.get("spawn") else ""
     return (
@@ -261,9 +249,9 @@ def daemon(version: dict[str, Any], proxies: int | None, now: float) -> str:
     )
 
 
-def serving(count: int) -> str:
+def serving(workers: int) -> str:
     """The sentence of a `ps` without a supervisor."""
-    return f"supervisor not running; {_count(count, 'worker')} serving"
+    return f"supervisor not running; {count(workers, 'worker')} serving"
 
 
 USAGE_COLUMNS = ("TIME", "PROXY", "ASKED FOR", "STATUS", "STOP", "IN", "OUT", "COST", "FIRST", "TOOK")
@@ -311,10 +299,6 @@ def _milliseconds(number: float | None) -> str:
     return "-" if number is None else took(number / 1000)
 
 
-def _count(number: int, one: str, many: str = "") -> str:
-    return f"{number} {one if number == 1 else many or one + 's'}"
-
-
 def _details(view: dict[str, Any], now: float) -> Iterator[str]:
     """What `ps -v` adds; a fact that is not there takes no line."""
     yield ""
@@ -331,7 +315,7 @@ def _details(view: dict[str, Any], now: float) -> Iterator[str]:
 def facts(view: dict[str, Any], now: float) -> Iterator[tuple[str, str]]:
     """All that is known of a proxy, by name; what is not there or is nothing new is left out."""
     if view.get("since"):
-        yield "since", f"{_span(now - view['since'])} ago"
+        yield "since", ago(now - view["since"])
     for label, key in (("next", "next"), ("run", "command"), ("url", "url"), ("provider at", "base_url")):
         if view.get(key):
             yield label, cell(view[key])
@@ -346,7 +330,7 @@ def facts(view: dict[str, Any], now: float) -> Iterator[tuple[str, str]]:
         yield "tokens", _tokens(view)
     if view.get("leases") or (view.get("wanted") and view.get("kept") is False):
         goes = "" if view.get("kept", True) else "; it goes with the last"
-        yield "used by", _count(view.get("leases", 0), "command") + goes
+        yield "used by", count(view.get("leases", 0), "command") + goes
     if view.get("health") not in (None, "", "-", "unknown"):
         yield "health", cell(view["health"])
     if view.get("port_holder"):
@@ -365,13 +349,13 @@ def facts(view: dict[str, Any], now: float) -> Iterator[tuple[str, str]]:
 
 def _numbers(view: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if view.get("requests") is not None:
-        counts = [_count(view["requests"], "request")]
+        counts = [count(view["requests"], "request")]
         counts += [f"{view[key]} {name}" for key, name in _COUNTED if view.get(key)]
         yield "served", f"{', '.join(counts)}; cost {_costs(view)}"
     yield "restarts", cell(view.get("restarts"))
     if view.get("queue"):
-        yield "waiting to be accepted", _count(view["queue"], "connection")
-    lost = [_count(view[key], one, many) for key, one, many in _LOST if view.get(key)]
+        yield "waiting to be accepted", count(view["queue"], "connection")
+    lost = [count(view[key], one, many) for key, one, many in _LOST if view.get(key)]
     if lost:
         yield "lost", ", ".join(lost)
 
@@ -389,17 +373,16 @@ _LOST = (
 
 def _worker(worker: dict[str, Any], now: float) -> str:
     """`g3, pid 4121, ready for 2h05m, 2 in flight (oldest 4m10s)`"""
-    age = f" for {_span(now - worker['since'])}" if worker.get("since") else ""
     words = [
         f"g{cell(worker.get('generation'))}",
         f"pid {cell(worker.get('pid'))}",
-        f"{cell(worker.get('phase'))}{age}",
+        lasting(f"{cell(worker.get('phase'))} for", now - (worker.get("since") or now)),
     ]
     if worker.get("in_flight"):
         oldest = worker.get("oldest_s")
-        words.append(f"{worker['in_flight']} in flight" + (f" (oldest {_span(oldest)})" if oldest else ""))
+        words.append(f"{worker['in_flight']} in flight" + (f" (oldest {span(oldest)})" if oldest else ""))
     if worker.get("kill_in_s") is not None:
-        words.append(f"kill in {_span(worker['kill_in_s'])}")
+        words.append(f"kill in {span(worker['kill_in_s'])}")
     return ", ".join(words)
 
 
@@ -409,7 +392,7 @@ def dead(death: dict[str, Any], now: float) -> str:
     if death.get("pid"):
         who.append(f"pid {death['pid']}")
     if death.get("lived_s") is not None:
-        span = _span(death["lived_s"])
-        ready = f"had been ready for {span}" if death.get("was_ready") else f"never ready in {span}"
-        who.append(f"had been leaving for {span}" if death.get("was_leaving") else ready)
-    return f"{cell(death.get('cause'))} {_span(now - (death.get('at') or now))} ago ({', '.join(who)})"
+        lived = span(death["lived_s"])
+        ready = f"had been ready for {lived}" if death.get("was_ready") else f"never ready in {lived}"
+        who.append(f"had been leaving for {lived}" if death.get("was_leaving") else ready)
+    return f"{cell(death.get('cause'))} {ago(now - (death.get('at') or now))} ({', '.join(who)})"

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator
 import trio
 
 from .protocol import Event
+from .words import count
 
 CAPACITY = 4096
 
@@ -38,7 +39,8 @@ class Events:
         found = [event for event in self._ring if event.seq > seq]
         lost = oldest.seq - seq - 1
         if lost > 0 and seq > 0:
-            found.insert(0, Event(oldest.seq - 1, oldest.at, "gap", None, f"{lost} events were dropped"))
+            text = f"{count(lost, 'event was', 'events were')} dropped"
+            found.insert(0, Event(oldest.seq - 1, oldest.at, "gap", None, text))
         return found
 
     async def follow(self, seq: int) -> AsyncGenerator[list[Event], None]:

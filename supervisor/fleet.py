@@ -34,6 +34,7 @@ from modelproxy.worker.contract import EXIT_CONFIG, Front, Quota, WorkerSpec
 
 from . import policy
 from .facts import Care, Death, Phase, Proxy, Worker
+from .words import span
 
 # --- events ---------------------------------------------------------------------------------------
 
@@ -808,7 +809,7 @@ def _mebibytes(size: int) -> str:
 def _on_well(turn: _Turn, event: FeltWell) -> None:
     worker = turn.proxy.worker(event.generation)
     if worker is not None and worker.ill_since is not None and worker.phase is Phase.READY:
-        turn.tell("well", f"its provider answers again after {turn.now - worker.ill_since:.0f} s")
+        turn.tell("well", f"its provider answers again after {span(turn.now - worker.ill_since)}")
     turn.amend(event.generation, ill=None, ill_since=None, note=event.note)
 
 
@@ -1009,7 +1010,7 @@ def _on_clock(turn: _Turn, event: Clock) -> None:
 def _stop_idle(turn: _Turn) -> None:
     """Who comes from now on waits in the queue. The grace is for somebody who came in this very moment."""
     (worker,) = turn.proxy.workers
-    turn.rest(f"no request for {turn.proxy.care.idle_stop_s:g} s")
+    turn.rest(f"no request for {span(turn.proxy.care.idle_stop_s or 0.0)}")
     turn.drain(worker, turn.proxy.roll_grace_s)
 
 

@@ -48,7 +48,7 @@ from modelproxy.worker.contract import (
     Welcome,
 )
 
-from . import channel, fleet, kernel, logs, policy, renewal, runner, sockets, state, views
+from . import channel, fleet, kernel, logs, policy, renewal, runner, sockets, state, views, words
 from .custody import Custody
 from .events import Events
 from .facts import Death, Phase, Proxy
@@ -829,7 +829,9 @@ class Keeper:
                 await alarm.wait()
             late = self._now() - due_at
             if late > _LATE_S:
-                self._log(f"this process stood still for {late:.0f} s; nobody is blamed for that silence")
+                self._log(
+                    f"this process stood still for {words.span(late)}; nobody is blamed for that silence"
+                )
                 for name in self._units:
                     self.post(name, fleet.Overslept(late))
             if scope.cancelled_caught or late >= 0:

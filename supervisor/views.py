@@ -13,6 +13,7 @@ import attrs
 
 from . import policy
 from .facts import Death, Phase, Proxy, State, Worker
+from .words import ago, lasting, span
 
 _QUIET_S = policy.SILENCE_LIMIT_S / 2
 """A heart that has missed some beats is worth a word before it is worth a look."""
@@ -99,20 +100,20 @@ def describe(proxy: Proxy, now: float, tallies: dict[int, Tally]) -> str:
 
 
 def _idle(proxy: Proxy, now: float, _: dict[int, Tally]) -> str:
-    why = "lazy" if proxy.care.idle_stop_s is None else f"{seconds(proxy.care.idle_stop_s)} without a request"
-    return f"idle since {seconds(now - (proxy.idle_since or now))} ({why})"
+    why = "lazy" if proxy.care.idle_stop_s is None else f"{span(proxy.care.idle_stop_s)} without a request"
+    return f"{lasting('idle for', now - (proxy.idle_since or now))} ({why})"
 
 
 def _starting(proxy: Proxy, now: float, _: dict[int, Tally]) -> str:
     newcomer = proxy.successor
-    return f"starting {_progress(newcomer, now)}" + _last(proxy, now) if newcomer else "starting"
+    return _progress("starting", newcomer, now) + _last(proxy, now) if newcomer else "starting"
 
 
-def _progress(newcomer: Worker, now: float) -> str:
+def _progress(words: str, newcomer: Worker, now: float) -> str:
     age = now - newcomer.since
     waits = " (waits for its turn)" if newcomer.pid is None and age > _TURN_S else ""
     held = ", traced by a debugger" if newcomer.traced else ""
-    return seconds(age) + waits + held
+    return lasting(words, age) + waits + held
 
 
 def _ready(proxy: Proxy, now: float, tallies: dict[int, Tally]) -> str:
@@ -132,8 +133,8 @@ def _ready(proxy: Proxy, now: float, tallies: dict[int, Tally]) -> str:
 def _silence(worker: Worker, now: float) -> str:
     silent = _silent_for(worker, now)
     if worker.traced:
-        return f"traced by a debugger, silent {seconds(silent)}"
-    return f"silent {seconds(silent)}" if silent > _QUIET_S else ""
+        return f"traced by a debugger, silent {span(silent)}"
+    return f"silent {span(silent)}" if silent > _QUIET_S else ""
 
 
 def _age(proxy: Proxy) -> str:
@@ -147,7 +148,7 @@ def _queue(worker: Worker, now: float) -> str:
     """A loop that beats may yet take nobody in."""
     if worker.stuck_since is None or now - worker.stuck_since <= _QUIET_S:
         return ""
-    return f"{worker.waiting} waiting, none taken for {seconds(now - worker.stuck_since)}"
+    return f"{worker.waiting} waiting, none taken for {span(now - worker.stuck_since)}"
 
 
 def _silent_for(worker: Worker, now: float) -> float:
@@ -161,14 +162,14 @@ def _degraded(proxy: Proxy, now: float, tallies: dict[int, Tally]) -> str:
     leavers = _leavers(proxy, now, tallies)
     after = f"; {leavers}" if leavers else ""
     reason = f"it can take no connection: {current.starved}" if current.starved else current.ill
-    return f"degraded {seconds(now - (since(proxy) or now))}: {reason}{after}"
+    return f"{lasting('degraded', now - (since(proxy) or now))}: {reason}{after}"
 
 
 def _rolling(proxy: Proxy, now: float, tallies: dict[int, Tally]) -> str:
     old, new = proxy.current, proxy.successor
     words = f"rolling g{old.generation if old else '?'}->g{new.generation if new else '?'}"
     if new is not None:
-        words += f", g{new.generation} starting {_progress(new, now)}"
+        words += _progress(f", g{new.generation} starting", new, now)
     leavers = _leavers(proxy, now, tallies)
     return words + (f"; {leavers}" if leavers else "")
 
@@ -188,12 +189,12 @@ def _leaver(worker: Worker, tally: Tally, now: float) -> str:
 
 
 def _load(tally: Tally, now: float) -> str:
-    oldest = f" (oldest {seconds(now - tally.oldest_since)})" if tally.oldest_since is not None else ""
+    oldest = f" (oldest {span(now - tally.oldest_since)})" if tally.oldest_since is not None else ""
     return f"{tally.in_flight}{oldest if tally.in_flight else ''}"
 
 
 def _limit(worker: Worker, now: float) -> str:
-    return "" if worker.kill_by is None else f", kill in {seconds(worker.kill_by - now)}"
+    return "" if worker.kill_by is None else f", kill in {span(worker.kill_by - now)}"
 
 
 def _draining(proxy: Proxy, now: float, tallies: dict[int, Tally]) -> str:
@@ -202,7 +203,7 @@ def _draining(proxy: Proxy, now: float, tallies: dict[int, Tally]) -> str:
         return "draining: waiting for what may still dial"
     told = [tallies.get(worker.generation, Tally()) for worker in workers]
     begun = [tally.oldest_since for tally in told if tally.oldest_since is not None and tally.in_flight]
-    oldest = f" (oldest {seconds(now - min(begun))})" if begun else ""
+    oldest = f" (oldest {span(now - min(begun))})" if begun else ""
     last = max(workers, key=lambda worker: worker.kill_by or 0.0)
     hung = "".join(f"; g{worker.generation} is hung ({worker.hung})" for worker in workers if worker.hung)
     return f"draining {sum(tally.in_flight for tally in told)} in flight{oldest}{_limit(last, now)}{hung}"
@@ -213,7 +214,7 @@ def _hung(proxy: Proxy, now: float, _: dict[int, Tally]) -> str:
     if current is None:
         return "hung"
     stuck_for = 0.0 if current.stuck_since is None else now - current.stuck_since
-    age = seconds(max(_silent_for(current, now), stuck_for))
+    age = span(max(_silent_for(current, now), stuck_for))
     return f"hung {age} ({current.hung}){_limit(current, now)}"
 
 
@@ -225,7 +226,7 @@ def _backoff(proxy: Proxy, now: float, _: dict[int, Tally]) -> str:
 
 
 def _pause(proxy: Proxy, now: float) -> str:
-    return seconds((proxy.retry_at or now) - now)
+    return span((proxy.retry_at or now) - now)
 
 
 def _failed(proxy: Proxy, now: float, _: dict[int, Tally]) -> str:
@@ -269,7 +270,7 @@ def _last(proxy: Proxy, now: float) -> str:
     if not proxy.losses:
         return ""
     death = proxy.losses[-1]
-    return f"; last: {death.cause} {seconds(now - death.at)} ago"
+    return f"; last: {death.cause} {ago(now - death.at)}"
 
 
 # --- what comes -----------------------------------------------------------------------------------
@@ -291,9 +292,9 @@ def _next_ready(proxy: Proxy, now: float) -> str:
     if proxy.draining:
         return "the older worker leaves when its requests are finished"
     if proxy.idle_at is not None:
-        return f"without a request it goes in {seconds(proxy.idle_at - now)}, until the next connection"
+        return f"without a request it goes in {span(proxy.idle_at - now)}, until the next connection"
     if proxy.settled_at is not None and proxy.failures:
-        return f"its deaths are forgotten in {seconds(proxy.settled_at - now)} if it stays ready"
+        return f"its deaths are forgotten in {span(proxy.settled_at - now)} if it stays ready"
     return ""
 
 
@@ -305,12 +306,12 @@ def _next_starting(proxy: Proxy, now: float) -> str:
     newcomer = proxy.successor
     if newcomer is None or newcomer.start_by is None:
         return "it starts as soon as other starts have made room; connections wait"
-    return f"if it is not ready in {seconds(newcomer.start_by - now)} it is killed; connections wait"
+    return f"if it is not ready in {span(newcomer.start_by - now)} it is killed; connections wait"
 
 
 def _next_rolling(proxy: Proxy, now: float) -> str:
     newcomer = proxy.successor
-    limit = f"within {seconds(newcomer.start_by - now)}" if newcomer and newcomer.start_by else "in time"
+    limit = f"within {span(newcomer.start_by - now)}" if newcomer and newcomer.start_by else "in time"
     return f"if the new worker is ready {limit}, the old one drains; if not, the old one stays"
 
 
@@ -337,7 +338,7 @@ def _next_adopting(proxy: Proxy, now: float) -> str:
     if proxy.key_sought and not proxy.workers:
         return "it starts when its key is there; connections wait"
     due = min((worker.kill_by for worker in proxy.workers if worker.kill_by is not None), default=now)
-    return f"if it has not dialled in {seconds(due - now)} it is replaced"
+    return f"if it has not dialled in {span(due - now)} it is replaced"
 
 
 def _next_draining(proxy: Proxy, now: float) -> str:
@@ -434,16 +435,3 @@ def workers(proxy: Proxy, now: float, tallies: dict[int, Tally], epoch: Epoch) -
             }
         )
     return found
-
-
-def seconds(span: float) -> str:
-    """A span as a person says it: 0.3s, 12s, 4m10s, 2h05m. One that is over is 0."""
-    span = max(0.0, span)
-    if span < 10:
-        return f"{span:.1f}s"
-    whole = int(span)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}s"
-    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"

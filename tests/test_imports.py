@@ -22,6 +22,7 @@ ALLOWED = {
     "ctl": {
         "supervisor.protocol",
         "supervisor.paths",
+        "supervisor.words",
         "worker.ledger",
         # The configuration, which both read: pure, but for the fetching of keys.
         "supervisor.aliases",
@@ -71,6 +72,7 @@ PURE = (
     "supervisor.toml_lines",
     "supervisor.values",
     "supervisor.views",
+    "supervisor.words",
     "worker.access",
     "worker.app",
     "worker.attempts",

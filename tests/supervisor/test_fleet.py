@@ -2277,7 +2277,7 @@ def test_a_trouble_that_changes_its_words_goes_on() -> None:
 
     assert (story.proxy.workers[0].ill, story.proxy.workers[0].ill_since) == (None, None)
     assert story.told[-3:] == ["ill", "ill", "well"]
-    assert story.texts[-3:] == ["slow", "refused", "its provider answers again after 1 s"]
+    assert story.texts[-3:] == ["slow", "refused", "its provider answers again after 1.0s"]
 
 
 def test_news_of_a_provider_are_told_once_and_by_who_serves() -> None:

@@ -749,7 +749,7 @@ async def test_deaths_outlive_the_supervisor(make_world: MakeWorld) -> None:
         ("exit 1", None, None),
         ("SIGKILL", 76, 7.0),
     ]
-    assert told[0]["at"] <= kernel.wall_clock()
+    assert told[0]["at"] < kernel.wall_clock() + 5.0
     assert told[1]["at"] == pytest.approx(dead.at, abs=5.0)
     survivor.die()
     await world.until(lambda: world.proxy().generation == 4 and world.proxy().state is State.READY)

@@ -60,7 +60,7 @@ def test_idle_says_since_when_and_what_ends_it() -> None:
     story(fleet.Up(SPEC, Care(lazy=True)))
     story.wait(250.0)
 
-    assert words(story) == "idle since 4m10s (lazy)"
+    assert words(story) == "idle for 4m10s (lazy)"
     assert views.forecast(story.proxy, story.now) == "the next connection starts a worker and waits for it"
     assert views.since(story.proxy) == 100.0
     stops = Story()
@@ -75,7 +75,7 @@ def test_idle_says_since_when_and_what_ends_it() -> None:
     stops.beat_for(840.0)
     stops.die(1, "exit 0", 0)
     stops.wait(5.0)
-    assert words(stops) == "idle since 5.0s (15m00s without a request)"
+    assert words(stops) == "idle for 5.0s (15m00s without a request)"
 
 
 def test_a_debugger_is_named() -> None:
@@ -148,13 +148,13 @@ def test_a_roll_names_both_generations_and_who_drains() -> None:
     story = Story().serve()
     story(fleet.Restart(900.0))
 
-    assert words(story) == "rolling g1->g2, g2 starting 0.0s"
+    assert words(story) == "rolling g1->g2, g2 starting"
     story.born(2)
     story.ready(2)
     assert words(story) == "g1 drains 2 (oldest 4m10s), kill in 15m01s"
     story(fleet.Restart(900.0))
     story.born(3)
-    assert words(story) == ("rolling g2->g3, g3 starting 0.0s; g1 drains 2 (oldest 4m10s), kill in 15m01s")
+    assert words(story) == ("rolling g2->g3, g3 starting; g1 drains 2 (oldest 4m10s), kill in 15m01s")
 
 
 def test_one_that_drains_and_is_silent_is_named() -> None:
@@ -186,7 +186,7 @@ def test_what_hung_while_it_drained_is_not_the_proxy_s_last_death() -> None:
     story.die(1, "SIGABRT")
 
     assert [death.was_leaving for death in story.proxy.deaths] == [False, True]
-    assert words(story).endswith("; last: exit 1 0.0s ago")
+    assert words(story).endswith("; last: exit 1 just now")
 
 
 def test_a_failed_roll_is_said() -> None:
@@ -229,7 +229,7 @@ def test_degraded_says_why_and_for_how_long() -> None:
     story(fleet.FeltWell(1))
     assert (words(story), views.health(story.proxy)) == ("", "ok")
     story(fleet.FellIll(1, "again"))
-    assert words(story) == "degraded 0.0s: again"
+    assert words(story) == "degraded: again"
 
 
 def test_a_heart_that_misses_beats_is_said_before_it_is_judged() -> None:
@@ -496,25 +496,6 @@ def test_a_cost_that_nobody_knows_is_not_0() -> None:
 
 def test_every_state_has_words() -> None:
     assert set(views._WORDS) == set(views._NEXT) == set(State)
-
-
-@pytest.mark.parametrize(
-    ("span", "text"),
-    [
-        (-1.0, "0.0s"),
-        (0.0, "0.0s"),
-        (0.34, "0.3s"),
-        (9.96, "10.0s"),
-        (12.9, "12s"),
-        (59.9, "59s"),
-        (250.0, "4m10s"),
-        (3599.9, "59m59s"),
-        (7500.0, "2h05m"),
-        (360000.0, "100h00m"),
-    ],
-)
-def test_spans_as_a_person_says_them(span: float, text: str) -> None:
-    assert views.seconds(span) == text
 
 
 @pytest.mark.parametrize(
