@@ -148,6 +148,7 @@ def set_(
             f"proxyctl keys set {path[1]}, or proxyctl config set {key} - reads it from standard input",
         )
     found = config_file.set_value(find(), path, value)
+    _tell_what_is_unused(path)
     shown = "***" if schema.is_secret(path) else found
     if json:
         say_json({"key": schema.dotted(path), "value": shown})
@@ -156,6 +157,13 @@ def set_(
 
         say(f"{schema.dotted(path)} = {literal(shown)}")
     return EXIT_OK
+
+
+def _tell_what_is_unused(path: tuple[str | int, ...]) -> None:
+    from modelproxy.supervisor import schema
+
+    if not all(field.wired for field in schema.fields_on(path)):
+        talk(f"warning: {schema.dotted(path[:1])} is checked, and not used by this version")
 
 
 @app.command()
@@ -285,7 +293,7 @@ def import_(
     """Take over a JSON configuration
 
     Its models.default, models.fallbackEnabled, models.agents and apiKeys. Keys go to keys.toml,
-    everything else to config.toml; what is there already stays.
+    everything else to config.toml. What it says goes before what is there; all the rest stays.
 
     \b
     Examples:
@@ -294,17 +302,27 @@ def import_(
     from modelproxy.supervisor.paths import find
 
     from . import config_file
+    from .config_view import literal, stranger
 
-    found = config_file.import_json(find(), Path(file).expanduser())
+    paths = find()
+    before = config_file.said(paths)
+    found = config_file.import_json(paths, Path(file).expanduser())
+    now = config_file.said(paths)
+    for provider in found["keys"]:
+        note = stranger(paths, provider)
+        if note is not None:
+            talk(f"note: {note}")
     if json:
         say_json(found)
         return EXIT_OK
     for key in found["set"]:
-        say(f"set {key}")
+        old = f"  (it was {literal(before[key])})" if before.get(key, now[key]) != now[key] else ""
+        say(f"{key} = {literal(now[key])}{old}")
     for provider in found["keys"]:
         say(f"the key for {provider} is set")
     for key in found["ignored"]:
-        talk(f"note: {key} is nothing that this program knows; left out")
+        why = "is empty" if key.startswith("apiKeys.") else "is nothing that this program knows"
+        talk(f"note: {key} {why}; left out")
     return EXIT_OK
 
 

@@ -14,13 +14,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import attrs
+
 from modelproxy.supervisor import editing, example, layers, reading, schema
 from modelproxy.supervisor.paths import Paths
+from modelproxy.supervisor.schema import KEY_FIELDS
 from modelproxy.supervisor.toml_lines import Path as Key
 from modelproxy.supervisor.toml_lines import lines_of
 
 from . import keys
-from .faults import Fault, usage
+from .faults import Fault, talk, usage
 from .files import alone, replace
 
 
@@ -28,14 +31,31 @@ def key_of(text: str) -> Key:
     try:
         return editing.path_of(text)
     except ValueError as error:
-        raise usage(str(error), "proxyctl config schema lists every key") from None
+        raise usage(str(error), "proxyctl config init or config schema tell every key") from None
 
 
 def set_value(paths: Paths, path: Key, text: str) -> Any:
     """Set one value as it was typed; the value."""
     value = editing.value_of(path, text)
+    _refuse_a_second_source(paths, path)
     change(paths.config_file, lambda old: editing.with_value(old, path, value))
     return value
+
+
+def _refuse_a_second_source(paths: Paths, path: Key) -> None:
+    """A provider's key comes from one place; here, where it is known which of two is meant."""
+    if path[-1] not in KEY_FIELDS:
+        return
+    here: Any = reading.load(text_of(paths.config_file))
+    for part in path[:-1]:
+        here = here.get(part, {}) if isinstance(here, dict) else {}
+    others = [one for one in KEY_FIELDS if one != path[-1] and isinstance(here, dict) and one in here]
+    if others:
+        other = schema.dotted((*path[:-1], others[0]))
+        raise usage(
+            f"{schema.dotted(path[:-1])} has {others[0]} already, and a key comes from one place",
+            f"proxyctl config unset {other}, then say it again",
+        )
 
 
 def unset(paths: Paths, path: Key) -> bool:
@@ -88,7 +108,8 @@ def refuse_new_mistakes(old: str, new: str) -> None:
     known = {(problem.path, problem.text) for problem in _problems(old)}
     fresh = [problem for problem in _problems(new) if (problem.path, problem.text) not in known]
     if fresh:
-        told = "; ".join(f"{one.path} = {one.value}: {one.text}" if one.value else str(one) for one in fresh)
+        # Without their lines: they are those of a file that is not written.
+        told = "\n".join(str(attrs.evolve(one, line=None)) for one in fresh)
         raise usage(told, "nothing was changed")
 
 
@@ -114,22 +135,32 @@ def edit(file: Path) -> bool:
     editor = editor or "vi"
     old = text_or_nothing(file)
     copy = file.with_name(f"{file.name}.edit")
+    if copy.exists():
+        talk(f"note: this goes on with your text of last time; remove {copy} to begin with the file as it is")
     replace(copy, copy.read_text(encoding="utf-8") if copy.exists() else old or example.text())
     try:
         code = subprocess.run([*shlex.split(editor), str(copy)], check=False).returncode
     except (OSError, ValueError) as error:
-        raise Fault("no_editor", f'cannot run the editor "{editor}": {error}', "set EDITOR") from None
+        why = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise Fault("no_editor", f'cannot run the editor "{editor}": {why}', "set EDITOR") from None
     if code:
         raise Fault("no_editor", f'the editor "{editor}" ended with {code}', f"your text is in {copy}")
     new = copy.read_text(encoding="utf-8", errors="replace")
     problems = _problems(new)
     if problems:
-        told = "; ".join(map(str, problems))
+        told = "\n".join(map(str, problems))
         raise usage(
             told, f"{file} is as it was; proxyctl config edit goes on with your text, which is in {copy}"
         )
-    if new != old:
-        replace(file, new)
+    with alone(file):
+        if text_or_nothing(file) != old:
+            raise Fault(
+                "changed_meanwhile",
+                f"{file} was changed while you edited it, and is left as it is",
+                f"your text is in {copy}; see what differs: diff {file} {copy}",
+            )
+        if new != old:
+            replace(file, new)
     copy.unlink()
     return new != old
 
@@ -156,9 +187,12 @@ def import_json(paths: Paths, file: Path) -> dict[str, Any]:
     wanted = {"models": {_TAKEN[key]: value for key, value in models.items() if key in _TAKEN}}
     ignored = [key for key in document if key not in ("models", "apiKeys")]
     ignored += [f"models.{key}" for key in models if key not in _TAKEN]
+    # Files that were made from a template have empty keys.
+    ignored += [f"apiKeys.{provider}" for provider, key in secrets.items() if key in ("", None)]
+    secrets = {provider: key for provider, key in secrets.items() if key not in ("", None)}
     for provider, key in secrets.items():
         if not isinstance(key, str) or not key.strip():
-            raise usage(f"{file}: apiKeys.{provider} is not a key")
+            raise usage(f"{file}: apiKeys.{provider} is not a key", "a key is a text; nothing was changed")
     set_here = [path for path, value in layers.leaves(wanted) if value != {}]
 
     def edit(old: str) -> str:
@@ -172,15 +206,26 @@ def import_json(paths: Paths, file: Path) -> dict[str, Any]:
     return {"set": [schema.dotted(path) for path in set_here], "keys": sorted(secrets), "ignored": ignored}
 
 
+def said(paths: Paths) -> dict[str, Any]:
+    """Every value of the user's file by its key, as it stands there; nothing of one that cannot be read."""
+    try:
+        document = reading.load(text_of(paths.config_file))
+    except (Fault, reading.ConfigError):
+        return {}
+    return {schema.dotted(path): value for path, value in layers.leaves(document)}
+
+
 def _json(file: Path) -> dict[str, Any]:
     try:
         document = json.loads(file.read_bytes())
     except OSError as error:
         raise usage(f"{file} cannot be read: {error.strerror}") from None
+    except json.JSONDecodeError as error:
+        raise usage(f"{file}:{error.lineno}: not JSON: {error.msg}") from None
     except (ValueError, RecursionError):
         raise usage(f"{file} is not JSON") from None
     if not isinstance(document, dict):
-        raise usage(f"{file} holds no JSON object")
+        raise usage(f"{file} holds no JSON object", 'expected {"models": {…}, "apiKeys": {…}}')
     return document
 
 

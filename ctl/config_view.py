@@ -41,14 +41,14 @@ def validate(paths: Paths) -> dict[str, Any]:
         "valid": not problems,
         "files": [layer.origin for layer in found.layers if layer.origin != "environment"],
         "problems": problems,
-        "warnings": [*found.warnings, *_unused(found), *_loose(found), *_good_nowhere(found)],
+        "warnings": [*found.warnings, *unused(found), *_loose(found), *_good_nowhere(found)],
     }
 
 
 _NOWHERE = {"file": None, "line": None, "value": None}
 
 
-def _unused(found: settings.Settings) -> Iterator[str]:
+def unused(found: settings.Settings) -> Iterator[str]:
     said = {path[:length] for path, _ in layers.leaves(found.document) for length in range(1, len(path) + 1)}
     for path in sorted(said, key=str):
         field = schema.at(path)
@@ -150,7 +150,7 @@ def has_key(name: str, provider: Provider, paths: Paths) -> bool:
 def effective(paths: Paths) -> tuple[list[layers.Setting], list[str]]:
     """Every value that holds, secrets masked, and what there is to warn of."""
     found = settings.read(paths)
-    warnings = [*found.warnings, *map(str, found.wrong)]
+    warnings = [*found.warnings, *map(str, found.wrong), *unused(found)]
     return [_masked(one) for one in layers.settings(found.layers)], warnings
 
 
@@ -205,13 +205,22 @@ def literal(value: Any) -> str:
         return str(value)
 
 
+def _how_to_set(path: Key, name: str) -> str:
+    hint = f"proxyctl config set {name} VALUE"
+    if path[0] == "providers" and len(path) == 3:
+        if path[-1] == "api_key":  # not on a command line
+            hint = f"proxyctl keys set {path[1]}"
+        return f"{hint}; proxyctl models providers {path[1]} shows what holds without it"
+    return hint
+
+
 def get(paths: Paths, path: Key) -> dict[str, Any]:
     """One value or table that holds."""
     found, _ = effective(paths)
     below = [one for one in found if one.path[: len(path)] == path]
     name = schema.dotted(path)
     if not below:
-        raise Fault("not_set", f"{name} is not set", f"proxyctl config set {name} VALUE")
+        raise Fault("not_set", f"{name} is not set", _how_to_set(path, name))
     if below[0].path == path:
         [row] = rows(below[:1])
         return row

@@ -523,9 +523,16 @@ def reload_(json: Json = False) -> int:
     if json:
         say_json(answer)
         return EXIT_OK
-    for warning in answer["warnings"]:
+    from . import settings
+    from .config_view import unused
+
+    for warning in (*answer["warnings"], *unused(settings.read(find()))):
         talk(f"warning: {warning}")
-    say(f"changed  {'  '.join(answer['changed'])}" if answer["changed"] else "nothing to change")
+    say(
+        f"changed  {'  '.join(answer['changed'])}"
+        if answer["changed"]
+        else "nothing has changed since the files were last read"
+    )
     return EXIT_OK
 
 

@@ -111,7 +111,7 @@ def resolve(name: Name, json: Json = False) -> int:
 
 @app.command()
 def refresh(json: Json = False) -> int:
-    """Have providers and running proxies looked at anew, and tell what was found
+    """Look at providers and running proxies anew
 
     Nothing has to be refreshed for a name to work: lists are asked for when they are wanted, and a worker
     notices by itself when its model changes. This is for who has just pulled a model, started a server or

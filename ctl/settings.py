@@ -110,7 +110,7 @@ def overlay(paths: Paths, *, trust_project: bool = False) -> dict[str, Any]:
 
 def bad_config(wrong: list[Wrong]) -> Fault:
     return Fault(
-        "bad_config", "; ".join(map(str, wrong)), "mend it; proxyctl config validate checks all of it"
+        "bad_config", "\n".join(map(str, wrong)), "mend it; proxyctl config validate checks all of it"
     )
 
 
@@ -184,7 +184,8 @@ def trust(paths: Paths, file: Path, *, wanted: bool = True) -> None:
         try:
             known[str(file.resolve())] = _digest(file)
         except OSError as error:
-            raise Fault("usage", f"{file} cannot be read: {error.strerror}") from None
+            hint = f"a project says its own in {PROJECT_FILE}, in the folder where you are"
+            raise Fault("usage", f"{file} cannot be read: {error.strerror}", hint) from None
     replace(paths.trust_file, json.dumps(known, indent=1) + "\n")
 
 

@@ -9,11 +9,10 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from . import aliases
-from .schema import KINDS, NATIVE
+from .schema import KEY_FIELDS, KINDS, NATIVE
 from .toml_lines import Path
 from .values import UNSHOWN, Report, close, guess
 
-_KEY_FIELDS = ("api_key", "api_key_env", "api_key_file", "api_key_command")
 _NEEDS_URL = ("openai",)
 OWN = "anthropic"
 """As a target: the caller's own request."""
@@ -62,7 +61,7 @@ class _Checks:
             self._report(path, UNSHOWN, "base_url is missing")
 
     def _one_key(self, path: Path, table: Mapping[str, Any]) -> None:
-        given = [field for field in _KEY_FIELDS if field in table]
+        given = [field for field in KEY_FIELDS if field in table]
         if len(given) > 1:
             self._report(path, UNSHOWN, f"give only one of {', '.join(given)}")
 

@@ -5,38 +5,55 @@ tomlkit is imported when something is edited, and only then.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from typing import Any
 
 from . import schema
 from .toml_lines import Path
-from .values import ListOf, Text
+from .values import ListOf, Section, TableOf, Text
 
 _SHORT = {"default_model": "models.default"}
 """Other spellings of keys, for fingers that know them from elsewhere."""
 
 
+_PART = re.compile(r"""("(?:[^"\\\n]|\\.)*"|'[^'\n]*'|[^\s.="']+)(?:\.(?=.)|$)""")
+"""One part of a key. Looser than TOML: a shell eats quotes, and only a dot needs them."""
+
+
 def path_of(key: str) -> Path:
-    """`aliases."claude-*"` in its parts. ValueError: that is no key of ours."""
+    """`aliases."claude-*"` in its parts; `aliases.claude-*` is as good. ValueError: that is no key of ours."""
     spelt = _SHORT.get(key, key)
     path: list[str | int] = []
-    try:
-        here: Any = tomllib.loads(f"{spelt} = 0")
-    except tomllib.TOMLDecodeError:
-        here = 0
-    while isinstance(here, dict) and len(here) == 1:
-        path.append(next(iter(here)))
-        here = here[path[-1]]
-    if not path or "\n" in key:
-        quoted = 'parts with other signs than letters, digits, _ and - are quoted: proxies."ollama/x".port'
-        raise ValueError(f'"{key}" is not a key; {quoted}')
+    at = 0
+    while match := _PART.match(spelt, at):
+        path.append(_text_of(match[1]))
+        at = match.end()
+    if not path or at < len(spelt):
+        example = 'for example models.agents.reviewer, or proxies."gpt-4.1".port where a name has a dot in it'
+        raise ValueError(f'"{key}" is not a key; {example}')
     if schema.at(tuple(path)) is None:
         raise ValueError(_unknown(tuple(path)))
     return tuple(path)
 
 
+def _text_of(part: str) -> str:
+    if part[0] not in "\"'":
+        return part
+    try:
+        return str(tomllib.loads(f"text = {part}")["text"])
+    except tomllib.TOMLDecodeError:
+        return part[1:-1]
+
+
 def _unknown(path: Path) -> str:
     """Said as validation would say it."""
+    for length in range(1, len(path) - 1):
+        kind = schema.value_at(path[:length])
+        if isinstance(kind, TableOf) and not isinstance(kind.kind, Section):
+            # `aliases.gpt-4.1`: nothing comes below a name of the user's own, so this is the rest of it.
+            whole = schema.dotted((*path[:length], ".".join(map(str, path[length:]))))
+            return f"there is no key {schema.dotted(path)}; a name with a dot in it is quoted: '{whole}'"
     said: list[str] = []
     document: Any = 0
     for part in reversed(path):

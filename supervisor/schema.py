@@ -83,6 +83,9 @@ def _key_fields(what: str, default_variable: str) -> dict[str, Field]:
     }
 
 
+KEY_FIELDS = tuple(_key_fields("", ""))
+"""Where a key may come from; one of them."""
+
 PROVIDER = Section(
     {
         "kind": Field(

@@ -80,6 +80,30 @@ def test_a_key_comes_in_by_standard_input(run: Run, file: Path, monkeypatch: pyt
         assert "sk-secret" not in shown.out
 
 
+def test_a_second_source_of_a_key_is_refused_with_the_command_that_helps(run: Run, file: Path) -> None:
+    run("config", "set", "providers.openrouter.api_key_file", "/a")
+    ran = run("config", "set", "providers.openrouter.api_key_command", "pass show b")
+
+    assert ran.code == 2
+    assert ran.err == (
+        "error: providers.openrouter has api_key_file already, and a key comes from one place\n"
+        "hint: proxyctl config unset providers.openrouter.api_key_file, then say it again\n"
+    )
+    assert run("config", "set", "providers.openrouter.api_key_file", "/b").code == 0
+
+
+def test_what_this_version_does_not_use_is_said_as_it_is_set(run: Run, file: Path) -> None:
+    """And at every later look: whoever set it must not believe in it."""
+    ran = run("config", "set", "prices.work/*.input", "0.5")
+
+    assert (ran.code, ran.err) == (0, "warning: prices is checked, and not used by this version\n")
+    assert run("config", "show").err == ran.err
+
+
+def test_a_key_that_is_not_set_is_not_offered_on_the_command_line(run: Run, file: Path) -> None:
+    assert "hint: proxyctl keys set work; " in run("config", "get", "providers.work.api_key").err
+
+
 @pytest.mark.parametrize("content", [b"a = = 1", b"\xff\xfe"])
 @pytest.mark.parametrize("words", [["set", "default_port", "1"], ["unset", "default_port"], ["init"]])
 def test_what_is_no_toml_is_left_alone(run: Run, file: Path, content: bytes, words: list[str]) -> None:
@@ -128,6 +152,30 @@ def test_edit_replaces_the_file_once_it_is_valid(
     assert [one.name for one in file.parent.iterdir()] == ["config.toml"]
 
 
+def test_edit_overwrites_nothing_that_came_meanwhile(
+    run: Run, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`agents set` in another terminal, while the editor is open for an hour."""
+    editor(tmp_path, monkeypatch, f'echo "default_port = 1" > "$1"; echo "# other" >> {file}')
+    ran = run("config", "edit")
+
+    assert ran.code == 1
+    assert "was changed while you edited it" in ran.err
+    assert file.read_text() == TEXT + "# other\n"
+    editor(tmp_path, monkeypatch, "true")
+    again = run("config", "edit")
+    assert again.err.startswith("note: this goes on with your text of last time; remove ")
+    assert file.read_text() == "default_port = 1\n"
+
+
+def test_every_mistake_of_an_edit_has_a_line_of_its_own(
+    run: Run, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    editor(tmp_path, monkeypatch, 'printf "a = 1\\nb = 2\\n" > "$1"')
+
+    assert [line[:7] for line in run("config", "edit").err.splitlines()[:2]] == ["error: ", "line 2:"]
+
+
 @pytest.mark.parametrize("script", ["exit 3", None])
 def test_an_editor_that_fails_changes_nothing(
     run: Run, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str | None
@@ -166,6 +214,30 @@ def test_import_takes_over_the_common_json(run: Run, file: Path, paths: Paths, t
         "one": "ollama/x",
         "two": "ollama/y",
     }
+
+
+def test_import_tells_what_it_replaced_and_leaves_empty_keys_out(
+    run: Run, file: Path, paths: Paths, tmp_path: Path
+) -> None:
+    """A key for a provider that nobody has is kept, and told."""
+    source = tmp_path / "agents.json"
+    document = {"models": {"agents": {"one": "ollama/z"}}, "apiKeys": {"openai": "", "groq": "gsk-12345"}}
+    source.write_text(json.dumps(document))
+    ran = run("config", "import", str(source))
+
+    assert ran.out == 'models.agents.one = "ollama/z"  (it was "ollama/x")\nthe key for groq is set\n'
+    assert ran.err.splitlines() == [
+        'note: there is no provider "groq" yet; [providers.groq] makes one',
+        "note: apiKeys.openai is empty; left out",
+    ]
+    assert run("config", "import", str(source)).out.splitlines()[0] == 'models.agents.one = "ollama/z"'
+
+
+def test_a_file_that_is_no_json_has_its_line(run: Run, file: Path, tmp_path: Path) -> None:
+    source = tmp_path / "agents.json"
+    source.write_text('{\n"models": {},\n}')
+
+    assert run("config", "import", str(source)).err.startswith(f"error: {source}:3: not JSON: ")
 
 
 @pytest.mark.parametrize(

@@ -327,6 +327,6 @@ def test_reload_says_whom_it_concerned(run: Run, control: Control) -> None:
     assert control.paths_asked[-1] == "POST /v1/daemon/reload"
     assert run("reload", "--json").json["changed"] == ["coder", "echo/demo"]
     control.replies["POST"] = 200, {"changed": [], "warnings": []}
-    assert run("reload").out == "nothing to change\n"
+    assert run("reload").out == "nothing has changed since the files were last read\n"
     control.replies["POST"] = fault(409, "bad_config", "line 3: no")
     assert run("reload").code == 1

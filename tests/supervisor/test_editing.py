@@ -33,6 +33,9 @@ model = "ollama/x"
         ("default_model", "ollama/x", 'default = "ollama/x"'),
         ("models.agents.two", "ollama/y", 'two = "ollama/y"'),
         ('aliases."claude-*"', "ollama/x", '"claude-*" = "ollama/x"'),
+        ("aliases.claude-*", "ollama/x", '"claude-*" = "ollama/x"'),
+        ("aliases.'gpt-4.1'", "ollama/x", '"gpt-4.1" = "ollama/x"'),
+        ("proxies.ollama/q:8b.idle_stop", "15m", 'idle_stop = "15m"'),
         ('proxies."ollama/q:8b".idle_stop', "15m", 'idle_stop = "15m"'),
         ("proxies.coder.capabilities", "tools,vision", 'capabilities = ["tools", "vision"]'),
         ("providers.ollama.think", '{ "q:8b" = false }', '"q:8b" = false'),
@@ -70,11 +73,20 @@ def test_a_table_that_is_empty_then_goes_with_its_last_line() -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["nope", "a b", "", "proxies.coder.prt", "default_port.deeper", "models\n", "a = 1"]
+    "key",
+    [
+        *("nope", "a b", "", "proxies.coder.prt", "default_port.deeper", "models\n", "a = 1"),
+        *("models.", ".models", "models..default", 'aliases."x'),
+    ],
 )
 def test_what_is_no_key(key: str) -> None:
     with pytest.raises(ValueError, match=r"key|nothing"):
         path_of(key)
+
+
+def test_a_name_with_a_dot_is_quoted_for_the_user() -> None:
+    with pytest.raises(ValueError, match=r"""it is quoted: 'aliases\."gpt-4\.1"'"""):
+        path_of("aliases.gpt-4.1")
 
 
 @pytest.mark.parametrize(
