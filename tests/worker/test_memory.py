@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from modelproxy.worker.contract import Options
 from modelproxy.worker.dialects import thinking
 from modelproxy.worker.dialects.memory import Memory
@@ -83,3 +85,55 @@ def test_p56_the_signature_of_a_call_comes_back_with_it() -> None:
 
     assert sent(terms) == [SIGNED, None]
     assert sent(Terms("gemini", "gemini-3-pro", Options())) == [UNSIGNED, None]
+
+
+# --- reasoning of which the client wants no block ---------------------------------------------------------
+
+ROUTER = OpenAI.of("openrouter", "openrouter", None)
+DETAILS = [
+    {"type": "reasoning.encrypted", "data": "xyz", "id": "r1", "index": 0, "format": "google-gemini-v1"}
+]
+
+
+@pytest.mark.parametrize("thinking", [None, {"type": "disabled"}])
+def test_p56_reasoning_that_no_block_may_carry_comes_back_with_its_calls(thinking: Any) -> None:
+    """Some models reason whether they are asked to or not, and refuse their own calls without it."""
+    terms = Terms("openrouter", "google/gemini-3-pro", Options())
+    call = {"index": 0, "id": "c", "type": "function", "function": {"name": "Bash", "arguments": "{}"}}
+    said = {"reasoning": "hm", "reasoning_details": DETAILS, "tool_calls": [call]}
+    answer = {"choices": [{"delta": said, "finish_reason": "tool_calls"}]}
+    first = ask({"role": "user", "content": "a"})
+    if thinking is not None:
+        first.body["thinking"] = thinking
+    decoder = ROUTER.decoder(first, terms, new_id=lambda prefix: f"{prefix}1")
+    items = decoder.feed(b"data: " + codec.dumps(answer) + b"\n\n") + decoder.end()
+    [made] = [item for item in items if isinstance(item, ToolCall)]
+
+    def sent(terms: Terms, call_id: str = made.id) -> Any:
+        use = {"type": "tool_use", "id": call_id, "name": "Bash", "input": {}}
+        history = ask(
+            {"role": "user", "content": "a"},
+            {"role": "assistant", "content": [use]},
+            {"role": "user", "content": [{"type": "tool_result", "tool_use_id": call_id, "content": "r"}]},
+        )
+        return codec.loads(ROUTER.call(history, terms).body)["messages"][1].get("reasoning_details")
+
+    assert sent(terms) == DETAILS
+    assert sent(terms, "toolu_other") is None
+    assert sent(Terms("openrouter", "google/gemini-3-pro", Options())) is None
+    assert sent(Terms("openrouter", "other/model", Options(), memory=terms.memory)) is None
+
+
+def test_p56_reasoning_that_a_block_carries_is_not_kept() -> None:
+    terms = Terms("openrouter", "google/gemini-3-pro", Options())
+    call = {"index": 0, "id": "c", "type": "function", "function": {"name": "Bash", "arguments": "{}"}}
+    answer = {
+        "choices": [{"delta": {"reasoning_details": DETAILS, "tool_calls": [call]}, "finish_reason": "stop"}]
+    }
+    first = ask({"role": "user", "content": "a"})
+    first.body["thinking"] = {"type": "adaptive"}
+    decoder = ROUTER.decoder(first, terms, new_id=lambda prefix: f"{prefix}1")
+    decoder.feed(b"data: " + codec.dumps(answer) + b"\n\n")
+    decoder.end()
+
+    assert terms.memory.recall("toolu_1 google/gemini-3-pro") is None

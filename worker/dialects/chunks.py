@@ -442,7 +442,11 @@ class _Answer:
         if self._refused and finish.stop_reason == "end_turn" and not calls:
             finish = Finish("refusal")
         self._finished = True
-        return [*items, *self._reasoning.close(final=True), *calls, finish]
+        items += self._reasoning.close(final=True)
+        first = next((call for call in calls if isinstance(call, ToolCall)), None)
+        if first is not None:
+            self._reasoning.keep(first.id)
+        return [*items, *calls, finish]
 
     # --- pieces ---
 

@@ -263,6 +263,7 @@ class _Request:
             turn.blocks, self._terms.provider, self._terms.model, self._terms.memory
         )
         if field == "details":
+            details = details or reasoning.remembered(turn.blocks, self._terms.model, self._terms.memory)
             return {"reasoning_details": details} if details else {"reasoning": text} if text else {}
         if not text and calls and self._ways.replay_needed and self._ask.thinking != "none":
             text = NO_REASONING

@@ -2,7 +2,8 @@
 
 OpenRouter sends, beside the text, `reasoning_details`: signed or encrypted entries in pieces, which the
 next request must bring back unchanged and in order. They travel in the signature of the thinking block;
-without any text to show, in a redacted block.
+without any text to show, in a redacted block. Where the client wants neither, the worker remembers them by the
+answer's first call: some models reason unasked, and refuse a call of their own without its reasoning.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ class Reasoning:
         self._fresh: Details = []
         self._before: Details = []
         self._speaks = False
+        self._hidden: Details = []
+        """Entries that no block may carry."""
 
     def add(self, text: str, details: Details) -> list[Item]:
         """Take a piece."""
@@ -52,11 +55,17 @@ class Reasoning:
         text, self._text = "".join(self._text), []
         fresh, self._fresh = self._fresh, []
         if self._display == "none":
+            self._hidden = merged(fresh, self._hidden)
             return []  # the client wants no such blocks, so nothing can travel in one
         signature = thinking.sign(self._provider, self._model, self._envelope(text, fresh), self._memory)
         if text:
             return [Thinking("", signature)]
         return [Block({"type": "redacted_thinking", "data": signature})]
+
+    def keep(self, call_id: str) -> None:
+        """All is over, and this was the first call: what nothing carries is remembered by it."""
+        if self._hidden and self._memory is not None:
+            self._memory.keep(self._hidden, _by_call(call_id, self._model))
 
     def _envelope(self, text: str, fresh: Details) -> dict[str, Any] | None:
         if not fresh:
@@ -112,6 +121,19 @@ def _joined(entry: dict[str, Any], piece: dict[str, Any]) -> dict[str, Any]:
 
 
 # --- and back --------------------------------------------------------------------------------------------
+
+
+def _by_call(call_id: str, model: str) -> str:
+    return f"{call_id} {model}"
+
+
+def remembered(blocks: Iterable[dict[str, Any]], model: str, memory: Memory) -> Details:
+    """The entries of a turn with calls of which no block came back."""
+    calls = (
+        block["id"] for block in blocks if block["type"] == "tool_use" and isinstance(block.get("id"), str)
+    )
+    found = (memory.recall(_by_call(call_id, model)) for call_id in calls)
+    return next((entries for entries in found if entries), [])
 
 
 def replayed(
