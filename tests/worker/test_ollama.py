@@ -391,6 +391,23 @@ def test_reasoning_in_the_text_that_never_ends_is_reasoning() -> None:
     assert not any(isinstance(one, Text) for one in said)
 
 
+@pytest.mark.parametrize(
+    ("end", "failure"),
+    [
+        ({"done_reason": "stop"}, None),
+        ({"done_reason": "length"}, None),
+        ({"eval_count": 1}, None),
+        ({}, Failure(Kind.CUT, "Ollama, model qwen3: ended before it said anything")),
+        ({"done_reason": "zzz"}, Failure(Kind.PROVIDER, "Ollama, model qwen3: ended with 'zzz'")),
+    ],
+)
+def test_p47_an_end_before_which_nothing_was_said(end: dict[str, Any], failure: Failure | None) -> None:
+    said, spoken = items(line(done=True, **end)), items(line({"content": "a"}), line(done=True, **end))
+
+    assert said == [failure] if failure else isinstance(said[-1], Finish)
+    assert isinstance(spoken[-1], Finish)
+
+
 def test_p43_of_several_calls_only_the_last_can_have_been_cut() -> None:
     calls = [{"function": {"name": "Bash", "arguments": text}} for text in ('{"n": 1,}', '{"n": 2,}')]
     end = line(done=True, done_reason="length")

@@ -448,15 +448,24 @@ class Decoder:
         if self._fences is not None:
             yield from self._text(self._fences.end())
         yield from self._signature()
-        if chunk.reason in ("load", "unload") and not self._said_something and not self._calls:
-            # A model that was only moved in or out of memory has answered nothing.
-            yield Failure(
-                Kind.OVERLOADED, f"{title(self._terms)}: {self._terms.model}: {_MOVED[chunk.reason]}"
-            )
+        if (failure := self._nothing(chunk)) is not None:
+            yield failure
             return
         yield from self._whole_calls(truncated=chunk.reason == "length")
         yield Usage(chunk.prompt_tokens, chunk.output_tokens)
         yield Finish(self._reason(chunk))
+
+    def _nothing(self, chunk: wire.Chunk) -> Failure | None:
+        """What an end means before which nothing was said; None: that the model had nothing to say."""
+        if self._said_something or self._calls or chunk.reason in ("stop", "length"):
+            return None
+        name = f"{title(self._terms)}, model {self._terms.model}"
+        if chunk.reason in _MOVED:
+            return Failure(Kind.OVERLOADED, f"{name}: {_MOVED[chunk.reason]}")
+        if chunk.reason:
+            return Failure(Kind.PROVIDER, f"{name}: ended with {chunk.reason[:80]!r}")
+        # Old servers give no reason, but they count what they generated.
+        return None if chunk.output_tokens else Failure(Kind.CUT, f"{name}: ended before it said anything")
 
     def _whole_calls(self, *, truncated: bool) -> Iterator[ToolCall]:
         one_only = self._ask.tool_choice.get("disable_parallel_tool_use") is True
