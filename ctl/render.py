@@ -324,6 +324,8 @@ def facts(view: dict[str, Any], now: float) -> Iterator[tuple[str, str]]:
         yield "leads to", ", ".join(map(cell, places))
     if view.get("fallback"):
         yield "falls back to", ", ".join(map(cell, view["fallback"]))
+    if view.get("resting"):
+        yield "left alone", ", ".join(map(cell, view["resting"]))
     if view.get("limits"):
         yield "limits", _limits(view)
     if view.get("tokens") or view.get("token_required"):
@@ -364,7 +366,12 @@ def _bytes(number: float) -> str:
     return f"{number / 2**20:.0f} MiB"
 
 
-_COUNTED = (("failures", "failed"), ("fallbacks", "by a fallback"), ("in_flight", "in flight"))
+_COUNTED = (
+    ("failures", "failed"),
+    ("fallbacks", "by a fallback"),
+    ("in_flight", "in flight"),
+    ("waiting", "of them in line"),
+)
 _LOST = (
     ("log_drops", "log line", "log lines"),
     ("ledger_drops", "row of the ledger", "rows of the ledger"),

@@ -166,6 +166,8 @@ class Commands:
             failures=sums.failures,
             cost_usd=sums.cost,
             unpriced=sums.unpriced,
+            waiting=sums.waiting,
+            resting=list(sums.resting),
             log_drops=sums.log_drops,
             ledger_drops=sums.ledger_drops,
             workers=views.workers(proxy, now, tallies, epoch),

@@ -587,6 +587,7 @@ class Keeper:
         handle.oldest_since = None if beat.oldest_s is None else self._now() - beat.oldest_s
         handle.cost_usd, handle.unpriced = beat.cost_usd, beat.unpriced
         handle.fallbacks = beat.fallbacks
+        handle.waiting, handle.resting = beat.waiting, tuple(beat.resting)
         beaten = fleet.Beaten(
             handle.generation,
             beat.requests,

@@ -237,6 +237,10 @@ class ProxyView:
     """What is known of the costs of all requests since the supervisor knows it; None: nothing is."""
     unpriced: int = 0
     """Answers whose cost nobody knows."""
+    waiting: int = 0
+    """Of those in flight, how many wait in line for a place."""
+    resting: list[str] = attrs.Factory(list)
+    """Which of its own model and its fallbacks failed and are left alone for now, each with its cause."""
     log_drops: int = 0
     """Log lines that could not be written."""
     ledger_drops: int = 0

@@ -69,6 +69,8 @@ class Handle:
     cost_usd: float = 0.0
     unpriced: int = 0
     """Answers whose cost nobody knows."""
+    waiting: int = 0
+    resting: tuple[str, ...] = ()
     ready_at: float | None = None
     """Seconds since the epoch."""
     last_words: str = ""

@@ -70,6 +70,8 @@ class Unit:
             cost_usd=handle.cost_usd,
             unpriced=handle.unpriced,
             fallbacks=handle.fallbacks,
+            waiting=handle.waiting,
+            resting=handle.resting,
         )
 
 

@@ -6,7 +6,7 @@ command that helps, where there is one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import attrs
@@ -39,6 +39,10 @@ class Tally:
     unpriced: int = 0
     """Answers whose cost nobody knows."""
     fallbacks: int = 0
+    waiting: int = 0
+    """Of those in flight, how many wait in line for a place."""
+    resting: tuple[str, ...] = ()
+    """Targets that are left alone for now, each with its cause."""
 
     @property
     def cost(self) -> float | None:
@@ -59,12 +63,14 @@ def total(tallies: Iterable[Tally]) -> Tally:
         cost_usd=sum(tally.cost_usd for tally in every),
         unpriced=sum(tally.unpriced for tally in every),
         fallbacks=sum(tally.fallbacks for tally in every),
+        waiting=sum(tally.waiting for tally in every),
+        resting=next((tally.resting for tally in reversed(every) if tally.resting), ()),
     )
 
 
 def ended(past: Tally, tally: Tally) -> Tally:
     """The past with one more worker in it: what it counted stays, what it was doing does not."""
-    return attrs.evolve(total([past, tally]), in_flight=0)
+    return attrs.evolve(total([past, tally]), in_flight=0, waiting=0, resting=())
 
 
 def health(proxy: Proxy) -> str:
@@ -122,12 +128,22 @@ def _ready(proxy: Proxy, now: float, tallies: dict[int, Tally]) -> str:
     parts = [
         _silence(proxy.current, now) if proxy.current else "",
         queue,
+        *_service(proxy, tallies),
         proxy.trouble or "",
         fat or "",
         _age(proxy),
         _leavers(proxy, now, tallies),
     ]
     return "; ".join(part for part in parts if part)
+
+
+def _service(proxy: Proxy, tallies: dict[int, Tally]) -> Iterator[str]:
+    """Who waits for a place, and who is passed over for others."""
+    tally = tallies.get(proxy.current.generation) if proxy.current else None
+    if tally is not None and tally.waiting:
+        yield f"{tally.waiting} in line"
+    if tally is not None and tally.resting:
+        yield f"left alone for now: {', '.join(tally.resting)}"
 
 
 def _silence(worker: Worker, now: float) -> str:

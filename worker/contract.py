@@ -304,6 +304,10 @@ class Beat:
     """Requests that went elsewhere than they should."""
     accepted: int | None = None
     """Connections taken so far; None: a worker that does not say."""
+    waiting: int = 0
+    """Of those in flight, how many wait in line for a place."""
+    resting: list[str] = attrs.Factory(list)
+    """Targets that failed and are left alone for now, each with its cause."""
     starved: str | None = None
     """What is missing to take the next one (descriptors, memory), in the system's words, while it is."""
 

@@ -98,6 +98,11 @@ class Gate:
         most = self._quota.max_concurrent
         return most is None or self._inside < most
 
+    @property
+    def waiting(self) -> int:
+        """How many are in line."""
+        return len(self._line)
+
     async def enter(
         self, request_id: str, session_id: str | None, caller: str | None = None
     ) -> Failure | None:
@@ -189,6 +194,11 @@ class Gates:
         found, own = self.shared.shown(), {name: gate.shown() for name, gate in self._own.items()}
         limited = {name: shown for name, shown in own.items() if shown is not None}
         return {**(found or {}), "tokens": limited} if limited else found
+
+    @property
+    def waiting(self) -> int:
+        """How many are in any line."""
+        return sum(gate.waiting for gate in (self.shared, *self._own.values()))
 
     def before(self, token: str | None) -> list[Gate]:
         """All that a caller must pass, in their order."""

@@ -154,6 +154,16 @@ class Handler:
         self._has_wills = trio.Event()
         self._closing: str | None = None
 
+    @property
+    def waiting(self) -> int:
+        """Requests in line for a place."""
+        return self._gates.waiting
+
+    @property
+    def resting(self) -> list[str]:
+        """Targets that are left alone for now, each with its cause."""
+        return self._rota.resting()
+
     def adjust(self, quota: Quota) -> None:
         """Other limits from now on."""
         self._gates.adjust(quota)

@@ -87,6 +87,7 @@ class Worker:
         self._turn = trio.Event()
         self._gone = trio.Event()
         self._stirred = trio.Event()
+        self._handler: handler.Handler | None = None
         self._announced = trio.Event()
         self._ready_at = 0.0
         self._active_at = 0.0
@@ -210,7 +211,7 @@ class Worker:
             full=FULL,
             log=self._journal.line,
         )
-        self._server = server
+        self._server, self._handler = server, serving
 
         def adjusted(news: Adjust) -> None:
             serving.adjust(news.quota)
@@ -319,6 +320,8 @@ class Worker:
             fallbacks=self._stats.fallbacks,
             accepted=self._server.accepted if self._server else None,
             starved=self._server.starved if self._server else None,
+            waiting=self._handler.waiting if self._handler else 0,
+            resting=self._handler.resting if self._handler else [],
         )
 
     async def _report_health(self, spec: WorkerSpec, watch: Watch) -> None:

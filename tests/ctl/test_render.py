@@ -310,6 +310,13 @@ def test_verbose_names_other_targets_and_limits() -> None:
     assert "falls back to" not in render.ps([view()], verbose=True)
 
 
+def test_verbose_tells_who_waits_and_who_is_left_alone() -> None:
+    text = render.ps([view(in_flight=5, waiting=3, resting=["a/b: refused"])], verbose=True)
+
+    assert "5 in flight, 3 of them in line" in text
+    assert "  left alone: a/b: refused\n" in text
+
+
 def test_usage_shows_the_way_through_a_front() -> None:
     rows = [
         {"proxy": "coder", "route": "ollama/x"},

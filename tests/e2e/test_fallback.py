@@ -233,6 +233,8 @@ def test_a_target_that_failed_is_left_alone_until_its_probe(home: Estate) -> Non
     assert 0 < first["cooling_s"] <= 3.2
     assert second == {"model_id": "openrouter/a/b", "state": "ok", "serves": True, "ok": True}
     assert home.usage()[-1]["fallback_reason"] == "ollama/codellama: rate limit, cooling"
+    resting = ["ollama/codellama: rate limit"]
+    home.house.wait_tally(lambda row: row["resting"] == resting, "ollama/codellama")
     assert [row["retry_count"] for row in home.usage()[-5:]] == [1, 0, 0, 0, 0]
     home.fo.instead()
     for _ in attempts():  # the cool-down ends by itself

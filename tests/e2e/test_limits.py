@@ -158,6 +158,8 @@ def test_limits_change_while_requests_wait(home: Estate) -> None:
     before = home.house.tell("ps", "--json")[0]
     with client(port, "one", "a", found), client(port, "two", "a", found):
         wait_for_line(port, 1)
+        row = home.house.wait_tally(lambda row: row["waiting"] == 1, "ollama/codellama")
+        assert (row["in_flight"], row["detail"]) == (2, "1 in line")
         view = home.house.tell("set", "ollama/codellama", "max_concurrent=2", "rpm=60", "--json")
         turnstile.wait(2)
         turnstile.let(2)

@@ -153,18 +153,22 @@ async def test_what_a_beat_says_is_in_the_row(world: World) -> None:
     await up(world)
     worker = world.worker()
     said = Beat(0.0, requests=3, in_flight=1, failures=2, log_drops=4, ledger_drops=5, last_error="timeout")
+    said = attrs.evolve(said, waiting=2, resting=["echo/demo: refused"])
     worker.say(attrs.evolve(said, oldest_s=250.0, cost_usd=0.5, unpriced=1))
     await trio.sleep(0.5)
     row = world.commands.rows()[0]
 
     assert (row.failures, row.log_drops, row.ledger_drops, row.last_error) == (2, 4, 5, "timeout")
     assert (row.cost_usd, row.unpriced) == (0.5, 1)
+    assert (row.waiting, row.resting) == (2, ["echo/demo: refused"])
+    assert row.detail == "2 in line; left alone for now: echo/demo: refused"
     assert [(one["oldest_s"], one["silent_s"]) for one in row.workers] == [(250.5, 0.5)]
     worker.die()
     await world.until(lambda: world.proxy().state is State.READY and world.proxy().generation == 2)
     row = world.commands.rows()[0]
     assert (row.requests, row.failures, row.log_drops, row.cost_usd) == (3, 2, 4, 0.5)
     assert (row.in_flight, row.workers[0]["oldest_s"]) == (0, None)
+    assert (row.waiting, row.resting, row.detail) == (0, [], "")
 
 
 async def test_only_so_many_start_at_a_time(world: World) -> None:

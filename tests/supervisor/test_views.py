@@ -482,11 +482,12 @@ def test_sums_over_workers_keep_what_ended_ones_counted() -> None:
     past = views.ended(
         Tally(requests=1, log_drops=2), Tally(3, 1, "no", cost_usd=0.5, unpriced=1, failures=2)
     )
-    every = views.total([past, Tally(requests=2, in_flight=4, ledger_drops=1)])
+    assert views.ended(Tally(), Tally(waiting=3, resting=("a",))) == Tally()
+    every = views.total([past, Tally(requests=2, in_flight=4, ledger_drops=1, waiting=3)])
 
     assert (every.requests, every.in_flight, every.failures) == (6, 4, 2)
     assert (every.log_drops, every.ledger_drops) == (2, 1)
-    assert (every.cost, every.unpriced) == (0.5, 1)
+    assert (every.cost, every.unpriced, every.waiting) == (0.5, 1, 3)
 
 
 def test_a_cost_that_nobody_knows_is_not_0() -> None:

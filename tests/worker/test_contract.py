@@ -52,6 +52,8 @@ SAID: list[FromWorker] = [
         fallbacks=9,
         accepted=9,
         starved="Too many open files",
+        waiting=10,
+        resting=["echo/demo: refused"],
     ),
     Health(False, "down"),
     Bye("SIGTERM", 0),
