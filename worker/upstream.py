@@ -283,7 +283,7 @@ class _Answering:
         elif not self._shown:
             self._far.discovery.heard(None)
         self._shown = True
-        self._finished = self._finished or any(isinstance(item, Finish) for item in items)
+        self._finished = self._finished or _has_finish(items)
         return items
 
     async def _items(self) -> list[Item]:
@@ -403,9 +403,9 @@ class _Answering:
             if self._finished:
                 return []
             items = self._decoder.end()
-            return (
-                items if any(isinstance(item, Finish) for item in items) else [*items, self._of_pool(error)]
-            )
+            while not _has_finish(items) and (more := self._decoder.rest()):
+                items = [*items, *more]
+            return items if _has_finish(items) else [*items, self._of_pool(error)]
         self._ended = True
         await trio.lowlevel.checkpoint()  # the end may have been there already
         items = self._decoder.end()
@@ -454,6 +454,10 @@ class _Miss:
     """The dialect's offer: under these it may come to something."""
     counts: list[Item] = attrs.Factory(list)
     """What it has cost all the same."""
+
+
+def _has_finish(items: list[Item]) -> bool:
+    return any(isinstance(item, Finish) for item in items)
 
 
 def _only_counts(items: list[Item]) -> bool:

@@ -398,6 +398,20 @@ async def test_an_end_that_waits_for_more_needs_no_tidy_end(far: Upstream) -> No
     assert await everything(real(far)) == [Text("a"), Finish()]
 
 
+async def test_a_long_answer_in_one_document_needs_no_tidy_end(far: Upstream) -> None:
+    """Its items come by the handful, also when the connection breaks behind it."""
+    text = "word " * 200_000
+    document = codec.dumps({"choices": [{"message": {"content": text}, "finish_reason": "stop"}]})
+    far.on(
+        "/chat/completions", Reply(body=(document, b" " * 99), framing="chunked", cut_after=len(document) + 9)
+    )
+    spec = attrs.evolve(SPEC, base_url=far.url)
+    found = await everything(upstream.openai(spec, plain_id, lambda *_, **__: None))
+
+    assert "".join(item.text for item in found if isinstance(item, Text)) == text
+    assert found[-1] == Finish()
+
+
 async def test_nothing_is_waited_for_behind_the_last_word(
     far: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
