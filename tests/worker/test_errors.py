@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -341,6 +342,14 @@ def test_the_wait_is_passed_on() -> None:
     """S75, P58."""
     assert answered(429, error(), (b"Retry-After", b"7")).retry_after_s == 7
     assert answered(429, error(retry_after=9)).retry_after_s == 9
+
+
+def test_a_key_that_nobody_gave_is_not_rejected() -> None:
+    terms = attrs.evolve(TERMS, api_key=None)
+    found = errors.from_answer(401, [], json.dumps(error("no token")).encode(), terms, title="OpenRouter")
+
+    said = "OpenRouter asks for an API key: no token - set one with: proxyctl keys set openrouter"
+    assert found == Failure(Kind.KEY_REJECTED, said)
 
 
 def test_a_limit_that_resets_itself_is_a_wait_only_where_it_is_used_up() -> None:

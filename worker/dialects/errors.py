@@ -408,6 +408,8 @@ def _words(kind: Kind, status: int, said: Said, terms: Terms, title: str) -> str
     by = f" ({said.provider})" if said.provider and said.provider not in sentence else ""
     lead = _LEADS.get(kind, "{name}{by}: {sentence}")
     tail = _hint(said.message) or _TAILS.get(kind, "")
+    if kind is Kind.KEY_REJECTED and not terms.api_key:
+        lead, tail = _NO_KEY
     text = (lead + tail).format(
         name=name, by=by, sentence=sentence, provider=terms.provider, model=terms.model, status=status
     )
@@ -421,6 +423,7 @@ _LEADS = {
     Kind.PROVIDER: "{name}{by}, model {model}: {sentence}",
 }
 _TAILS = {Kind.KEY_REJECTED: " - set another with: proxyctl keys set {provider}"}
+_NO_KEY = ("{name}{by} asks for an API key: {sentence}", " - set one with: proxyctl keys set {provider}")
 _SILENT = {
     Kind.NOT_FOUND: "not found",
     Kind.RATE_LIMITED: "too many requests",
