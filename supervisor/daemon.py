@@ -26,7 +26,7 @@ from pathlib import Path
 import attrs
 import trio
 
-from . import check, config, fleet, kernel, lock, logs, notify, paths, service, sockets, state
+from . import bequest, check, config, fleet, kernel, lock, logs, notify, paths, service, sockets, state
 from .commands import Commands
 from .control import Control
 from .custody import Custody, HolderCustody
@@ -60,6 +60,8 @@ class _Ending:
     urgent: trio.Event = attrs.Factory(trio.Event)
     missed: set[int] = attrs.Factory(set)
     """Signals that nobody heeds any more, or not yet."""
+    keys: bequest.Keys = attrs.field(factory=dict, repr=False)
+    """Of a restart: what the next program cannot read anywhere."""
 
     def ask(self, how: str, grace_s: float | None = None) -> None:
         if self.asked.is_set():
@@ -109,6 +111,7 @@ def main(argv: list[str] | None = None) -> int:
         log.write("executing anew; the workers go on")
         words = sys.argv[1:] if argv is None else argv
         _hand_signals_on(ending)
+        bequest.leave(ending.keys, os.environ)
         os.execv(sys.executable, [sys.executable, "-P", "-m", "modelproxy.supervisor", *words])
     ours.release()
     return EXIT_OK
@@ -218,6 +221,7 @@ async def _serve(
     where: paths.Paths, arguments: argparse.Namespace, ending: _Ending, log: Callable[[str], None]
 ) -> None:
     started_at = kernel.wall_clock()
+    keys = bequest.take(os.environ)
     inherited = notify.inherit(os.environ)
     unit = service.of_environment(arguments.unit, os.environ, activated=bool(inherited.control))
     workers_socket = sockets.bind_unix(where.workers_socket)
@@ -236,6 +240,7 @@ async def _serve(
         started_at=started_at,
         now=time.monotonic,
         jitter=lambda: random.uniform(0.75, 1.25),
+        keys=keys,
     )
     commands = Commands(keeper, where, log)
     following = Following(commands, keeper, where, log)
@@ -278,6 +283,7 @@ async def _serve(
         else:
             # The sockets outlive the change in other hands. A worker that stands still could not bring its own.
             await keeper.hand_over()
+            ending.keys = keeper.keys()
             commands.leaving = True
         nursery.cancel_scope.cancel()
     workers_socket.close()

@@ -48,7 +48,7 @@ from modelproxy.worker.contract import (
     Welcome,
 )
 
-from . import channel, fleet, kernel, logs, policy, renewal, runner, sockets, state, views, words
+from . import bequest, channel, fleet, kernel, logs, policy, renewal, runner, sockets, state, views, words
 from .custody import Custody
 from .events import Events
 from .facts import Death, Phase, Proxy
@@ -106,7 +106,9 @@ class Keeper:
         started_at: float,
         now: Monotonic,
         jitter: Callable[[], float],
+        keys: bequest.Keys | None = None,
     ) -> None:
+        """`keys`: what this very process had in memory before it was executed anew."""
         self._paths = paths
         self._spawner = spawner
         self.custody = custody
@@ -115,6 +117,7 @@ class Keeper:
         self._started_at = started_at
         self._now = now
         self._jitter = jitter
+        self._bequest = keys or {}
         self._units: dict[str, Unit] = {}
         self._inbox_in, self._inbox = trio.open_memory_channel[_Happened | _Question](float("inf"))
         self._slots = trio.Semaphore(max(2, os.cpu_count() or 2))
@@ -186,6 +189,11 @@ class Keeper:
             ]
 
         return await self.ask(overdue, refusable=False)
+
+    def keys(self) -> bequest.Keys:
+        """Those that came with `up`, which nobody else knows."""
+        specs = [unit.proxy.spec for unit in self._units.values() if unit.key_given]
+        return {spec.name: bequest.of(spec) for spec in specs if spec.has_secrets}
 
     def renewal_words(self) -> list[str]:
         """How far the upgrade is, if one is under way."""
@@ -432,16 +440,18 @@ class Keeper:
 
     def _recall_one(self, record: state.ProxyRecord, listeners: list[socket.socket]) -> None:
         dated = self._recall_deaths(record)
+        spec = bequest.restored(record.spec, self._bequest.get(record.name, ()))
+        key_lost = record.needs_key and not spec.has_secrets
         unit = self.create(
             Proxy(
                 name=record.name,
-                spec=record.spec,
+                spec=spec,
                 wanted=record.wanted and _outlives(record),
                 generation=record.generation,
                 restarts=record.restarts,
                 deaths=tuple(dated),
-                key_lost=record.needs_key,
-                key_sought=record.needs_key and not record.key_given,
+                key_lost=key_lost,
+                key_sought=key_lost and not record.key_given,
                 last_pid=record.last_pid,
                 care=record.care,
                 idle_since=self._now() if record.idle and record.wanted else None,

@@ -124,6 +124,26 @@ def test_s32_a_key_given_to_up_is_nowhere(house: House, how: str) -> None:
     assert KEY not in json.dumps(differs)
 
 
+def test_s32_a_key_outlives_daemon_restart_also_without_a_worker(house: House) -> None:
+    """The supervisor tells itself. One that is killed cannot: then the proxy says what to repeat."""
+    house.start()
+    done = type_key(house, "stdin", "up", "echo/demo", "--lazy", "--port", "0", "--json")
+    assert json.loads(done.stdout)["state"] == "idle"
+    assert house.command("daemon", "restart").returncode == 0
+
+    assert house.row()["state"] == "idle"
+    assert post(house.row()["port"], message()).status == 200
+    assert_nowhere(house, done)
+    assert KEY not in Path(f"/proc/{house.supervisors[0].pid}/environ").read_text()
+    same = type_key(house, "stdin", "up", "echo/demo", "--json")  # with another key it would differ
+    assert json.loads(same.stdout)["reused"] is True
+    house.kill_supervisor()
+    house.kill_worker(json.loads(same.stdout)["pid"])
+    house.start()
+    row = house.wait_row(lambda row: row["state"] == "failed")
+    assert "its key was given by flag and died with it" in row["detail"]
+
+
 @pytest.mark.parametrize("how", ["flag", "env"])
 def test_s50_a_key_given_to_start_proxy_is_nowhere(house: House, how: str) -> None:
     house.start()

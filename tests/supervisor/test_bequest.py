@@ -1,0 +1,78 @@
+"""Keys for the next program of the same process. What becomes of them in a real one: tests/e2e/test_secrets.py."""
+
+from __future__ import annotations
+
+import os
+
+import attrs
+import pytest
+from fakes.story import SPEC
+
+from modelproxy.supervisor import bequest
+from modelproxy.worker.contract import Target
+
+TARGETS = [
+    Target("work", f"work/{name}", "openai", name, api_key=key) for name, key in [("a", None), ("b", "k2")]
+]
+WITH_KEYS = attrs.evolve(SPEC, api_key="k1", fallback=TARGETS)
+
+
+def open_descriptors() -> int:
+    return len(os.listdir("/dev/fd"))
+
+
+def test_what_is_left_is_taken_once() -> None:
+    before, environment = open_descriptors(), {"HOME": "/"}
+    bequest.leave({"echo/demo": bequest.of(WITH_KEYS)}, environment)
+    assert "k1" not in str(environment)
+
+    assert bequest.take(environment) == {"echo/demo": ["k1", None, "k2"]}
+    assert environment == {"HOME": "/"}
+    assert bequest.take(environment) == {}
+    assert open_descriptors() == before
+
+
+def test_only_the_program_that_is_executed_inherits_it() -> None:
+    environment: dict[str, str] = {}
+    bequest.leave({"echo/demo": ["k1"]}, environment)
+    number = int(environment["MODELPROXY_BEQUEST"].partition(":")[2])
+
+    assert os.get_inheritable(number)
+    bequest.take(environment)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(number)
+
+
+def test_many_keys_fit_and_too_many_are_not_left() -> None:
+    """Half of them would be none. Nobody waits for a reader."""
+    before, environment = open_descriptors(), dict[str, str]()
+    many = {f"echo/{number}": ["k" * 100] for number in range(1000)}
+    bequest.leave(many, environment)
+    assert bequest.take(environment) == many
+    bequest.leave({"echo/demo": ["k" * 2**21]}, environment)
+
+    assert environment == {}
+    assert open_descriptors() == before
+
+
+@pytest.mark.parametrize("value", ["", "7", "1:0", "x:y", f"{os.getpid()}:", f"{os.getpid()}:9999"])
+def test_what_is_nobody_s_means_nothing(value: str) -> None:
+    environment = {"MODELPROXY_BEQUEST": value}
+
+    assert bequest.take(environment) == {}
+    assert environment == {}
+
+
+@pytest.mark.parametrize("data", [b"", b"not json", b"[1]"])
+def test_garbage_means_nothing(data: bytes) -> None:
+    reading, writing = os.pipe()
+    os.write(writing, data)
+    os.close(writing)
+
+    assert bequest.take({"MODELPROXY_BEQUEST": f"{os.getpid()}:{reading}"}) == {}
+
+
+def test_a_spec_gets_its_keys_again() -> None:
+    assert bequest.restored(WITH_KEYS.without_secrets(), bequest.of(WITH_KEYS)) == WITH_KEYS
+    assert bequest.restored(SPEC, ["k1", "k2"]) == SPEC  # it was another one
+    assert bequest.restored(SPEC, []) == SPEC
