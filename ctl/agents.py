@@ -135,6 +135,7 @@ def listed(paths: Paths) -> tuple[list[dict[str, Any]], list[str]]:
                 "resolved": meant.model_id,
                 "useProxy": meant.model_id is not None,
                 "origin": setting.origin,
+                "line": setting.line,
             }
         )
     return rows, [*map(str, found.wrong), *found.warnings]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,7 +11,26 @@ from .faults import EXIT_OK, Fault, say, say_json, talk, usage
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON; errors too.")]
-Agent = Annotated[str, typer.Argument(metavar="AGENT", help="The agent's name, like code-reviewer.")]
+
+
+def _complete_agent(incomplete: str) -> list[str]:
+    from .complete import agents
+
+    return agents(incomplete)
+
+
+def _complete_model(incomplete: str) -> list[str]:
+    from .complete import models
+
+    return models(incomplete)
+
+
+Agent = Annotated[
+    str,
+    typer.Argument(
+        metavar="AGENT", help="The agent's name, like code-reviewer.", autocompletion=_complete_agent
+    ),
+]
 
 
 @app.callback()
@@ -31,7 +50,9 @@ def set_(
     model: Annotated[
         str,
         typer.Argument(
-            metavar="MODEL", help="provider/model-name, an alias, a proxy, or claude: its own model."
+            metavar="MODEL",
+            help="provider/model-name, an alias, a proxy, or claude: its own model.",
+            autocompletion=_complete_model,
         ),
     ],
     json: Json = False,
@@ -103,11 +124,22 @@ def list_(json: Json = False) -> int:
     if json:
         say_json(rows)
         return EXIT_OK
-    width = max((len(row["agent"]) for row in rows), default=0)
-    for row in rows:
-        real = f" ({row['resolved']})" if row["resolved"] not in (None, row["model"]) else ""
-        say(f"{row['agent']:<{width}}  {row['model']}{real}  {row['origin']}")
+    if not rows:
+        talk("no agent has an entry; proxyctl agents set AGENT MODEL")
+    shown = [(row["agent"], _meaning(row), _place(row)) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    for cells in shown:
+        say("  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip())
     return EXIT_OK
+
+
+def _meaning(row: dict[str, Any]) -> str:
+    real = f" ({row['resolved']})" if row["resolved"] not in (None, row["model"]) else ""
+    return f"{row['model']}{real}"
+
+
+def _place(row: dict[str, Any]) -> str:
+    return str(row["origin"]) if row["line"] is None else f"{row['origin']}:{row['line']}"
 
 
 @app.command()

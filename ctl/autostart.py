@@ -85,7 +85,8 @@ def _prepare(paths: Paths) -> None:
     except UnsafeDirectoryError as error:
         raise Fault("unsafe_directory", str(error)) from None
     except OSError as error:
-        raise Fault("unsafe_directory", f"cannot make {error.filename}: {error.strerror}") from None
+        hint = "XDG_STATE_HOME and XDG_RUNTIME_DIR say where else its files may lie"
+        raise Fault("unsafe_directory", f"cannot make {error.filename}: {error.strerror}", hint) from None
 
 
 def _spawn(paths: Paths) -> subprocess.Popen[bytes]:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
 from modelproxy.supervisor.paths import find
 
 from . import offline
 from .client import Client
 from .names import FRONT
+
+if TYPE_CHECKING:
+    from modelproxy.supervisor.values import Value
 
 
 def targets(incomplete: str) -> list[str]:
@@ -46,6 +52,49 @@ def providers(incomplete: str) -> list[str]:
         return sorted(name for name in provider_table(settings.read(find())) if name.startswith(incomplete))
     except Exception:  # as above
         return []
+
+
+def agents(incomplete: str) -> list[str]:
+    """The agents that have an entry."""
+    from . import settings
+
+    try:
+        names = settings.read(find()).table("models", "agents")
+    except Exception:  # as above
+        return []
+    return sorted(name for name in names if name.startswith(incomplete))
+
+
+def config_keys(incomplete: str) -> list[str]:
+    """Keys of the configuration, below the names that are in it; no name that a shell would take apart."""
+    from . import settings
+
+    try:
+        found = list(_keys(_root(), settings.read(find()).document, ()))
+    except Exception:  # as above
+        return []
+    return [key for key in found if key.startswith(incomplete) and '"' not in key]
+
+
+def _root() -> Value:
+    from modelproxy.supervisor import schema
+
+    return schema.ROOT
+
+
+def _keys(kind: Value, said: Any, path: tuple[str, ...]) -> Iterator[str]:
+    from modelproxy.supervisor.schema import dotted
+    from modelproxy.supervisor.values import Section, TableOf
+
+    table = said if isinstance(said, dict) else {}
+    if isinstance(kind, Section):
+        for name, field in kind.fields.items():
+            yield from _keys(field.value, table.get(name), (*path, name))
+    elif isinstance(kind, TableOf):
+        for name, value in table.items():
+            yield from _keys(kind.kind, value, (*path, name))
+    else:
+        yield dotted(path)
 
 
 def _names() -> list[str]:

@@ -14,8 +14,21 @@ from .faults import EXIT_FAILED, EXIT_OK, Fault, say, say_json, talk, usage
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON; errors too.")]
+
+
+def _complete_key(incomplete: str) -> list[str]:
+    from .complete import config_keys
+
+    return config_keys(incomplete)
+
+
 KeyName = Annotated[
-    str, typer.Argument(metavar="KEY", help='As in models.agents.reviewer or aliases."gpt-*".')
+    str,
+    typer.Argument(
+        metavar="KEY",
+        help='As in models.agents.reviewer or aliases."gpt-4.1".',
+        autocompletion=_complete_key,
+    ),
 ]
 
 

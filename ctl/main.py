@@ -536,6 +536,12 @@ def reload_(json: Json = False) -> int:
     return EXIT_OK
 
 
+@daemon_app.command("reload", hidden=True)
+def daemon_reload(json: Json = False) -> int:
+    """Apply a changed configuration; the same as proxyctl reload"""
+    return reload_(json=json)
+
+
 @app.command()
 def logs(
     target: Target,

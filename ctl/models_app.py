@@ -11,8 +11,27 @@ from .faults import EXIT_FAILED, EXIT_OK, say, say_json, show, talk
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON; errors too.")]
+
+
+def _complete_model(incomplete: str) -> list[str]:
+    from .complete import models
+
+    return models(incomplete)
+
+
+def _complete_provider(incomplete: str) -> list[str]:
+    from .complete import providers
+
+    return providers(incomplete)
+
+
 Name = Annotated[
-    str, typer.Argument(metavar="NAME", help="A model id, an alias, or a proxy of the configuration.")
+    str,
+    typer.Argument(
+        metavar="NAME",
+        help="A model id, an alias, or a proxy of the configuration.",
+        autocompletion=_complete_model,
+    ),
 ]
 
 
@@ -30,7 +49,13 @@ def models() -> None:
 @app.command("list")
 def list_(
     provider: Annotated[
-        str | None, typer.Option("--provider", metavar="NAME", help="Of this provider only.")
+        str | None,
+        typer.Option(
+            "--provider",
+            metavar="NAME",
+            help="Of this provider only.",
+            autocompletion=_complete_provider,
+        ),
     ] = None,
     free: Annotated[bool, typer.Option("--free", help="Only what costs nothing.")] = False,
     json: Json = False,
@@ -173,7 +198,10 @@ def try_one(name: Name, json: Json = False) -> int:
 @app.command()
 def providers(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="This one only, with all it has.")
+        str | None,
+        typer.Argument(
+            metavar="[NAME]", help="This one only, with all it has.", autocompletion=_complete_provider
+        ),
     ] = None,
     json: Json = False,
 ) -> int:

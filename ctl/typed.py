@@ -206,7 +206,10 @@ def _from_stdin() -> str:
         return sys.stdin.readline()
     import getpass
 
-    return getpass.getpass("API key: ")
+    try:
+        return getpass.getpass("API key: ")
+    except EOFError:  # Ctrl-D: nothing was typed
+        return ""
 
 
 def _from_file(name: str) -> str:

@@ -128,7 +128,9 @@ class Following:
 
     def _refused(self, fault: Fault) -> None:
         held = "the last good one holds" if self._config is not None else "nothing was started by it"
-        text = f"the configuration is not used, {held}: {fault.message}"
+        first, *others = fault.message.split("; line ")
+        more = f"; and {len(others)} more: proxyctl config validate" if others else ""
+        text = f"the configuration is not used, {held}: {first}{more}"
         if self._bad != [text]:
             self._log(text)
         self._bad = [text]

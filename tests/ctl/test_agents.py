@@ -186,9 +186,14 @@ def test_s8_the_list(run: Run, file: Path) -> None:
         "resolved": "ollama/codellama",
         "useProxy": True,
         "origin": str(file),
+        "line": rows["code-reviewer"]["line"],
     }
     assert (rows["by-proxy"]["resolved"], rows["own"]["useProxy"]) == ("ollama/qwen3", False)
     assert "by-alias       local (ollama/qwen3)" in run("agents", "list").out
+    told = run("agents", "list").out.splitlines()
+    assert len({line.index("/", 40) for line in told}) == 1  # the files stand below each other
+    assert rows["by-alias"]["line"] is not None
+    assert told[-1].endswith(f":{rows[told[-1].split()[0]]['line']}")
 
 
 def test_s82_the_guide_names_commands_that_exist(run: Run, file: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from fakes.control import Control, view
 
-from modelproxy.ctl.complete import models, providers, targets
+from modelproxy.ctl.complete import agents, config_keys, models, providers, targets
 from modelproxy.supervisor.paths import Paths
 
 
@@ -58,6 +58,24 @@ def test_providers_for_keys(control: Control, monkeypatch: pytest.MonkeyPatch, t
     control.paths.config_file.write_text('[providers.office]\nkind = "ollama"')
 
     assert providers("o") == ["office", "ollama", "openai", "openrouter"]
+
+
+def test_keys_agents_and_models_of_the_configuration(
+    control: Control, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Below names that are there; none that would have to be quoted twice."""
+    monkeypatch.chdir(tmp_path)
+    control.paths.config.mkdir(parents=True)
+    control.paths.config_file.write_text(
+        'models.agents = { reviewer = "echo/a" }\n[proxies.coder]\nmodel = "echo/a"\n[proxies."echo/a"]\n'
+    )
+
+    assert {"default_port", "models.default", "models.agents.reviewer", "proxies.coder.rpm"} <= set(
+        config_keys("")
+    )
+    assert config_keys("proxies.coder.p") == ["proxies.coder.port", "proxies.coder.ping"]
+    assert not any("echo" in key for key in config_keys("proxies"))
+    assert agents("rev") == ["reviewer"]
 
 
 @pytest.mark.slow

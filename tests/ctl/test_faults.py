@@ -79,6 +79,12 @@ def test_a_fault_is_two_lines_on_stderr(capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr() == ("", "error: Port 1 is taken\nhint: take 2\n")
 
 
+def test_each_mistake_of_a_file_has_a_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    faults.show(Fault("bad_config", "/c: line 1: a: no; line 3: b: no; really"), as_json=False)
+
+    assert capsys.readouterr().err == "error: /c: line 1: a: no\n  line 3: b: no; really\n"
+
+
 def test_a_fault_as_json_is_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
     guard(lambda: _raise(Fault("port_in_use", "taken", "take 2")), as_json=True)
 

@@ -328,5 +328,6 @@ def test_reload_says_whom_it_concerned(run: Run, control: Control) -> None:
     assert run("reload", "--json").json["changed"] == ["coder", "echo/demo"]
     control.replies["POST"] = 200, {"changed": [], "warnings": []}
     assert run("reload").out == "nothing has changed since the files were last read\n"
+    assert run("daemon", "reload").out == run("reload").out
     control.replies["POST"] = fault(409, "bad_config", "line 3: no")
     assert run("reload").code == 1

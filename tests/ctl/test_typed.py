@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import getpass
 import io
+import sys
 from pathlib import Path
 
 import pytest
@@ -206,3 +208,18 @@ def test_a_setting_that_means_nothing_is_refused_in_a_sentence(word: str, said: 
 def test_a_setting_is_said_once() -> None:
     with pytest.raises(Fault, match="rpm is given twice"):
         typed.settings(["rpm=1", "rpm=2"])
+
+
+def test_a_prompt_that_is_left_by_ctrl_d_is_an_empty_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    def left(prompt: str) -> str:
+        raise EOFError
+
+    class Terminal:
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stdin", Terminal())
+    monkeypatch.setattr(getpass, "getpass", left)
+
+    with pytest.raises(Fault, match="from standard input is empty"):
+        typed.api_key("-", None, None)

@@ -197,6 +197,17 @@ async def test_a_file_with_mistakes_changes_nothing_and_is_told(world: World, fo
     assert following.warnings == []
 
 
+async def test_of_many_mistakes_the_first_is_told_everywhere(world: World, following: Following) -> None:
+    """`ps` shows it in one line at every call; reload itself tells them all."""
+    write(world, "a = 1\nb = 2\nc = 3\n")
+    with pytest.raises(Fault, match=r"line 1: a: .*; line 2: b: .*; line 3: c: "):
+        await following.reload()
+
+    [warning] = following.warnings
+    assert warning.endswith("; and 2 more: proxyctl config validate")
+    assert "line 2" not in warning
+
+
 async def test_what_cannot_follow_goes_on_as_it_was(world: World, following: Following) -> None:
     """A table that is gone, a key that is missing: a reload is no reason to end a proxy."""
     write(world, "")
