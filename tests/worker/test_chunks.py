@@ -76,6 +76,22 @@ def test_an_unknown_word_ends_an_answer_only_if_there_is_one() -> None:
     assert items(event("stop")) == [Finish()]
 
 
+@pytest.mark.parametrize("word", ["null", "None", ""])
+def test_a_word_for_no_end_is_none(word: str) -> None:
+    """Alibaba says it beside every piece."""
+    assert items(event(word, content="a"), event(word, content="b"), event("stop")) == [
+        Text("a"),
+        Text("b"),
+        Finish(),
+    ]
+    assert items(event(word, content="a")) == [Text("a")]
+    assert items(whole(word, content="a")) == [Text("a"), Finish()]
+
+
+def test_a_chunk_of_nothing_is_a_sign_of_life() -> None:
+    assert items(b"data: null\n\ndata: {}\n\n", event(content="a"), event("stop")) == [Text("a"), Finish()]
+
+
 def test_a_plain_answer_without_a_reason_is_an_end() -> None:
     """S76."""
     assert items(whole(content="a")) == [Text("a"), Finish()]

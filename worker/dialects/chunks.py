@@ -284,7 +284,7 @@ def _of_short(name: str, data: bytes) -> _Found | None:
         document = openai.loads(data)
     except ValueError:
         document = None
-    words = "" if isinstance(document, dict) else data.decode("utf-8", "replace")
+    words = "" if isinstance(document, dict) or data == b"null" else data.decode("utf-8", "replace")
     if name == "error":
         document = document if isinstance(document, dict) else {"message": words}
         error = document.get("error")

@@ -166,9 +166,13 @@ class Calls:
         return bool(name) and any(offered.startswith(name) for offered in self._offered)
 
     def _current(self, fragment: Fragment) -> Call | None:
-        if fragment.index is not None:
-            return self._at.get(fragment.index)
-        return self._calls[-1] if self._calls else None
+        last = self._calls[-1] if self._calls else None
+        if fragment.index is None:
+            return last
+        found = self._at.get(fragment.index)
+        if found is None and not fragment.name and last not in self._at.values():
+            return last  # its index comes late
+        return found
 
     def _named(self, fragment: Fragment) -> Call | None:
         found = (call for call in reversed(self._calls) if fragment.id and call.id == fragment.id)

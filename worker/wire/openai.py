@@ -138,8 +138,8 @@ def _of_choice(choice: dict[str, Any], reasoning: tuple[str, ...], usage: dict[s
         details=_objects(said.get("reasoning_details")),
         fragments=list(_fragments(said)),
         images=len(_objects(said.get("images"))),
-        finish=_text(choice.get("finish_reason")).strip().lower(),
-        native_finish=_text(choice.get("native_finish_reason")).strip().lower(),
+        finish=_word(choice.get("finish_reason")),
+        native_finish=_word(choice.get("native_finish_reason")),
         stopped_by=_text(choice.get("stop_reason")),
         usage=usage,
     )
@@ -155,6 +155,11 @@ def _objects(value: Any) -> list[dict[str, Any]]:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else ""
+
+
+def _word(value: Any) -> str:
+    word = _text(value).strip().lower()
+    return "" if word in ("null", "none") else word
 
 
 def _content(content: Any) -> tuple[str, str]:
