@@ -10,7 +10,8 @@ and the connection ends without its last chunk, so that the answer looks as cut 
 A provider that is silent for long gets its stream begun and filled with pings, as one that is translated
 does: between its own events, and under a lock, because it may speak at any moment.
 
-An answer that is no stream is collected first: then one that breaks off is still a real status. Only what is
+An answer that is no stream is collected first: then one that breaks off is still a real status. Of a stream
+this holds up to its first event; comments and pings promise nothing. Only what is
 larger than anything a model writes (files) is passed on piece by piece. The ledger's row is written before
 the bytes leave that tell the client that the answer is complete.
 """
@@ -381,22 +382,39 @@ class _Course:
         sniffer, client = self._sniffer, self._client
         client.last_words = self._last_words
         self._may_ping = must_end
-        data = await self._next(answer)
+        data = await (self._opening(answer) if must_end else self._heard(answer))
         if must_end and not data:
             raise Refused(self._cut())
         async with self._lock:
             await self._begin(answer.status, headers)
         while data:
-            sniffer.feed(data)
             if sniffer.begun:
                 client.mark_first()
             if sniffer.error is not None:
                 client.refused(_status_of(sniffer.error[0]), *sniffer.error)
             await self._pass_on(data, last=sniffer.over)
-            data = await self._next(answer)
+            data = await self._heard(answer)
         if must_end and not sniffer.over:
             raise Refused(self._cut())
         await client.finish()
+
+    async def _opening(self, answer: Answer) -> bytes:
+        """All up to the first event, so that an error in its place is a real status, and somebody else's chance."""
+        sniffer, data = self._sniffer, b""
+        while piece := await self._heard(answer):
+            data += piece
+            if sniffer.error is not None and sniffer.refused and not self._begun:
+                kind, message = sniffer.error
+                words = f"{self._relay.place.title}: {message or kind}"
+                raise Refused(failures.from_status(_status_of(kind), words))
+            if sniffer.spoke or self._begun:
+                return data
+        return data if self._begun else b""
+
+    async def _heard(self, answer: Answer) -> bytes:
+        data = await self._next(answer)
+        self._sniffer.feed(data)
+        return data
 
     def _cut(self) -> Failure:
         return Failure(Kind.CUT, f"{self._relay.place.title} closed the stream early")

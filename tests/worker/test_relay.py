@@ -236,8 +236,9 @@ async def test_s126_the_workers_own_model_wins() -> None:
 
 
 async def test_pieces_are_passed_on_as_they_come() -> None:
-    """Nothing is held back until an event is whole."""
-    first, rest = STREAM[:40], STREAM[40:]
+    """Nothing is held back until an event is whole, but the first."""
+    at = STREAM.index(b"event: ping") + 5
+    first, rest = STREAM[:at], STREAM[at:]
     async with far(Reply(body=(first, rest), pause=30, headers=SSE, framing="chunked")) as it:
         stream = await trio.open_tcp_stream("127.0.0.1", it.port)
         async with stream:
@@ -666,10 +667,17 @@ async def test_what_breaks_off_before_anything_was_sent_is_a_status(reply: Reply
 @pytest.mark.parametrize("framing", ["chunked", "close"])
 @pytest.mark.parametrize("at", range(1, len(STREAM), 37))
 async def test_a_stream_that_is_cut_never_ends_well(framing: str, at: int) -> None:
-    """Between events it ends with an error event, in the middle of one without its last chunk."""
+    """Between events it ends with an error event, in the middle of one without its last chunk.
+
+    In the middle of the first one nothing has been sent: that is a real status.
+    """
     async with far(Reply(body=(STREAM[:at],), headers=SSE, framing=framing, close=True)) as it:
         got = await it.fetch({**ASK, "stream": True})
 
+    assert (it.row.status, it.row.error_type, it.row.stop_reason) == (500, "api_error", None)
+    if at < STREAM.index(b"event: ping"):
+        assert (got.status, got.error["type"]) == (500, "api_error")
+        return
     assert got.body.startswith(STREAM[:at])
     added = got.body[at:]
     if STREAM[:at].endswith(b"\n\n"):
@@ -678,7 +686,6 @@ async def test_a_stream_that_is_cut_never_ends_well(framing: str, at: int) -> No
         assert json.loads(added.partition(b"data: ")[2])["error"]["type"] == "api_error"
     else:
         assert (got.whole, added) == (False, b"")
-    assert (it.row.status, it.row.error_type, it.row.stop_reason) == (500, "api_error", None)
 
 
 async def test_a_cut_between_events_is_said_in_the_grammar() -> None:
@@ -703,6 +710,30 @@ async def test_an_error_event_of_the_provider_is_a_failure_in_the_books() -> Non
     assert got.body == body
     assert (it.row.status, it.row.error_type) == (529, "overloaded_error")
     assert it.stats.failures == 1
+
+
+BUSY = b'event: error\ndata: {"type":"error","error":{"type":"overloaded_error","message":"Busy"}}\n\n'
+WAITING = b": PROCESSING\n\n" + PING
+
+
+@pytest.mark.parametrize("before", [b"", WAITING], ids=["at once", "after comments"])
+async def test_s137_an_error_in_place_of_the_first_event_is_a_real_status(before: bytes) -> None:
+    """Inside a 200 no client would repeat it, and no other target could be asked."""
+    async with far(Reply(body=(before + BUSY,), headers=SSE, framing="chunked")) as it:
+        got = await it.fetch({**ASK, "stream": True})
+
+    assert (got.status, got.error) == (529, {"type": "overloaded_error", "message": "Anthropic: Busy"})
+    assert (it.row.status, it.row.error_type, it.row.input_tokens) == (529, "overloaded_error", None)
+
+
+async def test_s137_comments_and_pings_promise_nothing() -> None:
+    async with far(Reply(body=(WAITING,), headers=SSE, framing="chunked")) as it:
+        cut = await it.fetch({**ASK, "stream": True})
+    async with far(Reply(body=(WAITING, STREAM), headers=SSE, framing="chunked", pause=0.05)) as it:
+        whole = await it.fetch({**ASK, "stream": True})
+
+    assert (cut.status, cut.error["type"]) == (500, "api_error")
+    assert (whole.status, whole.body) == (200, WAITING + STREAM)
 
 
 async def test_the_end_of_the_connection_after_message_stop_is_nobodys_business() -> None:

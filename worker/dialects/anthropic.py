@@ -408,6 +408,10 @@ class Sniffer:
     def __init__(self) -> None:
         self.said = Usage()
         self.stop_reason: str | None = None
+        self.spoke = False
+        """An event has come; pings and comments are sent by whoever is alive."""
+        self.refused = False
+        """That event was an error."""
         self.begun = False
         """Something of the answer itself has come."""
         self.over = False
@@ -433,7 +437,7 @@ class Sniffer:
             for event in self._decoder.feed(data):
                 self._event(event)
         except sse.EventTooLong:
-            self._decoder = None
+            self._decoder, self.spoke = None, True
 
     def whole(self, body: bytes) -> None:
         """The body of an answer that is no stream."""
@@ -461,6 +465,8 @@ class Sniffer:
     def _event(self, event: sse.Event) -> None:
         found = _understood(event.data)
         kind = found.type if found is not None and found.type else event.name
+        self.refused = self.refused or (kind == "error" and not self.spoke)
+        self.spoke = self.spoke or kind != "ping"
         self.begun = self.begun or kind.startswith("content_block")
         if kind in ("message_stop", "error"):
             self.over = True
