@@ -205,16 +205,37 @@ def unset(key: KeyName, json: Json = False) -> int:
 
 
 @app.command()
-def schema() -> int:
-    """Print the JSON schema of config.toml, for editors
+def schema(
+    key: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[KEY]", help="A key or table to read about, in words.", autocompletion=_complete_key
+        ),
+    ] = None,
+    json: Json = False,
+) -> int:
+    """Explain a key; without one, print the JSON schema
 
     \b
     Examples:
-      proxyctl config schema > modelproxy.schema.json
+      proxyctl config schema proxies.coder
+      proxyctl config schema providers.ollama.num_ctx
+      proxyctl config schema > modelproxy.schema.json   # for editors
     """
-    from modelproxy.supervisor.schema import json_schema
+    from modelproxy.supervisor import example
+    from modelproxy.supervisor import schema as keys
 
-    say_json(json_schema())
+    from . import config_file
+
+    if key is None:
+        say_json(keys.json_schema())
+        return EXIT_OK
+    path = config_file.key_of(key)
+    found = keys.at(path)
+    if json and found is not None:
+        say_json(found.schema())
+    else:
+        say(example.about(path).rstrip("\n"))
     return EXIT_OK
 
 

@@ -31,7 +31,9 @@ def key_of(text: str) -> Key:
     try:
         return editing.path_of(text)
     except ValueError as error:
-        raise usage(str(error), "proxyctl config init or config schema tell every key") from None
+        raise usage(
+            str(error), "proxyctl config schema KEY explains a key or table, such as proxies.coder"
+        ) from None
 
 
 def set_value(paths: Paths, path: Key, text: str) -> Any:

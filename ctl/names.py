@@ -43,7 +43,8 @@ def model(paths: Paths, text: str, *, words: tuple[str, ...] = ()) -> str:
     if found.wrong:
         raise settings.bad_config(found.wrong)  # it may well stand in what cannot be read
     known = [*words, *names, *proxies]
-    hint = aliases.unknown(text, known) if known else "for example ollama/codellama"
+    hint = f"{aliases.unknown(text, known)}; " if known else f"for example ollama/{text}; "
+    hint += f"proxyctl models search {text.partition(':')[0]} asks the providers"
     raise Fault("bad_model_id", f'Invalid model "{text}". {typed.MODEL_FORM}', hint)
 
 

@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Iterator
 
 from . import schema
+from .toml_lines import Path
 from .values import Field, ListOf, Section, TableOf, Text, Value
 
 HEAD = """\
@@ -62,6 +63,24 @@ def text(*, in_force: bool = False) -> str:
     """The whole file; with `in_force`, below an example that holds as it stands."""
     lines = "".join(f"{line}\n" for line in _section(schema.ROOT, ""))
     return HEAD + (IN_FORCE if in_force else "") + "\n# --- Every key there is. " + "-" * 86 + "\n" + lines
+
+
+def about(path: Path) -> str:
+    """The part of it that is about one key or table. KeyError: there is none."""
+    found = schema.at(path)
+    if found is None:
+        raise KeyError(schema.dotted(path))
+    value = found.value if isinstance(found, Field) else found
+    inner = _tables_of(value)
+    if inner is not None:
+        header = schema.dotted(path) + ("" if isinstance(value, Section) else ".NAME")
+        words = _comment(found.sentence()) if isinstance(found, Field) else ()
+        lines = [*words, f"#[{header}]", *_section(inner, f"{header}.")]
+    elif isinstance(found, Field):
+        lines = list(_key(str(path[-1]), found))
+    else:  # one of a table of names: what is said of the table
+        return about(path[:-1])
+    return "".join(f"{line}\n" for line in lines).lstrip("\n")
 
 
 def _section(section: Section, path: str) -> Iterator[str]:

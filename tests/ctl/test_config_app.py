@@ -33,6 +33,13 @@ def test_the_schema_is_json(run: Run) -> None:
     } <= set(document["properties"]["providers"]["additionalProperties"]["properties"])
 
 
+def test_a_key_is_explained(run: Run) -> None:
+    """Who has mistyped one needs no other page."""
+    assert "(a whole number from 1 to 65535)" in run("config", "schema", "proxies.coder.port").out
+    assert run("config", "schema", "default_port", "--json").json["maximum"] == 65535
+    assert run("config", "schema", "proxies.coder.prot").code == 2
+
+
 def test_where_the_files_are(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
     monkeypatch.chdir(str(tmp_path))
     found = run("config", "path", "--json").json

@@ -114,3 +114,14 @@ def test_what_a_command_about_a_proxy_means(paths: Paths, text: str, meant: str)
     paths.config_file.write_text('aliases = { local = "ollama/x", "3*" = "ollama/z" }')
 
     assert names.target(paths, text) == meant
+
+
+def test_who_does_not_know_the_form_is_told_how_to_find_a_model(run: Run, control: Control) -> None:
+    """No provider is asked for a word that may be a slip."""
+    ran = run("up", "qwen3-coder:30b")
+
+    assert ran.code == 2
+    assert ran.err.endswith(
+        "hint: for example ollama/qwen3-coder:30b; proxyctl models search qwen3-coder asks the providers\n"
+    )
+    assert control.asked == []

@@ -32,6 +32,31 @@ def test_it_loads_as_it_stands() -> None:
     assert config.proxies == {"coder": ProxyOptions(model="local", port=3457, max_output_tokens=8192)}
 
 
+@pytest.mark.parametrize(
+    ("path", "begins", "holds"),
+    [
+        (("default_port",), "# The port of a proxy", "#default_port = 3456"),
+        (("proxies", "coder"), "#[proxies.coder]", "#fallback = "),
+        (("proxies",), "# `proxyctl up NAME` works.", "#[proxies.NAME]"),
+        (("providers", "ollama", "num_ctx"), "# Ollama: the window", '#num_ctx = "auto"'),
+        (("models",), "# Which model an agent uses", "#agents = "),
+        (("aliases", "local"), "# Other names of models", "#aliases = "),
+        (("front", "default", "rules"), "# The first that fits", "#rules = "),
+    ],
+)
+def test_what_is_said_of_one_key(path: tuple[str, ...], begins: str, holds: str) -> None:
+    text = example.about(path)
+
+    assert text.startswith(begins)
+    assert holds in text
+    assert text.count("\n") < len(FILE.splitlines()) / 2
+
+
+def test_nothing_is_said_of_what_is_not_there() -> None:
+    with pytest.raises(KeyError):
+        example.about(("nope",))
+
+
 def test_the_one_that_init_writes_says_nothing_yet() -> None:
     assert parse(example.text()) == parse("")
 
