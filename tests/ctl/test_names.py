@@ -116,8 +116,11 @@ def test_what_a_command_about_a_proxy_means(paths: Paths, text: str, meant: str)
     assert names.target(paths, text) == meant
 
 
-def test_who_does_not_know_the_form_is_told_how_to_find_a_model(run: Run, control: Control) -> None:
+def test_who_does_not_know_the_form_is_told_how_to_find_a_model(
+    run: Run, control: Control, paths: Paths
+) -> None:
     """No provider is asked for a word that may be a slip."""
+    paths.config_file.unlink()
     ran = run("up", "qwen3-coder:30b")
 
     assert ran.code == 2
