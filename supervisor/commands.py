@@ -29,6 +29,7 @@ from . import (
     quotas,
     routes,
     sockets,
+    tally,
     views,
 )
 from . import config as configuration
@@ -51,6 +52,7 @@ from .protocol import (
     Stopped,
     UpRequest,
 )
+from .tally import Tally
 from .upkeep import Unit
 
 _PORT_HANDOVER_S = 5.0
@@ -113,7 +115,7 @@ class Commands:
             tallies[current.generation].ready_at if current and current.generation in tallies else None
         )
         queues = [waiting for one in unit.listeners if (waiting := kernel.accept_queue(one)) is not None]
-        sums = views.total([unit.past, *tallies.values()])
+        sums = tally.total([unit.past, *tallies.values()])
         since = views.since(proxy)
 
         def epoch(at: float) -> float:
@@ -144,7 +146,7 @@ class Commands:
                 {
                     "generation": worker.generation,
                     "pid": worker.pid,
-                    "in_flight": tallies.get(worker.generation, views.Tally()).in_flight,
+                    "in_flight": tallies.get(worker.generation, Tally()).in_flight,
                 }
                 for worker in proxy.draining
             ],

@@ -48,12 +48,13 @@ from modelproxy.worker.contract import (
     Welcome,
 )
 
-from . import bequest, channel, fleet, kernel, logs, policy, renewal, runner, sockets, state, views, words
+from . import bequest, channel, fleet, kernel, logs, policy, renewal, runner, sockets, state, tally, words
 from .custody import Custody
 from .events import Events
 from .facts import Death, Phase, Proxy
 from .paths import Paths
 from .protocol import Fault
+from .tally import Tally
 from .upkeep import Unit, Upkeep
 
 KEPT_STOPPED = 100
@@ -414,7 +415,7 @@ class Keeper:
             start_time=handle.start_time if handle else None,
             boot_id=kernel.boot_id(),
             token=unit.tokens.get(generation, ""),
-            started_at=handle.ready_at if handle else None,
+            started_at=handle.tally.ready_at if handle else None,
         )
 
     # --- recalling -------------------------------------------------------------------------------
@@ -485,7 +486,7 @@ class Keeper:
                 # It is gone, and its pid files are not: they are taken away before a successor has a pid of its own.
                 unit.written = (unit.proxy.spec.port, worker.pid, unit.pid_file)
             return
-        handle.ready_at = worker.started_at
+        handle.tally = Tally(ready_at=worker.started_at)
         self._count_oom_kills(handle)
         unit.handles[worker.generation] = handle
         self._start(unit, self._watch, unit, handle)
@@ -524,8 +525,7 @@ class Keeper:
             unit.handles[hello.generation] = handle
             self._start(unit, self._watch, unit, handle)
         handle.link = link
-        handle.requests, handle.in_flight = hello.requests, hello.in_flight
-        handle.fallbacks = hello.fallbacks
+        handle.tally = tally.greeted(handle.tally, hello)
         known = unit.proxy.worker(hello.generation)
         if known is None or known.phase is Phase.ABSENT:
             self._adopt(unit, link)
@@ -576,7 +576,7 @@ class Keeper:
         if unit is None or handle is None or handle.link is not link:
             return
         if isinstance(message, Ready):
-            handle.ready_at = kernel.wall_clock()
+            handle.tally = attrs.evolve(handle.tally, ready_at=kernel.wall_clock())
             handle.settled.set()
             self.post(name, fleet.BecameReady(generation))
         elif isinstance(message, Beat):
@@ -591,13 +591,7 @@ class Keeper:
                 handle.last_words = message.reason  # a death, but not one without a word
 
     def _on_beat(self, unit: Unit, handle: runner.Handle, beat: Beat) -> None:
-        handle.requests, handle.in_flight = beat.requests, beat.in_flight
-        handle.failures, handle.last_error = beat.failures, beat.last_error
-        handle.log_drops, handle.ledger_drops = beat.log_drops, beat.ledger_drops
-        handle.oldest_since = None if beat.oldest_s is None else self._now() - beat.oldest_s
-        handle.cost_usd, handle.unpriced = beat.cost_usd, beat.unpriced
-        handle.fallbacks = beat.fallbacks
-        handle.waiting, handle.resting = beat.waiting, tuple(beat.resting)
+        handle.tally = tally.heard(handle.tally, beat, self._now())
         beaten = fleet.Beaten(
             handle.generation,
             beat.requests,
@@ -774,7 +768,7 @@ class Keeper:
     def _bury(self, unit: Unit, handle: runner.Handle, exited: fleet.Exited) -> None:
         handle.settled.set()
         handle.close()
-        unit.past = views.ended(unit.past, unit.tally(handle))
+        unit.past = tally.ended(unit.past, handle.tally)
         unit.handles.pop(handle.generation, None)
         unit.tokens.pop(handle.generation, None)
         self.post(unit.proxy.name, exited)

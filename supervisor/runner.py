@@ -24,8 +24,9 @@ from pathlib import Path
 import attrs
 import trio
 
-from . import forks, kernel, paths
+from . import forks, kernel, paths, tally
 from .channel import Link
+from .tally import Tally
 
 # What a worker may know of our environment. An allow-list, because the shell that started the daemon may
 # hold the keys of every provider, and a worker is to hold those of its own only.
@@ -57,22 +58,7 @@ class Handle:
     link: Link | None = None
     settled: trio.Event = attrs.field(factory=trio.Event, repr=False)
     """It is ready, or it never will be: the next start may begin."""
-    requests: int = 0
-    in_flight: int = 0
-    fallbacks: int = 0
-    last_error: str | None = None
-    failures: int = 0
-    log_drops: int = 0
-    ledger_drops: int = 0
-    oldest_since: float | None = None
-    """When the oldest request in flight began, on our own clock."""
-    cost_usd: float = 0.0
-    unpriced: int = 0
-    """Answers whose cost nobody knows."""
-    waiting: int = 0
-    resting: tuple[str, ...] = ()
-    ready_at: float | None = None
-    """Seconds since the epoch."""
+    tally: Tally = attrs.Factory(Tally)
     last_words: str = ""
     """Why it was about to end with a code that means failure."""
     measured_at: float = -math.inf
@@ -278,10 +264,7 @@ def adopt(link: Link) -> Handle:
         kernel.start_time(pid),
         link.hello.token,
         link=link,
-        requests=link.hello.requests,
-        in_flight=link.hello.in_flight,
-        fallbacks=link.hello.fallbacks,
-        ready_at=link.hello.started_at or None,
+        tally=tally.greeted(Tally(ready_at=link.hello.started_at or None), link.hello),
     )
 
 

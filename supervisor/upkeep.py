@@ -16,11 +16,12 @@ from typing import Protocol
 import attrs
 import trio
 
-from . import fleet, runner, sockets, stand_in, views
+from . import fleet, runner, sockets, stand_in
 from .custody import Custody
 from .facts import Death, Proxy
 from .paths import Paths
 from .stand_in import Shift
+from .tally import Tally
 
 
 @attrs.define(eq=False)
@@ -33,7 +34,7 @@ class Unit:
     waiting: dict[int, trio.CancelScope] = attrs.Factory(dict)
     """Starts that wait for their turn."""
     tokens: dict[int, str] = attrs.Factory(dict)
-    past: views.Tally = attrs.Factory(views.Tally)
+    past: Tally = attrs.Factory(Tally)
     """What the workers that have ended counted."""
     dated: dict[Death, Death] = attrs.Factory(dict)
     """Its deaths as they are on record, by the wall clock."""
@@ -53,26 +54,9 @@ class Unit:
     written: tuple[int, int, str | None] | None = None
     """Port, pid and extra place of the pid files that exist now."""
 
-    def tallies(self) -> dict[int, views.Tally]:
-        return {generation: self.tally(handle) for generation, handle in self.handles.items()}
-
-    @staticmethod
-    def tally(handle: runner.Handle) -> views.Tally:
-        return views.Tally(
-            requests=handle.requests,
-            in_flight=handle.in_flight,
-            last_error=handle.last_error,
-            ready_at=handle.ready_at,
-            failures=handle.failures,
-            log_drops=handle.log_drops,
-            ledger_drops=handle.ledger_drops,
-            oldest_since=handle.oldest_since,
-            cost_usd=handle.cost_usd,
-            unpriced=handle.unpriced,
-            fallbacks=handle.fallbacks,
-            waiting=handle.waiting,
-            resting=handle.resting,
-        )
+    def tallies(self) -> dict[int, Tally]:
+        """What each of its workers has counted."""
+        return {generation: handle.tally for generation, handle in self.handles.items()}
 
 
 class Start(Protocol):

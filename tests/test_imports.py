@@ -69,6 +69,7 @@ PURE = (
     "supervisor.renewal",
     "supervisor.routes",
     "supervisor.schema",
+    "supervisor.tally",
     "supervisor.toml_lines",
     "supervisor.values",
     "supervisor.views",

@@ -24,6 +24,7 @@ from modelproxy.supervisor import kernel, runner
 from modelproxy.supervisor.channel import Link
 from modelproxy.supervisor.forks import CAN_FORK, ForkServer, UnavailableError
 from modelproxy.supervisor.runner import Birth, Handle, Runner, SpawnError, worker_environment
+from modelproxy.supervisor.tally import Tally
 from modelproxy.worker.contract import Hello
 
 forking = pytest.mark.skipif(not CAN_FORK, reason="only Linux has a fork server")
@@ -431,8 +432,8 @@ def test_a_dialler_is_adopted_with_what_it_says(bystander: subprocess.Popen[byte
     link = Link(connection, hello, [])
     handle = runner.adopt(link)
 
-    assert (handle.generation, handle.pid, handle.requests, handle.in_flight) == (3, bystander.pid, 5, 1)
-    assert (handle.link, handle.ready_at) == (link, 9.0)
+    assert (handle.generation, handle.pid, handle.link) == (3, bystander.pid, link)
+    assert handle.tally == Tally(requests=5, in_flight=1, ready_at=9.0)
     handle.close()
     bystander.kill()
     bystander.wait()

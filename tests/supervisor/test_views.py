@@ -8,7 +8,7 @@ from fakes.story import SPEC, Story, spec
 
 from modelproxy.supervisor import fleet, views
 from modelproxy.supervisor.facts import Care, Proxy, State
-from modelproxy.supervisor.views import Tally
+from modelproxy.supervisor.tally import Tally
 from modelproxy.worker.contract import EXIT_CONFIG
 
 # A request of generation 1 had been running for 4m10s when the story began.
@@ -476,23 +476,6 @@ def test_every_process_is_listed_with_what_it_does() -> None:
         "silent_s": 1.0,
         "kill_in_s": 900.5,
     }
-
-
-def test_sums_over_workers_keep_what_ended_ones_counted() -> None:
-    past = views.ended(
-        Tally(requests=1, log_drops=2), Tally(3, 1, "no", cost_usd=0.5, unpriced=1, failures=2)
-    )
-    assert views.ended(Tally(), Tally(waiting=3, resting=("a",))) == Tally()
-    every = views.total([past, Tally(requests=2, in_flight=4, ledger_drops=1, waiting=3)])
-
-    assert (every.requests, every.in_flight, every.failures) == (6, 4, 2)
-    assert (every.log_drops, every.ledger_drops) == (2, 1)
-    assert (every.cost, every.unpriced, every.waiting) == (0.5, 1, 3)
-
-
-def test_a_cost_that_nobody_knows_is_not_0() -> None:
-    assert Tally().cost == 0.0
-    assert Tally(requests=1, unpriced=1).cost is None
 
 
 def test_every_state_has_words() -> None:
