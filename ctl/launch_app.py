@@ -89,7 +89,14 @@ def run(
 
 
 def env(
-    model: Model,
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MODEL]",
+            help="As for up: a model, an alias, a proxy, or: front.",
+            autocompletion=_models,
+        ),
+    ] = None,
     client: Annotated[
         str,
         typer.Option(
@@ -104,9 +111,13 @@ def env(
 
     Brings the proxy up if it is not, and leaves it. For opencode: what belongs into opencode.json.
 
+    Without MODEL it is the one of --agent's entry; without both the front door, as for `run`. Who has a model
+    of its own gets nothing to say.
+
     \b
     Examples:
       eval "$(proxyctl env ollama/qwen3-coder)"
+      eval "$(proxyctl env --agent code-reviewer)"
       proxyctl env ollama/qwen3-coder --for aider
       proxyctl env ollama/qwen3-coder --shell fish | source
       proxyctl env ollama/qwen3-coder --for opencode > opencode.json
@@ -115,8 +126,8 @@ def env(
 
     from modelproxy.supervisor.paths import find
 
-    from . import environment, names
-    from .run import goal_of
+    from . import environment
+    from .run import Wish, goal_of, meant
     from .up import bring_up, request
 
     if client not in environment.CLIENTS:
@@ -126,7 +137,12 @@ def env(
     if client in ("openai", "codex"):
         raise Fault("not_served", environment.OPENAI, "proxyctl env MODEL --for anthropic|aider|opencode")
     where, asking = find(), typed.agent(agent)
-    wanted = request(model=names.model(where, model), port=None if port is None else typed.port(port))
+    target = meant(where, Wish(model, asking))
+    if target is None:
+        who = "no agent has a model of ours" if asking is None else f'the agent "{asking}" uses its own model'
+        talk(f"note: {who}, so nothing changes")
+        return EXIT_OK
+    wanted = request(model=target, port=None if port is None else typed.port(port))
     goal = goal_of(where, bring_up(where, wanted), asking)
     for warning in environment.warnings(goal, os.environ):
         talk(f"warning: {warning}")

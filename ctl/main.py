@@ -104,6 +104,8 @@ def _misused(error: Any, *, as_json: bool) -> int:
     hint = f"{path} --help"
     if path == "proxyctl run" and "extra argument" in error.format_message():
         hint = "the command stands behind --, like proxyctl run ollama/codellama -- claude"
+    if path == "proxyctl ask" and "'TEXT'" in error.format_message():
+        hint = 'proxyctl ask MODEL "Hello", or - for what comes on standard input'
     return show(Fault("usage", error.format_message(), hint), as_json=as_json)
 
 
@@ -416,7 +418,8 @@ def set_limits(
 ) -> int:
     """Change the limits of a proxy that goes on serving
 
-    Holds from now on and for later workers too; no request is cut, and those that wait in line stay there.
+    Holds from now on and for later workers too, whatever the configuration says; no request is cut, and those
+    that wait in line stay there. `down` and `up` begin anew with the configuration's.
 
     \b
     Examples:

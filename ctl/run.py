@@ -60,7 +60,7 @@ def _run(paths: Paths, wish: Wish, command: Sequence[str]) -> int:
             talk(f"note: this is inside proxyctl run already: {command[0]} uses {inside}")
         return become(command)
     try:
-        target = _target(paths, wish)
+        target = meant(paths, wish)
         if target is None:
             return become(command)
         client = environment.client_of(command[0])
@@ -76,7 +76,7 @@ def _run(paths: Paths, wish: Wish, command: Sequence[str]) -> int:
             _give_back(lease)
 
 
-def _target(paths: Paths, wish: Wish) -> str | None:
+def meant(paths: Paths, wish: Wish) -> str | None:
     """What is to be up; None: nothing is, this user or agent has its own model."""
     if wish.model is not None:
         return names.model(paths, wish.model)
@@ -85,8 +85,8 @@ def _target(paths: Paths, wish: Wish) -> str | None:
         raise settings.bad_config(found.wrong)
     if wish.agent is not None:
         _tell_of_a_near_name(found, wish.agent)
-        meant = agents.mean(found, wish.agent)
-        return None if meant.model_id is None else meant.target
+        entry = agents.mean(found, wish.agent)
+        return None if entry.model_id is None else entry.target
     return FRONT if has_mappings(found) else None
 
 

@@ -80,7 +80,10 @@ class Doors:
                     await self._ensure(request, place, config)
             except Fault as fault:
                 if fault.code == "missing_api_key" and place.name in found.required:
-                    raise  # whoever asked may have the key
+                    # Whoever asked may have the key.
+                    raise attrs.evolve(
+                        fault, message=f"{fault.message}: the front leads to {place.name}"
+                    ) from None
                 place = attrs.evolve(place, trouble=f"{fault.message}. {fault.hint}")
             if place.trouble:
                 notes.append(f"{place.name} cannot be reached through the front: {place.trouble}")

@@ -9,6 +9,7 @@ from fakes.control import Control
 from fakes.terminal import Run
 
 from modelproxy.ctl import probe
+from modelproxy.supervisor.paths import Paths
 
 
 @pytest.fixture(autouse=True)
@@ -24,6 +25,25 @@ def test_env_brings_the_proxy_up_and_says_how_it_is_reached(run: Run, control: C
     assert "export ANTHROPIC_BASE_URL=http://127.0.0.1:3999\n" in done.out
     assert "export ANTHROPIC_AUTH_TOKEN=unused" in done.out
     assert done.out.startswith("unset ANTHROPIC_API_KEY ")
+
+
+def test_env_knows_an_agents_model_and_the_front(run: Run, control: Control, paths: Paths) -> None:
+    """As `run` does; who has only its own model is told to change nothing."""
+    paths.config_file.parent.mkdir(parents=True, exist_ok=True)
+    nothing = run("env")
+    paths.config_file.write_text('[models.agents]\na = "echo/demo"\n')
+
+    assert (nothing.code, nothing.out) == (0, "")
+    assert nothing.err == "note: no agent has a model of ours, so nothing changes\n"
+    assert "ANTHROPIC_BASE_URL=http://127.0.0.1:3456/a/a\n" in run("env", "--agent", "a").out
+    assert list(control.proxies) == ["echo/demo"]
+    run("env")
+    assert list(control.proxies) == ["echo/demo", "front"]
+    assert run("env", "--agent", "b").err == 'note: the agent "b" uses its own model, so nothing changes\n'
+
+
+def test_a_question_may_come_on_standard_input(run: Run) -> None:
+    assert "or - for what comes on standard input" in run("ask", "echo/demo").err
 
 
 def test_env_for_others(run: Run, control: Control) -> None:

@@ -167,7 +167,7 @@ def test_who_has_no_model_sees_no_change(
 def test_mappings_ask_for_the_front_door(paths: Paths, text: str) -> None:
     configure(paths, text)
 
-    assert run_module._target(paths, run_module.Wish()) == "front"
+    assert run_module.meant(paths, run_module.Wish()) == "front"
 
 
 def test_no_mappings_are_none(paths: Paths) -> None:

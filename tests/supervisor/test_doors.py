@@ -114,6 +114,7 @@ async def test_a_key_that_is_missing_stops_it_only_where_a_rule_leads_there(worl
         await up(world, "front/work")
 
     assert (caught.value.code, caught.value.provider) == ("missing_api_key", "far")
+    assert caught.value.message == "far needs an API key: the front leads to far/x"
     write(world, '[aliases]\nlocal = "openrouter/x"')
     view = await world.commands.up(UpRequest("front", port=0))
     [place] = front(world).places
