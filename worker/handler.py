@@ -468,7 +468,9 @@ class Handler:
             if far.relay is not None:
                 await far.relay.messages(call, call.request, asked.body)
                 return None
-            return await self._translated(call, asked.ask or asks.ask(asked.body), far)
+            ask = asked.ask or asks.ask(asked.body)
+            call.know(model=ask.model, stream=ask.stream, subscription=False)
+            return await self._translated(call, ask, far)
         except Refused as refused:
             return refused.failure
 

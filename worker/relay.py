@@ -283,13 +283,23 @@ class _Course:
             await trio.sleep(wait_s)
         if reply.answer is None:
             raise Refused(reply.failure or self._cut())
-        request_id = dict(reply.answer.headers).get(b"request-id")
-        if request_id and not self._begun:
-            self._client.rename(request_id.decode("latin-1"))
         if reply.status >= 400 and self._is_known:
             self._look_elsewhere(reply)
+            self._rename(reply.answer)
             self._refuse(reply.answer, reply.body, tokens.of_bytes(len(outgoing.body)))
         return reply.answer, reply.body
+
+    def _rename(self, answer: Answer) -> None:
+        """The provider's own id for it; once it is certain that the client will hear of this provider."""
+        request_id = dict(answer.headers).get(b"request-id")
+        if request_id and not self._begun:
+            self._client.rename(request_id.decode("latin-1"))
+
+    def _give_up(self, answer: Answer, failure: Failure) -> NoReturn:
+        """Raises Refused for what looked like an answer."""
+        if not (self.is_messages and self._client.elsewhere(failure)):
+            self._rename(answer)
+        raise Refused(failure)
 
     def _look_elsewhere(self, reply: _Reply) -> None:
         """Raises Refused when the client need not hear of this error, because somebody else will be asked."""
@@ -384,7 +394,8 @@ class _Course:
         self._may_ping = must_end
         data = await (self._opening(answer) if must_end else self._heard(answer))
         if must_end and not data:
-            raise Refused(self._cut())
+            self._give_up(answer, self._cut())
+        self._rename(answer)
         async with self._lock:
             await self._begin(answer.status, headers)
         while data:
@@ -406,7 +417,7 @@ class _Course:
             if sniffer.error is not None and sniffer.refused and not self._begun:
                 kind, message = sniffer.error
                 words = f"{self._relay.place.title}: {message or kind}"
-                raise Refused(failures.from_status(_status_of(kind), words))
+                self._give_up(answer, failures.from_status(_status_of(kind), words))
             if sniffer.spoke or self._begun:
                 return data
         return data if self._begun else b""
@@ -447,6 +458,7 @@ class _Course:
     async def _whole(self, answer: Answer, headers: Headers, body: bytes) -> None:
         body = body or await self._collected(answer)
         self._check(answer, body)
+        self._rename(answer)
         async with self._lock:  # from here on no ping may begin a stream
             if self._begun:
                 words = f"{self._relay.place.title} answered a request for a stream with something else"
@@ -464,7 +476,7 @@ class _Course:
             relay = self._relay
             failure = anthropic.false_success(relay.spec, body, title=relay.place.title)
             if failure is not None:
-                raise Refused(failure)
+                self._give_up(answer, failure)
 
     def _learn(self, answer: Answer, body: bytes) -> None:
         if not _is_coded(answer):

@@ -20,7 +20,7 @@ from fakes.upstream import Reply, Upstream
 from modelproxy.worker import handler as handler_module
 from modelproxy.worker import relay as relay_module
 from modelproxy.worker.books import Books
-from modelproxy.worker.contract import Options, Timeouts, WorkerSpec
+from modelproxy.worker.contract import Options, Target, Timeouts, WorkerSpec
 from modelproxy.worker.handler import Handler
 from modelproxy.worker.ledger import Row
 from modelproxy.worker.stats import Stats
@@ -734,6 +734,26 @@ async def test_s137_comments_and_pings_promise_nothing() -> None:
 
     assert (cut.status, cut.error["type"]) == (500, "api_error")
     assert (whole.status, whole.body) == (200, WAITING + STREAM)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [Reply(body=BUSY, headers=SSE), Reply(529, b"{}", headers=JSON), Reply(body=b"<html>", headers=JSON)],
+    ids=["in a stream", "as a status", "as a page"],
+)
+@pytest.mark.parametrize("stream", [True, False])
+async def test_s11_who_answers_instead_has_all_of_the_row(reply: Reply, stream: bool) -> None:
+    """The id is ours then, and a target that cools leaves the request unread: what was asked is known all the same."""
+    other = Target("echo", "echo/demo", "echo", "demo")
+    async with far(reply, fallback=[other]) as it:
+        for _ in range(2):
+            got = await it.fetch({**ASK, "stream": stream})
+            row = it.books._waiting.pop().row
+
+            assert (got.status, got.headers["x-proxy-fallback"]) == (200, "echo/demo")
+            assert got.headers["request-id"] == row.request_id != "req_theirs"
+            assert (row.requested_model, row.stream, row.provider) == (MODEL, stream, "echo")
+        assert len(it.upstream.to("/v1/messages")) == 1
 
 
 async def test_the_end_of_the_connection_after_message_stop_is_nobodys_business() -> None:
