@@ -45,6 +45,17 @@ def test_every_pitfall_has_a_case(number: int) -> None:
     assert cases or tests
 
 
+async def test_p11_only_the_path_counts_and_a_vendor_keeps_its_slash() -> None:
+    kimi = {"kind": "openrouter", "provider": "openrouter", "model": "moonshotai/kimi-k2:free"}
+    ask = {**ASK, "model": "openrouter/moonshotai/kimi-k2:free"}
+    answer = Reply(body=WORD + STOP, headers=EVENTS)
+    async with far(answer, path="/chat/completions", **kimi) as it:
+        got = await it.fetch(ask, path="/v1/messages?beta=true")
+
+    assert (got.status, json.loads(got.body)["model"]) == (200, ask["model"])
+    assert it.upstream.to("/chat/completions")[0].json()["model"] == "moonshotai/kimi-k2:free"
+
+
 async def test_p37_one_start_and_a_fresh_id_whatever_happened_before_it() -> None:
     """The provider says the same id each time, and is asked again once."""
     busy = Reply(503, b"busy", headers=(("retry-after", "0"),))
