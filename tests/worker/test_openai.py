@@ -293,6 +293,27 @@ def test_p24_a_cache_without_a_price_is_none(price: Any, marked: bool) -> None:
     assert ("cache_control" in json.dumps(body)) is marked
 
 
+def test_p20_a_long_name_is_the_same_in_the_history() -> None:
+    """Also where the tool is not on offer any more."""
+    one, two = (f"mcp__{'a' * 60}__{end}" for end in ("one", "two"))
+    calls = [
+        {"type": "tool_use", "id": f"toolu_{name[-3:]}", "name": name, "input": {}} for name in (one, two)
+    ]
+    results = [{"type": "tool_result", "tool_use_id": call["id"], "content": "r"} for call in calls]
+    messages = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": calls},
+        {"role": "user", "content": results},
+    ]
+    body = sent(ask(messages=messages, tools=[{"name": one, "input_schema": {}}]), terms())
+    offered = [tool["function"]["name"] for tool in body["tools"]]
+    called = [call["function"]["name"] for call in body["messages"][1]["tool_calls"]]
+
+    assert offered == called[:1]
+    assert len({*called}) == 2
+    assert max(map(len, called)) == 64
+
+
 def test_p15_what_is_only_named_is_noted() -> None:
     """For the log: a model that is told less than it was sent is no secret."""
     source = {"type": "base64", "media_type": "application/pdf", "data": "JVBERi0="}

@@ -627,7 +627,6 @@ async def test_p59_a_client_that_leaves_ends_the_providers_work_at_once(far: Ups
     far.on("/chat", reply)
     source = real(far, retries=1).answer(asking())
     async with trio.open_nursery() as nursery:
-
         shown = trio.Event()
 
         async def read() -> None:
