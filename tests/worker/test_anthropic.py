@@ -291,6 +291,7 @@ def test_a_request_for_nothing_gets_no_block() -> None:
     [
         ([CALL, Finish("end_turn")], "tool_use"),
         ([CALL, Finish("tool_use")], "tool_use"),
+        ([CALL, Finish("stop_sequence", "END")], "tool_use"),
         ([CALL, Finish("max_tokens")], "max_tokens"),
         ([Text("a"), Finish("tool_use")], "end_turn"),
         ([Text("a"), Finish("stop_sequence", "END")], "stop_sequence"),

@@ -301,6 +301,17 @@ def test_stop_sequences_of_ours() -> None:
     assert refused == [Finish("stop_sequence", "END")]
 
 
+def test_a_call_in_front_of_a_stop_sequence_of_ours_is_not_lost() -> None:
+    frame = Frame(Names([]), stops=("END",))
+    said = event(tool_calls=call(name="f", arguments="{}")), event(content="aEND")
+
+    assert items(*said, event("tool_calls"), frame=frame) == [
+        Text("a"),
+        ToolCall("toolu_0", "f"),
+        Finish("stop_sequence", "END"),
+    ]
+
+
 def test_a_stop_sequence_in_what_a_fence_held_back() -> None:
     frame = Frame(Names([]), stops=("``",), json_only=True)
 

@@ -618,6 +618,25 @@ def test_counts(said: dict[str, Any], usage: Usage) -> None:
     assert usage == openai.usage(said)
 
 
+def test_gemini_counts_its_reasoning_only_in_the_sum() -> None:
+    """It is billed as output."""
+    said = {"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 300}
+    chunk = {"choices": [{"delta": {"content": "a"}, "finish_reason": "stop"}], "usage": said}
+    upstream = f"data: {json.dumps(chunk)}\n\n".encode()
+    found = [
+        [
+            item
+            for item in golden.items(OpenAI(quirks.SERVERS[row]), ask(), terms(), upstream)
+            if isinstance(item, Usage)
+        ]
+        for row in ("gemini", "openai")
+    ]
+
+    assert found == [[Usage(10, 290)], [Usage(10, 2)]]
+    for total in (12, 11, None):
+        assert openai.usage(said | {"total_tokens": total}, by_sum=True) == Usage(10, 2)
+
+
 @pytest.mark.parametrize(
     ("said", "cost"),
     [

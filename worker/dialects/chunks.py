@@ -519,7 +519,13 @@ class _Answer:
         if is_full:
             end = Finish("max_tokens")
         if end is not None:
-            items += [*self._reasoning.close(final=True), end]
+            # What was called before the text was cut has been called; the room that is full has none for it.
+            calls = [] if is_full else self._tool_calls(truncated=True)
+            items += [
+                *self._reasoning.close(final=True),
+                *([calls] if isinstance(calls, Failure) else calls),
+                end,
+            ]
             self._finished = True
         return items
 
@@ -549,7 +555,8 @@ class _Answer:
 
     def count(self, said: dict[str, Any] | None) -> list[Item]:
         """Some servers repeat the counts in every chunk."""
-        usage = self._usage if said is None else openai.usage(said, cost=self._quirks.cost)
+        ways = self._quirks
+        usage = self._usage if said is None else openai.usage(said, cost=ways.cost, by_sum=ways.counts_by_sum)
         if usage is None or usage == self._usage:
             return []
         self._usage = usage

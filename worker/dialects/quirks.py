@@ -91,6 +91,8 @@ class Quirks:
     think_tags: bool = False
     cost: str | None = None
     """The field of `usage` that says what was charged."""
+    counts_by_sum: bool = False
+    """Its count of output leaves reasoning out; only the sum of all tells."""
     done_is_an_end: bool = True
     """False: it always says how it finished, so `[DONE]` alone means that something is missing."""
 
@@ -232,6 +234,7 @@ SERVERS: dict[str, Quirks] = {
         schema=Profile.GEMINI,
         parallel_switch=False,
         signed_calls=True,
+        counts_by_sum=True,
     ),
     "xai": Quirks(title="xAI", hosts=("api.x.ai",)),
     "together": Quirks(title="Together", hosts=("api.together.xyz", "api.together.ai"), sampling=_WITH_TOP_K),

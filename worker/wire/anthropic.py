@@ -128,7 +128,7 @@ class Turn:
 
     def _true_finish(self, finish: Finish) -> Finish:
         """Providers say `stop` beside calls, and call a turn a tool turn that has no call."""
-        if self._calls and finish.stop_reason == "end_turn":
+        if self._calls and finish.stop_reason in ("end_turn", "stop_sequence"):
             return Finish("tool_use")
         if not self._calls and finish.stop_reason == "tool_use":
             return Finish("end_turn")

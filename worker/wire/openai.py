@@ -208,10 +208,11 @@ def _usage(document: dict[str, Any], choice: dict[str, Any]) -> dict[str, Any] |
     return next((place for place in places if isinstance(place, dict) and place), None)
 
 
-def usage(said: dict[str, Any], *, cost: str | None = None) -> Usage:
+def usage(said: dict[str, Any], *, cost: str | None = None, by_sum: bool = False) -> Usage:
     """Counts as Anthropic counts: what came from the cache or went into it is no input.
 
-    `cost` names the field that holds what was charged, where the server charges.
+    `cost` names the field that holds what was charged, where the server charges. `by_sum`: what is output shows
+    only in the sum.
     """
     prompt_details = _dict(said.get("prompt_tokens_details"))
     prompt = _first(said, "prompt_tokens", "input_tokens")
@@ -224,14 +225,14 @@ def usage(said: dict[str, Any], *, cost: str | None = None) -> Usage:
     return Usage(
         # Servers that do not count say 0, and a prompt without tokens does not exist.
         input_tokens=max(prompt - read - written, 0) if prompt else None,
-        output_tokens=_output(said) if prompt else _output(said) or None,
+        output_tokens=_output(said, by_sum) if prompt else _output(said, by_sum) or None,
         cache_creation_input_tokens=written,
         cache_read_input_tokens=read,
         cost_usd=None if cost is None else _cost(said, cost),
     )
 
 
-def _output(said: dict[str, Any]) -> int | None:
+def _output(said: dict[str, Any], by_sum: bool) -> int | None:
     output = _first(said, "completion_tokens", "output_tokens")
     thought = _first(_dict(said.get("completion_tokens_details")), "reasoning_tokens") or 0
     total = _first(said, "total_tokens")
@@ -239,6 +240,8 @@ def _output(said: dict[str, Any]) -> int | None:
     # xAI leaves reasoning out of the completion; only the sum tells.
     if output is not None and thought and total == (prompt or 0) + output + thought:
         return output + thought
+    if by_sum and output is not None and total is not None and prompt is not None:
+        return max(total - prompt, output)
     return output
 
 
