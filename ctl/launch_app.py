@@ -110,6 +110,7 @@ def env(
     """Print what a shell must say so that its programs use a proxy
 
     Brings the proxy up if it is not, and leaves it. For opencode: what belongs into opencode.json.
+    Codex and programs for OpenAI's API are not served yet.
 
     Without MODEL it is the one of --agent's entry; without both the front door, as for `run`. Who has a model
     of its own gets nothing to say.

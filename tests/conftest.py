@@ -25,11 +25,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--seconds", type=float, default=60.0, help="how long the storm lasts (-m chaos)")
 
 
+ON_DEMAND = ("chaos", "clients")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """A minute of chaos is had by asking for it: `pytest -m chaos`."""
-    if "chaos" in (config.option.markexpr or ""):
-        return
-    asked_for = [item for item in items if item.get_closest_marker("chaos") is None]
+    """A minute of chaos, and other people's programs, are had by asking for them: `pytest -m chaos`."""
+    unasked = [marker for marker in ON_DEMAND if marker not in (config.option.markexpr or "")]
+    asked_for = [item for item in items if not any(map(item.get_closest_marker, unasked))]
     if len(asked_for) < len(items):
         config.hook.pytest_deselected(items=[item for item in items if item not in asked_for])
         items[:] = asked_for

@@ -7,7 +7,7 @@ is one `Said`, whatever the protocol and the mode; `instead` gives anything else
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -56,6 +56,8 @@ class _Far(Upstream):
     def __init__(self, *, port: int = 0) -> None:
         super().__init__(self._script_of, port=port)
         self.said = Said()
+        self.script: Callable[[Any], Said] | None = None
+        """What is said to a request's document, where it is not `said`."""
         self.models = ["codellama"]
 
     @property
@@ -80,8 +82,13 @@ class _Far(Upstream):
         """Answer the model's path so; without any: as usual."""
         self.on(self.chat, *replies)
 
+    def saying(self, seen: Seen) -> Said:
+        """What the model says to this request."""
+        return self.said if self.script is None else self.script(seen.json())
+
     def reset(self) -> None:
         self.said = Said()
+        self.script = None
         self.instead()
         self.requests.clear()
 
@@ -103,11 +110,12 @@ class Ollama(_Far):
     chat = "/api/chat"
 
     def answer(self, seen: Seen) -> Reply:
+        said = self.saying(seen)
         return Reply(
-            body=self.spoken(self.said),
+            body=self.spoken(said),
             headers=(("content-type", "application/x-ndjson"),),
             framing="chunked",
-            pause=self.said.pause,
+            pause=said.pause,
         )
 
     def spoken(self, said: Said) -> tuple[bytes, ...]:
@@ -154,7 +162,7 @@ class Router(_Far):
         return f"{self.url}/api/v1"
 
     def answer(self, seen: Seen) -> Reply:
-        said = self.said
+        said = self.saying(seen)
         if seen.json().get("stream"):
             return Reply(
                 body=self.streamed(said),
@@ -227,55 +235,67 @@ class Anthropic(_Far):
     chat = "/v1/messages"
 
     def answer(self, seen: Seen) -> Reply:
+        said = self.saying(seen)
         if seen.json().get("stream"):
             return Reply(
-                body=self.streamed(),
+                body=self.streamed(said),
                 headers=(
                     ("content-type", "text/event-stream"),
                     ("request-id", "req_far_away"),
                     ("anthropic-ratelimit-requests-remaining", "7"),
                 ),
                 framing="chunked",
-                pause=self.said.pause,
+                pause=said.pause,
             )
-        return Reply(
-            body=self.whole(), headers=(("content-type", "application/json"), ("request-id", "req_far_away"))
-        )
+        headers = (("content-type", "application/json"), ("request-id", "req_far_away"))
+        return Reply(body=self.whole(said), headers=headers)
 
-    def whole(self) -> bytes:
+    def whole(self, said: Said | None = None) -> bytes:
         """With spaces and a field that nobody knows, so that a copy that was parsed is seen."""
+        said = said or self.said
         message = {
             "id": "msg_far",
             "type": "message",
             "role": "assistant",
             "model": "claude-sonnet-4-5-20250929",
-            "content": [{"type": "text", "text": "".join(self.said.pieces)}],
-            "stop_reason": "end_turn",
+            "content": [{"type": "text", "text": "".join(said.pieces)}, *self._calls(said)],
+            "stop_reason": "tool_use" if said.calls else "end_turn",
             "stop_sequence": None,
             "a_new_field": {"é": 1.0},
             "usage": {"input_tokens": 21, "output_tokens": 7},
         }
         return json.dumps(message, indent=2).encode()
 
-    def streamed(self) -> tuple[bytes, ...]:
+    def _calls(self, said: Said) -> list[dict[str, Any]]:
+        return [
+            {"type": "tool_use", "id": f"toolu_{number}", "name": name, "input": given}
+            for number, (name, given) in enumerate(said.calls)
+        ]
+
+    def streamed(self, said: Said | None = None) -> tuple[bytes, ...]:
         """The same as events."""
-        start = json.loads(self.whole()) | {"content": [], "stop_reason": None}
+        said = said or self.said
+        start = json.loads(self.whole(said)) | {"content": [], "stop_reason": None}
         block = {"type": "text", "text": ""}
         events: list[dict[str, Any]] = [
             {"type": "message_start", "message": start},
             {"type": "content_block_start", "index": 0, "content_block": block},
             {"type": "ping"},
         ]
-        for piece in self.said.pieces:
+        for piece in said.pieces:
             delta = {"type": "text_delta", "text": piece}
             events.append({"type": "content_block_delta", "index": 0, "delta": delta})
-        end = {"stop_reason": "end_turn", "stop_sequence": None}
+        events.append({"type": "content_block_stop", "index": 0})
+        for index, call in enumerate(self._calls(said), 1):
+            delta = {"type": "input_json_delta", "partial_json": json.dumps(call["input"])}
+            events += [
+                {"type": "content_block_start", "index": index, "content_block": call | {"input": {}}},
+                {"type": "content_block_delta", "index": index, "delta": delta},
+                {"type": "content_block_stop", "index": index},
+            ]
+        end = {"stop_reason": "tool_use" if said.calls else "end_turn", "stop_sequence": None}
         usage = {"input_tokens": 21, "output_tokens": 7}
-        events += [
-            {"type": "content_block_stop", "index": 0},
-            {"type": "message_delta", "delta": end, "usage": usage},
-            {"type": "message_stop"},
-        ]
+        events += [{"type": "message_delta", "delta": end, "usage": usage}, {"type": "message_stop"}]
         return tuple(f"event: {one['type']}\ndata: {json.dumps(one)}\n\n".encode() for one in events)
 
     def other(self, seen: Seen) -> Reply:

@@ -148,9 +148,9 @@ class Upstream:
         """The requests to one path."""
         return [seen for seen in self.requests if seen.path == path]
 
-    def wait_for_requests(self, count: int, limit: float = 5.0) -> None:
-        """Return when so many have come."""
-        self._wait(lambda: len(self.requests) >= count, limit)
+    def wait_for_requests(self, count: int, limit: float = 5.0, *, path: str | None = None) -> None:
+        """Return when so many have come, to one path if there is one."""
+        self._wait(lambda: len(self.requests if path is None else self.to(path)) >= count, limit)
 
     def wait_for_close(self, connection: int = 1, limit: float = 5.0) -> None:
         """Return when the client has closed that connection."""

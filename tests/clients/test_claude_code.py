@@ -1,0 +1,166 @@
+"""The real Claude Code, through real processes, before fake providers."""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import Any
+
+import attrs
+import pytest
+from fakes.upstream import Reply, Seen
+
+from .conftest import REAL_KEY, Desk
+from .dialogue import call, send
+
+pytestmark = [pytest.mark.slow, pytest.mark.clients]
+
+MODEL = "ollama/codellama"
+TOOLS = ("--allowedTools", "Read", "Bash", "Agent")
+NDJSON = (("content-type", "application/x-ndjson"),)
+REVIEWER = """---
+name: code-reviewer
+description: Reviews code
+tools: Read, Bash
+---
+You review code.
+"""
+
+
+def through(*words: str) -> tuple[str, ...]:
+    """The command line of `proxyctl run`, at a port that nobody else has."""
+    return ("proxyctl", "run", "--port", "0", *words)
+
+
+def document(text: str) -> dict[str, Any]:
+    """What `--output-format json` printed."""
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def test_echo_as_the_readme_has_it(desk: Desk, claude: str) -> None:
+    """No model, no key, no configuration; a tool is really executed, and its result comes back."""
+    view = desk.estate.house.up("echo/demo")
+    point = {"ANTHROPIC_BASE_URL": view["url"], "ANTHROPIC_API_KEY": "unused"}
+    order = 'echo:tool Bash {"command": "echo from-the-tool > made.txt; cat made.txt", "description": "x"}'
+    plain = desk.run(claude, "--model", "echo/demo", "-p", "hello there", **point)
+    tool = desk.run(claude, "--model", "echo/demo", *TOOLS, "-p", order, **point)
+
+    assert (plain.returncode, plain.stdout) == (0, "hello there\n"), plain
+    assert "Bash returned: from-the-tool" in tool.stdout, tool
+    assert (desk.folder / "made.txt").read_text() == "from-the-tool\n"
+
+
+@pytest.mark.parametrize("model", [MODEL, "openrouter/x/y"])
+def test_a_model_uses_tools_and_keeps_to_its_window(desk: Desk, claude: str, model: str) -> None:
+    """Without --model: its default is of the largest tier and would be taken for a million tokens wide."""
+    (desk.folder / "note.txt").write_text("the note\n")
+    order = (
+        "do" + call("Read", file_path=str(desk.folder / "note.txt")) + call("Bash", command="echo $((40+2))")
+    )
+    done = desk.run(*through(model, "--", claude, "--output-format", "json", *TOOLS, "-p", order))
+    said = document(done.stdout)
+    [(used, facts)] = said["modelUsage"].items()
+
+    assert "got: " in said["result"]
+    assert "the note" in said["result"]
+    assert "42" in said["result"]
+    assert used.removesuffix("[1m]") == model
+    if model == MODEL:  # the other's window is not known
+        assert (used, facts["contextWindow"]) == (MODEL, 65536)
+    assert REAL_KEY not in str([seen.headers for seen in desk.estate.fo.requests])
+    assert desk.routes(2) == [(model, None)] * 2
+
+
+def test_an_agent_of_its_own(desk: Desk, claude: str) -> None:
+    """S9: one command, the agent's model, its name in the ledger."""
+    done = desk.run(*through("--agent", "code-reviewer", "--", claude, "-p", "hello"))
+
+    assert done.stdout.strip() == "fo said: hello"
+    assert desk.routes(1) == [(MODEL, "code-reviewer")]
+
+
+def test_sub_agents_have_their_models_and_the_rest_is_anthropics(desk: Desk, claude: str) -> None:
+    """S136: by their names in .claude/agents; nothing in their prompts says who they are."""
+    agents = desk.folder / ".claude" / "agents"
+    agents.mkdir(parents=True)
+    (agents / "code-reviewer.md").write_text(REVIEWER)
+    (agents / "writer.md").write_text(REVIEWER.replace("code-reviewer", "writer"))
+    (desk.folder / "note.txt").write_text("the note\n")
+    read = call("Read", file_path=str(desk.folder / "note.txt"))
+    order = "go" + "".join(send(name, f"as {name}{read}") for name in ("code-reviewer", "writer", "Explore"))
+    done = desk.run(*through("--", claude, *TOOLS, "-p", order))
+    asked = sorted((route, agent or "") for route, agent in desk.routes(8))
+
+    assert done.returncode == 0, done
+    assert asked == [
+        *[("front>anthropic", "")] * 2,
+        *[("front>anthropic", "writer")] * 2,
+        *[("front>ollama/codellama", "code-reviewer")] * 2,
+        *[("front>openrouter/x/y", "Explore")] * 2,
+    ]
+    home, others = desk.estate.fa.asked, desk.estate.fo.requests + desk.estate.fr.requests
+    assert all(seen.headers["x-api-key"] == REAL_KEY for seen in home)
+    assert REAL_KEY not in str([seen.headers for seen in others])
+    assert "the note" in str(desk.estate.fo.sent)
+    assert all(word in home[-1].body.decode() for word in ("fo got: ", "fr got: ", "fa got: "))
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        Reply(503, b'{"error":"server busy"}'),
+        Reply(500, b'{"error":"boom"}'),
+        Reply(body=b'{"message":{"role":"assistant","content":"half an"},"done":false}\n', headers=NDJSON),
+    ],
+    ids=["busy", "broken", "cut"],
+)
+def test_a_provider_that_fails_once_is_asked_again(desk: Desk, claude: str, trouble: Reply) -> None:
+    far = desk.estate.fo
+    far.instead(trouble, attrs.evolve(far.answer(_asked("hello"))))
+    done = desk.run(*through(MODEL, "--", claude, "-p", "hello"))
+
+    assert (done.returncode, done.stdout.strip()) == (0, "fo said: hello"), done
+    assert len(far.asked) == 2
+
+
+def test_a_conversation_that_is_too_long_is_compacted_and_goes_on(desk: Desk, claude: str) -> None:
+    """By the words of our error: Claude Code knows them."""
+    far = desk.estate.fo
+    more = through(MODEL, "--", claude, "-c", "--output-format", "stream-json", "--verbose", "-p")
+    desk.run(*through(MODEL, "--", claude, "-p", "first"))
+    desk.run(*more, "second")
+    far.instead(
+        Reply(400, b'{"error":"the input length exceeds the context length"}'), far.answer(_asked("third"))
+    )
+    done = desk.run(*more, "third")
+
+    assert '"subtype":"compact_boundary"' in done.stdout, done
+    assert document(done.stdout.splitlines()[-1])["result"].startswith("fo said: third")
+
+
+@pytest.mark.parametrize("end", ["kill", "restart", "daemon restart"])
+def test_a_worker_that_goes_in_mid_stream(desk: Desk, claude: str, end: str) -> None:
+    """One that is killed: Claude Code asks again. One that is replaced finishes what it has begun."""
+    house, far, gate = desk.estate.house, desk.estate.fo, threading.Semaphore(0)
+    held = attrs.evolve(far.answer(_asked("hello")), gate=gate)
+    far.instead(held, far.answer(_asked("hello")))
+    with desk.running(*through(MODEL, "--", claude, "-p", "hello")) as process:
+        far.wait_for_requests(1, limit=60, path=far.chat)
+        gate.release()
+        house.wait_tally(lambda row: row["in_flight"] == 1, MODEL)
+        if end == "kill":
+            house.kill_worker(house.row(MODEL)["pid"])
+        else:
+            assert house.command(*end.split(), *([MODEL] if end == "restart" else [])).returncode == 0
+        for _ in range(9):
+            gate.release()
+        out, err = process.communicate(timeout=90)
+
+    assert (process.returncode, out.strip()) == (0, "fo said: hello"), err
+    assert len(far.asked) == (2 if end == "kill" else 1)
+
+
+def _asked(text: str) -> Seen:
+    body = json.dumps({"messages": [{"role": "user", "content": text}]}).encode()
+    return Seen("POST", "/api/chat", {}, body, 0)
