@@ -134,9 +134,13 @@ def set_(
             metavar="VALUE", help="A word, a number, a TOML value; -: read it from standard input."
         ),
     ],
+    more: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY VALUE]...", help="Others that are set with it, all or none."),
+    ] = None,
     json: Json = False,
 ) -> int:
-    """Set one value in your own file
+    """Set values in your own file
 
     Everything else in it stays as it is. What `config validate` would refuse is refused. A list may be
     written with commas.
@@ -145,31 +149,50 @@ def set_(
     Examples:
       proxyctl config set default_port 4000
       proxyctl config set proxies.coder.fallback openrouter/qwen/qwen3-coder,anthropic
-      proxyctl config set 'aliases."claude-haiku-*"' ollama/qwen3:8b
+      proxyctl config set aliases.claude-haiku-* ollama/qwen3:8b
+      proxyctl config set providers.work.kind openai providers.work.base_url https://llm.example.net/v1
     """
     from modelproxy.supervisor import schema
     from modelproxy.supervisor.paths import find
 
     from . import config_file
+    from .config_view import literal
+
+    words = [key, value, *(more or ())]
+    if len(words) % 2:
+        raise usage(f"{words[-1]} has no value", "proxyctl config set KEY VALUE KEY VALUE …")
+    said = [_typed_value(*pair) for pair in zip(words[::2], words[1::2], strict=True)]
+    values = config_file.set_values(find(), said)
+    shown = [
+        {"key": schema.dotted(path), "value": "***" if schema.is_secret(path) else found}
+        for (path, _), found in zip(said, values, strict=True)
+    ]
+    for path in dict.fromkeys(path[:1] for path, _ in said):
+        _tell_what_is_unused(path)
+    if json:
+        say_json(shown[0] if len(shown) == 1 else shown)
+    for one in shown if not json else ():
+        say(f"{one['key']} = {literal(one['value'])}")
+    return EXIT_OK
+
+
+def _typed_value(key: str, value: str) -> tuple[tuple[str | int, ...], str]:
+    """A key and what was said for it; a secret comes by standard input only."""
+    from modelproxy.supervisor import editing, layers, schema
+
+    from . import config_file
 
     path = config_file.key_of(key)
     if value == "-":
-        value = typed.api_key("-", None, None) or ""
-    elif schema.is_secret(path) and path[-1] == "api_key":
-        raise usage(
-            "a key on the command line is seen by everybody on this machine",
-            f"proxyctl keys set {path[1]}, or proxyctl config set {key} - reads it from standard input",
-        )
-    found = config_file.set_value(find(), path, value)
-    _tell_what_is_unused(path)
-    shown = "***" if schema.is_secret(path) else found
-    if json:
-        say_json({"key": schema.dotted(path), "value": shown})
-    else:
-        from .config_view import literal
-
-        say(f"{schema.dotted(path)} = {literal(shown)}")
-    return EXIT_OK
+        return path, typed.api_key("-", None, None) or ""
+    for leaf, _ in layers.leaves(editing.value_of(path, value), path):
+        if leaf[-1] == "api_key" and schema.is_secret(leaf):
+            raise usage(
+                "a key on the command line is seen by everybody on this machine",
+                f"proxyctl keys set {leaf[1]}, or proxyctl config set {schema.dotted(leaf)} - reads it from "
+                "standard input",
+            )
+    return path, value
 
 
 def _tell_what_is_unused(path: tuple[str | int, ...]) -> None:

@@ -10,7 +10,7 @@ import json
 import os
 import shlex
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,22 +36,46 @@ def key_of(text: str) -> Key:
         ) from None
 
 
-def set_value(paths: Paths, path: Key, text: str) -> Any:
-    """Set one value as it was typed; the value."""
-    value = editing.value_of(path, text)
-    _refuse_a_second_source(paths, path)
-    change(paths.config_file, lambda old: editing.with_value(old, path, value))
-    return value
+def set_values(paths: Paths, said: Sequence[tuple[Key, str]]) -> list[Any]:
+    """Set values as they were typed, all of them or none; the values."""
+    values = [(path, editing.value_of(path, text)) for path, text in said]
+    document = reading.load(text_of(paths.config_file))
+    for path, value in values:
+        _refuse_a_second_source(document, path)
+        _refuse_a_loss(document, path, value)
+
+    def edit(text: str) -> str:
+        for path, value in values:
+            text = editing.with_value(text, path, value)
+        return text
+
+    change(paths.config_file, edit)
+    return [value for _, value in values]
 
 
-def _refuse_a_second_source(paths: Paths, path: Key) -> None:
+def _at(document: Any, path: Key) -> Any:
+    for part in path:
+        document = document.get(part) if isinstance(document, dict) else None
+    return document
+
+
+def _refuse_a_loss(document: dict[str, Any], path: Key, value: Any) -> None:
+    """`set providers {}` would take out what nobody has named."""
+    there = _at(document, path)
+    if isinstance(there, dict) and there and isinstance(value, dict):
+        name = schema.dotted(path)
+        raise usage(
+            f"{name} is a table that has {', '.join(map(str, there))} in it, and is not replaced as a whole",
+            f"set its keys one by one, or say proxyctl config unset {name} before",
+        )
+
+
+def _refuse_a_second_source(document: dict[str, Any], path: Key) -> None:
     """A provider's key comes from one place; here, where it is known which of two is meant."""
-    if path[-1] not in KEY_FIELDS:
+    table = _at(document, path[:-1])
+    if path[-1] not in KEY_FIELDS or not isinstance(table, dict):
         return
-    here: Any = reading.load(text_of(paths.config_file))
-    for part in path[:-1]:
-        here = here.get(part, {}) if isinstance(here, dict) else {}
-    others = [one for one in KEY_FIELDS if one != path[-1] and isinstance(here, dict) and one in here]
+    others = [one for one in KEY_FIELDS if one != path[-1] and one in table]
     if others:
         other = schema.dotted((*path[:-1], others[0]))
         raise usage(
@@ -112,7 +136,10 @@ def refuse_new_mistakes(old: str, new: str) -> None:
     if fresh:
         # Without their lines: they are those of a file that is not written.
         told = "\n".join(str(attrs.evolve(one, line=None)) for one in fresh)
-        raise usage(told, "nothing was changed")
+        hint = "nothing was changed"
+        if any(" is missing" in one.text for one in fresh):
+            hint += "; what belongs together is set together: proxyctl config set KEY VALUE KEY VALUE …"
+        raise usage(told, hint)
 
 
 def _problems(text: str) -> list[reading.Problem]:

@@ -194,6 +194,8 @@ def _place(one: layers.Setting) -> str:
 def literal(value: Any) -> str:
     """As it stands in a file."""
     if isinstance(value, dict):
+        if not value:
+            return "{}"
         return (
             "{ " + ", ".join(f"{schema.dotted((key,))} = {literal(one)}" for key, one in value.items()) + " }"
         )

@@ -50,6 +50,8 @@ def _unknown(path: Path) -> str:
     """Said as validation would say it."""
     for length in range(1, len(path) - 1):
         kind = schema.value_at(path[:length])
+        if isinstance(kind, ListOf):
+            return f"{schema.dotted(path[:length])} is a list, and is set as a whole"
         if isinstance(kind, TableOf) and not isinstance(kind.kind, Section):
             # `aliases.gpt-4.1`: nothing comes below a name of the user's own, so this is the rest of it.
             whole = schema.dotted((*path[:length], ".".join(map(str, path[length:]))))

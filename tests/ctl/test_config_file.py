@@ -92,6 +92,41 @@ def test_a_second_source_of_a_key_is_refused_with_the_command_that_helps(run: Ru
     assert run("config", "set", "providers.openrouter.api_key_file", "/b").code == 0
 
 
+def test_what_belongs_together_is_set_together_or_not_at_all(run: Run, file: Path) -> None:
+    """Neither half of a provider would be accepted alone, and who tries is told."""
+    pair = ["providers.work.kind", "openai", "providers.work.base_url", "http://h/v1"]
+    alone = run("config", "set", *pair[:2])
+    wrong = run("config", "set", *pair[:3], "nonsense")
+
+    assert (alone.code, wrong.code) == (2, 2)
+    assert "providers.work: base_url is missing" in alone.err
+    assert "proxyctl config set KEY VALUE KEY VALUE" in alone.err
+    assert file.read_text() == TEXT
+    assert run("config", "set", *pair, "--json").json == [
+        {"key": "providers.work.kind", "value": "openai"},
+        {"key": "providers.work.base_url", "value": "http://h/v1"},
+    ]
+    assert run("config", "validate").code == 0
+    assert run("config", "set", *pair[:3]).err.startswith("error: providers.work.base_url has no value")
+
+
+def test_a_table_with_something_in_it_is_not_replaced(run: Run, file: Path) -> None:
+    ran = run("config", "set", "models.agents", "{}")
+
+    assert ran.code == 2
+    assert "models.agents is a table that has one in it" in ran.err
+    assert file.read_text() == TEXT
+    assert run("config", "set", "aliases", '{ a = "ollama/x" }').code == 0
+
+
+def test_a_key_inside_a_table_is_on_the_command_line_as_well(run: Run, file: Path) -> None:
+    ran = run("config", "set", "providers.openrouter", '{ api_key = "sk-seen" }')
+
+    assert ran.code == 2
+    assert "seen by everybody" in ran.err
+    assert "sk-seen" not in ran.err + file.read_text()
+
+
 def test_what_this_version_does_not_use_is_said_as_it_is_set(run: Run, file: Path) -> None:
     """And at every later look: whoever set it must not believe in it."""
     ran = run("config", "set", "prices.work/*.input", "0.5")

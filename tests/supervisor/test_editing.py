@@ -84,6 +84,11 @@ def test_what_is_no_key(key: str) -> None:
         path_of(key)
 
 
+def test_a_list_is_set_as_a_whole() -> None:
+    with pytest.raises(ValueError, match=r"front\.default\.rules is a list, and is set as a whole"):
+        path_of("front.default.rules.0.to")
+
+
 def test_a_name_with_a_dot_is_quoted_for_the_user() -> None:
     with pytest.raises(ValueError, match=r"""it is quoted: 'aliases\."gpt-4\.1"'"""):
         path_of("aliases.gpt-4.1")
