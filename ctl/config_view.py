@@ -16,6 +16,7 @@ from modelproxy.supervisor.toml_lines import Path as Key
 from modelproxy.supervisor.values import Field, close
 
 from . import settings
+from .client import Client
 from .faults import Fault
 from .keys import mask
 
@@ -41,7 +42,13 @@ def validate(paths: Paths) -> dict[str, Any]:
         "valid": not problems,
         "files": [layer.origin for layer in found.layers if layer.origin != "environment"],
         "problems": problems,
-        "warnings": [*found.warnings, *unused(found), *_loose(found), *_good_nowhere(found)],
+        "warnings": [
+            *found.warnings,
+            *unused(found),
+            *_loose(found),
+            *_good_nowhere(found),
+            *_not_moved(found, paths),
+        ],
     }
 
 
@@ -73,6 +80,31 @@ def _good_nowhere(found: settings.Settings) -> Iterator[str]:
                 near = close(glob, known)
                 meant = f'; did you mean "{near}"?' if near else ""
                 yield f'tokens.{name}.proxies: no proxy of the configuration is called "{glob}"{meant}'
+
+
+def _not_moved(found: settings.Settings, paths: Paths) -> Iterator[str]:
+    """Ports of proxies that are up on others."""
+    said = {("proxies", name): name for name in found.table("proxies")}
+    said |= {
+        ("front", name): "front" if name == "default" else f"front/{name}" for name in found.table("front")
+    }
+    ports = {key: (found.table(key[0])[key[1]] or {}).get("port") for key in said}
+    running = _ports_of_now(paths) if any(port is not None for port in ports.values()) else {}
+    for (kind, name), called in said.items():
+        port, has = ports[kind, name], running.get(called)
+        if port is not None and has not in (None, port):
+            yield (
+                f"{schema.dotted((kind, name, 'port'))} = {port}: {called} is up on port {has} and keeps it; "
+                f"proxyctl down {called}, then proxyctl up {called}, moves it"
+            )
+
+
+def _ports_of_now(paths: Paths) -> dict[str, int]:
+    try:
+        rows = Client(paths).get("/v1/proxies")
+    except Fault:
+        return {}  # no supervisor runs, or none that could say it
+    return {str(row["name"]): int(row["port"]) for row in rows if row.get("wanted")}
 
 
 def _missing(found: settings.Settings, paths: Paths) -> Iterator[tuple[str, str]]:

@@ -6,6 +6,10 @@ with mistakes changes nothing; the last good one holds, and a warning says so un
 Keys are followed too, since a key that was replaced is mostly one that is refused by now. What `keys set` keeps is
 looked at as the configuration is; commands and files only at an order, for a password store may ask its user.
 A key that came by flag, and what there is no other key for, stay as they are.
+
+What the file said when it was last applied is written down (`applied`). So an edit that no supervisor saw is applied
+by the next one as a reload would have, once those have dialled whom the last one left; a flag of `up` is not taken
+back by that. A port is the exception to all of it: a proxy keeps the one it has until it is taken down.
 """
 
 from __future__ import annotations
@@ -20,10 +24,10 @@ import trio
 
 from modelproxy.worker.contract import Target, WorkerSpec
 
-from . import access, changes, fleet, fronts, routes
+from . import access, applied, changes, fleet, fronts, routes
 from .commands import Commands
 from .config import Config, Front, ProxyOptions
-from .facts import Care
+from .facts import Care, State
 from .keeper import Keeper
 from .paths import Paths
 from .protocol import Fault, Reloaded, UpRequest
@@ -32,6 +36,8 @@ from .upkeep import Unit
 WATCH_S = 2.0
 """How often the file is looked at: one stat."""
 ROLL_LIMIT_S = 15.0
+SETTLE_LIMIT_S = 30.0
+"""How long a restored proxy is waited for before an edit is applied that nobody saw: its key may be slow to fetch."""
 
 
 class Keys(enum.Enum):
@@ -58,12 +64,35 @@ class Following:
         self._troubles: list[str] = []
         self._key_troubles: list[str] = []
         self._outdated: dict[str, WorkerSpec] = {}
-        """Restored with what the file said when an earlier supervisor ran; an edit since then is not lost silently."""
+        """Restored, and not as the file says; it is not known what it said before."""
+        self._ports: dict[str, int] = {}
+        """The ports on which proxies stay although the file says others by now."""
+        self._applied_file = paths.applied_file
+        self._good = trio.Event()
+        """There has been a configuration that holds."""
+        self._caught_up = False
+        """What was edited while no supervisor ran is applied."""
 
     @property
     def warnings(self) -> list[str]:
         """What of the file does not hold, and why."""
-        return [*self._bad, *self._troubles, *self._key_troubles, *self._outdated_words()]
+        words = [*self._port_words(), *self._outdated_words()]
+        return [*self._bad, *self._troubles, *self._key_troubles, *words]
+
+    def _port_words(self) -> Iterator[str]:
+        for name, port in self._ports.items():
+            unit = self._keeper.units.get(name)
+            said = None if unit is None or self._config is None else _port_said(unit, self._config)
+            if (
+                unit is not None
+                and unit.proxy.wanted
+                and unit.proxy.spec.port == port
+                and said not in (None, port)
+            ):
+                yield (
+                    f"{name} keeps port {port} until it is taken down, and the configuration says {said}; "
+                    f"proxyctl down {name}, then proxyctl up {_said(unit)}, moves it"
+                )
 
     def _outdated_words(self) -> Iterator[str]:
         for name, spec in self._outdated.items():
@@ -76,15 +105,46 @@ class Following:
 
     async def run(self) -> None:
         """Begin with what the file says, then follow it."""
-        seen, known = _stamp(self._file), _stamp(self._keys_file)
-        await self.look_again()
-        while True:
-            await trio.sleep(WATCH_S)
-            now, keys = _stamp(self._file), _stamp(self._keys_file)
-            if (now, keys) != (seen, known):
-                which = Keys.NONE if keys == known else Keys.STORED
-                seen, known = now, keys
-                await self.look_again(which)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._catch_up)
+            seen, known = _stamp(self._file), _stamp(self._keys_file)
+            await self.look_again()
+            while True:
+                await trio.sleep(WATCH_S)
+                now, keys = _stamp(self._file), _stamp(self._keys_file)
+                if (now, keys) != (seen, known):
+                    which = Keys.NONE if keys == known else Keys.STORED
+                    seen, known = now, keys
+                    await self.look_again(which)
+
+    async def _catch_up(self) -> None:
+        """Apply what was edited while no supervisor ran."""
+        before = await trio.to_thread.run_sync(applied.load, self._applied_file)
+        restored = [unit for unit in self._keeper.units.values() if unit.proxy.wanted]
+        await self._good.wait()
+        await self._keeper.wait_until(lambda: all(map(_is_settled, restored)), SETTLE_LIMIT_S)
+        async with self._one_at_a_time:
+            assert self._config is not None  # it is good
+            touched = [] if before is None else await self._apply(before, self._config)
+            self._outdated = self._compared(self._config)
+            self._caught_up = True
+            await self._write_down()
+        if touched:
+            names = ", ".join(unit.proxy.name for unit, _ in touched)
+            self._log(f"the configuration was changed while no supervisor ran: {names}")
+
+    async def _write_down(self) -> None:
+        if self._config is None or not self._caught_up:
+            return
+        for name, port in list(self._ports.items()):
+            unit = self._keeper.units.get(name)
+            if unit is None or not unit.proxy.wanted or unit.proxy.spec.port != port:
+                del self._ports[name]
+        try:
+            bare = applied.bare(self._config, self._ports)
+            await trio.to_thread.run_sync(applied.save, self._applied_file, bare)
+        except OSError as error:
+            self._log(f"cannot write {self._applied_file}: {error.strerror}")
 
     async def look_again(self, keys: Keys = Keys.ALL) -> None:
         """Reload for nobody in particular: what is wrong stands in the warnings."""
@@ -104,9 +164,12 @@ class Following:
                 raise
             self._bad = []
             old, self._config = self._config, config
+            self._good.set()
             touched, others = await self._differing(old, config) if old != config else ([], [])
             if old is not None:
                 touched += await self._renew_keys(config, keys)
+            if old != config:
+                await self._write_down()
         names = list(dict.fromkeys([*(unit.proxy.name for unit, _ in touched), *others]))
         if names:
             self._log(f"the configuration changed: {', '.join(names)}")
@@ -119,8 +182,6 @@ class Following:
     ) -> tuple[list[tuple[Unit, int]], list[str]]:
         """Apply what the file says otherwise; who was touched, and the names of those with other tokens."""
         self._troubles = []
-        if old is None:
-            self._outdated = self._compared(config)
         touched = await self._apply(old, config) if old is not None else []
         others = await self._keeper.ask(lambda: self._give_access(config))
         await self._start(config)
@@ -195,6 +256,11 @@ class Following:
     async def _follow(self, unit: Unit, old: Config, new: Config) -> int | None:
         """Apply to one proxy what concerns it; the order of the change, None when nothing does."""
         running, name = unit.proxy.spec, _said(unit)
+        self._follow_port(unit, old, new)
+        if unit.proxy.key_lost:
+            return None  # whoever brings its key says `up`, and that reads the file
+        if unit.proxy.key_sought:
+            raise Fault("missing_api_key", "its key is still being fetched")
         if running.front is not None:
             return await self._commands.doors.follow(unit, old, new)
         try:
@@ -204,19 +270,21 @@ class Following:
         now = routes.resolve(name, new)
         spec = changes.followed(running, routes.order(was, old), routes.order(now, new))
         care = changes.cared(unit.proxy.care, care_of(was), care_of(now))
-        if was.provider.key != now.provider.key or spec.provider != running.provider:
+        moved = was.provider.key != now.provider.key and not unit.key_given
+        if moved or spec.provider != running.provider:
             spec = attrs.evolve(spec, api_key=await self._commands.key_of(now))
         if spec.fallback != running.fallback:
             targets = [await self._with_key(target, new) for target in spec.fallback]
             spec = attrs.evolve(spec, fallback=targets)
-        if was.options.port != now.options.port and now.options.port not in (None, running.port):
-            self._trouble(
-                f"{unit.proxy.name} keeps port {running.port} until it is taken down; "
-                f"the configuration says {now.options.port} now"
-            )
         if (spec, care) == (running, unit.proxy.care):
             return None
         return await self._keeper.ask(lambda: self._place(unit, running, fleet.Up(spec, care)))
+
+    def _follow_port(self, unit: Unit, old: Config, new: Config) -> None:
+        """A port that came by flag was never the file's."""
+        has, was, now = unit.proxy.spec.port, _port_said(unit, old), _port_said(unit, new)
+        if now not in (None, was, has) and was in (None, has):
+            self._ports[unit.proxy.name] = has
 
     async def _with_key(self, target: Target, config: Config) -> Target:
         if target.api_key is not None:
@@ -292,6 +360,27 @@ def _stamp(file: Path) -> tuple[int, int, int] | None:
     except OSError:
         return None
     return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def _is_settled(unit: Unit) -> bool:
+    """Whoever an earlier supervisor has left has dialled (only it may know a key) or is given up; so is who held it."""
+    proxy = unit.proxy
+    is_held = unit.kept or bool(unit.leases)
+    return not proxy.wanted or (is_held and proxy.state is not State.ADOPTING and not proxy.key_sought)
+
+
+def _port_said(unit: Unit, config: Config) -> int | None:
+    """The port that the file says of it; of a model's second proxy it says none."""
+    proxy = unit.proxy
+    if "@" in proxy.name:
+        return None
+    if proxy.spec.front is not None:
+        table = fronts.tables(config).get(proxy.spec.model_id)
+        return None if table is None else table.port
+    try:
+        return routes.resolve(_said(unit), config).options.port
+    except Fault:
+        return None
 
 
 def _same_place(one: WorkerSpec, other: WorkerSpec) -> bool:

@@ -65,6 +65,11 @@ class Paths:
         return self.config / "config.toml"
 
     @property
+    def applied_file(self) -> Path:
+        """What the configuration said when it was last applied."""
+        return self.state / "applied.json"
+
+    @property
     def trust_file(self) -> Path:
         return self.state / "trust.json"
 
@@ -212,3 +217,17 @@ def open_to_write(path: Path, how: int) -> int:
     except FileNotFoundError:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         return os.open(path, flags, 0o600)
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Write a private file anew, as a whole: a crash leaves the old one or the new one."""
+    fresh = path.with_name(path.name + ".new")
+    fd = open_to_write(fresh, os.O_TRUNC)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    fresh.rename(path)

@@ -7,7 +7,6 @@ that still serve dial in and bring their own spec, so nobody is killed for a bro
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -82,18 +81,8 @@ _converter = strict_converter(forbid_extra_keys=False)
 
 
 def save(path: Path, saved: Saved) -> None:
-    """Replace the file as a whole: a crash leaves the old one or the new one."""
-    fresh = path.with_name(path.name + ".new")
-    data = json.dumps(_converter.unstructure(saved), indent=1).encode()
-    fd = paths.open_to_write(fresh, os.O_TRUNC)
-    try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(fd, view) :]
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    fresh.rename(path)
+    """Replace the file as a whole."""
+    paths.replace(path, json.dumps(_converter.unstructure(saved), indent=1).encode())
 
 
 def load(path: Path) -> tuple[list[ProxyRecord], str | None]:

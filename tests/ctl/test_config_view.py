@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from fakes.control import Control, view
 from fakes.terminal import Run
 
 from modelproxy.ctl.keys import set_key
@@ -37,6 +38,26 @@ def test_s14_s108_every_problem_at_once(run: Run, file: Path) -> None:
     ]
     assert told.err.splitlines()[:4] == [one["text"] for one in problems]
     assert "must be a whole number from 1 to 300" in problems[3]["message"]
+
+
+def test_a_port_that_counts_only_at_the_next_up_is_told(run: Run, file: Path, control: Control) -> None:
+    """Of what is up, and without anybody that is up nothing is."""
+    tables = '[proxies.coder]\nmodel = "echo/x"\nport = 3460\n[proxies."echo/y"]\nport = 3461\n'
+    file.write_text(f"{tables}[front.default]\nport = 3462\n[front.work]\nport = 3463\n")
+    assert run("config", "validate").err == ""
+    ports = {"coder": 3457, "echo/y": 3461, "front": 4000}
+    control.proxies = {name: view(name, port=port) for name, port in ports.items()}
+    ran = run("config", "validate")
+
+    assert (ran.code, ran.err.splitlines()) == (
+        0,
+        [
+            "warning: proxies.coder.port = 3460: coder is up on port 3457 and keeps it; "
+            "proxyctl down coder, then proxyctl up coder, moves it",
+            "warning: front.default.port = 3462: front is up on port 4000 and keeps it; "
+            "proxyctl down front, then proxyctl up front, moves it",
+        ],
+    )
 
 
 @pytest.mark.parametrize("target", ["codellama", "nope/x", "near"])

@@ -89,6 +89,30 @@ def test_a_named_proxy_rolls_when_the_file_changes(here: Estate) -> None:
     assert [one["pid"] for one in here.house.ps() if one["name"] == "echo/demo"] == [other["pid"]]
 
 
+def test_an_edit_that_no_supervisor_saw_is_applied_by_the_next_one(here: Estate) -> None:
+    """To a worker that lived through it, which is rolled and keeps the key that came by flag; a port is told."""
+    house = here.house
+    text = '[providers.openrouter]\nbase_url = "FR"\n[proxies.coder]\nmodel = "openrouter/a/b"\n'
+    write(here, text)
+    house.tell("reload", "--json")
+    row = house.tell("up", "coder", "--port", "0", "--api-key", "sk-or-by-flag", "--json")
+    house.kill_supervisor()
+    write(here, f"{text}max_output_tokens = 60\nport = 1\n")
+    house.start()
+    rolled = house.wait_row(
+        lambda one: one["generation"] > row["generation"] and not one["draining"], "coder"
+    )
+    answer = post(row["port"], msg(max_tokens=90))
+    warning = f"coder keeps port {row['port']} until it is taken down, and the configuration says 1; "
+
+    assert (rolled["port"], answer.status) == (row["port"], 200)
+    assert here.fr.sent["max_tokens"] == 60
+    assert here.fr.asked[-1].headers["authorization"] == "Bearer sk-or-by-flag"
+    assert warning in proxyctl(here, "ps").stderr
+    assert "coder is up on port" in proxyctl(here, "config", "validate").stderr
+    assert "sk-or-by-flag" not in (house.state / "applied.json").read_text()
+
+
 def test_a_daemon_with_a_broken_file_starts_and_heeds_sighup() -> None:
     """And autostart brings up what is wanted once the file is mended."""
     with House() as house:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import attrs
 import pytest
 import trio
 from fakes import clock
@@ -219,12 +220,40 @@ async def test_what_cannot_follow_goes_on_as_it_was(world: World, following: Fol
 
 
 async def test_a_new_port_is_for_the_next_time(world: World, following: Following) -> None:
+    """And is told until then, whatever else changes meanwhile."""
     port = world.proxy("coder").spec.port
-    write(world, FILE.replace("context_window", "port = 1\ncontext_window"))
+    moved = FILE.replace("context_window", "port = 1\ncontext_window")
+    write(world, moved)
     answer = await following.reload()
 
     assert (answer.changed, world.proxy("coder").spec.port) == ([], port)
-    assert f"coder keeps port {port} until it is taken down" in answer.warnings[0]
+    [warning] = answer.warnings
+    assert warning.startswith(
+        f"coder keeps port {port} until it is taken down, and the configuration says 1; "
+    )
+    assert "proxyctl down coder, then proxyctl up coder" in warning
+    write(world, moved.replace("max_concurrent = 2", "max_concurrent = 3"))
+    assert (await following.reload()).warnings == [warning]
+    write(world, FILE)
+    assert (await following.reload()).warnings == []
+
+
+async def test_a_front_keeps_its_port_as_well_and_a_port_by_flag_was_never_the_files(
+    world: World, following: Following, free_port: int
+) -> None:
+    await world.commands.up(UpRequest("front", port=0))
+    front = world.proxy("front").spec.port
+    coder = FILE.replace("context_window", "port = 1\ncontext_window")
+    write(world, f"{coder}\n[front.default]\nport = 2")
+    await following.reload()
+    await world.commands.down("coder", DownRequest())
+    await world.commands.up(UpRequest("coder", port=free_port))
+    write(world, f"{coder.replace('port = 1', 'port = 3')}\n[front.default]\nport = 2")
+    [warning] = (await following.reload()).warnings
+
+    assert warning.startswith(
+        f"front keeps port {front} until it is taken down, and the configuration says 2; "
+    )
 
 
 async def test_the_file_is_followed_as_it_changes(
@@ -242,18 +271,77 @@ async def test_the_file_is_followed_as_it_changes(
     assert following.warnings[0].startswith("coder goes on as it was")
 
 
-async def test_an_edit_while_no_supervisor_ran_is_told(world: World, following: Following) -> None:
+async def follow(world: World, following: Following) -> None:
+    """One supervisor's time, until it has written down what is applied."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(following.run)
+        await world.until(lambda: following._caught_up and not following._one_at_a_time.locked())
+        nursery.cancel_scope.cancel()
+
+
+def successor(world: World) -> Following:
+    return Following(world.commands, world.keeper, world.paths, world.log.append)
+
+
+async def test_an_edit_while_no_supervisor_ran_is_applied(world: World, following: Following) -> None:
+    """As by a reload: what flags have said stays, what the file did not change too, and a new port is told."""
+    await world.commands.up(UpRequest("echo/third", port=0, grace_s=3.0, max_concurrent=7, replace=True))
+    await follow(world, following)
+    edited = FILE.replace("4096", "8192\nport = 1\nidle_stop = 60").replace("max_concurrent = 2", "rpm = 9")
+    write(world, edited)
+    port = world.proxy("coder").spec.port
+    for later in (successor(world), successor(world)):
+        await follow(world, later)
+        [warning] = later.warnings
+        assert warning.startswith(f"coder keeps port {port} until it is taken down")
+
+    assert world.proxy("coder").spec.options.context_window == 8192
+    assert world.proxy("coder").care.idle_stop_s == 60
+    assert (world.proxy("coder").generation, world.proxy("echo/third").generation) == (2, 2)
+    assert world.proxy("echo/other").spec.quota.limits() == {"rpm": 9}
+    assert world.proxy("echo/third").spec.quota.limits() == {"max_concurrent": 7}
+    assert "the configuration was changed while no supervisor ran: coder, echo/other" in world.log
+
+
+async def test_a_restored_proxy_is_left_alone_until_its_key_is_here(
+    world: World, following: Following
+) -> None:
+    """A changed spec without its key would be started without it. One whose key is lost is for its user."""
+    await follow(world, following)
+    write(world, FILE.replace("4096", "8192").replace("max_concurrent = 2", "rpm = 9"))
+    sought, lost = world.keeper.units["coder"], world.keeper.units["echo/other"]
+    sought.proxy = attrs.evolve(sought.proxy, key_sought=True)
+    lost.proxy = attrs.evolve(lost.proxy, key_lost=True)
+    later = successor(world)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(later.run)
+        await world.until(lambda: later._good.is_set())
+        await trio.testing.wait_all_tasks_blocked()
+        assert not later._caught_up
+        assert sought.proxy.spec.options.context_window == 4096
+        sought.proxy = attrs.evolve(sought.proxy, key_sought=False)
+        await world.keeper.ask(lambda: None)
+        await world.until(lambda: later._caught_up)
+        nursery.cancel_scope.cancel()
+
+    assert sought.proxy.spec.options.context_window == 8192
+    assert lost.proxy.spec.quota.limits() == {"max_concurrent": 2}
+
+
+async def test_where_it_is_not_known_what_changed_it_is_told_what_differs(
+    world: World, following: Following
+) -> None:
     """Until it is applied; what flags have said is no difference."""
     await world.commands.up(UpRequest("echo/third", port=0, grace_s=3.0, replace=True))
     write(world, FILE.replace("4096", "8192"))
-    successor = Following(world.commands, world.keeper, world.paths, world.log.append)
-    await successor.look_again()
+    later = successor(world)
+    await follow(world, later)
 
-    [warning] = successor.warnings
+    [warning] = later.warnings
     assert warning.startswith("coder is as it was before the supervisor started")
     assert "proxyctl up coder --replace" in warning
     await world.commands.up(UpRequest("coder", port=0, replace=True))
-    assert successor.warnings == []
+    assert later.warnings == []
 
 
 # --- autostart --------------------------------------------------------------------------------------------
