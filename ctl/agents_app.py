@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from . import complete
 from .faults import EXIT_OK, Fault, say, say_json, talk, usage
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -13,22 +14,10 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON; errors too.")]
 
 
-def _complete_agent(incomplete: str) -> list[str]:
-    from .complete import agents
-
-    return agents(incomplete)
-
-
-def _complete_model(incomplete: str) -> list[str]:
-    from .complete import models
-
-    return models(incomplete)
-
-
 Agent = Annotated[
     str,
     typer.Argument(
-        metavar="AGENT", help="The agent's name, like code-reviewer.", autocompletion=_complete_agent
+        metavar="AGENT", help="The agent's name, like code-reviewer.", autocompletion=complete.agents
     ),
 ]
 
@@ -52,7 +41,7 @@ def set_(
         typer.Argument(
             metavar="MODEL",
             help="provider/model-name, an alias, a proxy, or claude: its own model.",
-            autocompletion=_complete_model,
+            autocompletion=complete.models,
         ),
     ],
     json: Json = False,

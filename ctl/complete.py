@@ -1,18 +1,17 @@
-"""Names for the shell's completion."""
+"""Names for the shell's completion.
+
+Every app loads this to say what completes its words, and nearly no command runs it: so it loads the rest when it does.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from modelproxy.supervisor.paths import find
-
-from . import offline
-from .client import Client
-from .names import FRONT
-
 if TYPE_CHECKING:
     from modelproxy.supervisor.values import Value
+
+    from .settings import Settings
 
 
 def targets(incomplete: str) -> list[str]:
@@ -31,11 +30,19 @@ def models(incomplete: str) -> list[str]:
     return sorted({*targets(incomplete), *_configured(incomplete)})
 
 
-def _configured(incomplete: str) -> list[str]:
+def _settings() -> Settings:
+    from modelproxy.supervisor.paths import find
+
     from . import settings
 
+    return settings.read(find())
+
+
+def _configured(incomplete: str) -> list[str]:
+    from .names import FRONT
+
     try:
-        found = settings.read(find())
+        found = _settings()
         fronts = [f"{FRONT}/{name}" for name in found.table("front") if name != "default"]
         names = [*found.table("aliases"), *found.table("proxies"), *fronts, FRONT]
     except Exception:  # as above
@@ -45,21 +52,18 @@ def _configured(incomplete: str) -> list[str]:
 
 def providers(incomplete: str) -> list[str]:
     """The same for providers, of the configuration and built in."""
-    from . import settings
     from .config_view import provider_table
 
     try:
-        return sorted(name for name in provider_table(settings.read(find())) if name.startswith(incomplete))
+        return sorted(name for name in provider_table(_settings()) if name.startswith(incomplete))
     except Exception:  # as above
         return []
 
 
 def agents(incomplete: str) -> list[str]:
     """The agents that have an entry."""
-    from . import settings
-
     try:
-        names = settings.read(find()).table("models", "agents")
+        names = _settings().table("models", "agents")
     except Exception:  # as above
         return []
     return sorted(name for name in names if name.startswith(incomplete))
@@ -67,10 +71,8 @@ def agents(incomplete: str) -> list[str]:
 
 def config_keys(incomplete: str) -> list[str]:
     """Keys of the configuration, below the names that are in it; no name that a shell would take apart."""
-    from . import settings
-
     try:
-        found = list(_keys(_root(), settings.read(find()).document, ()))
+        found = list(_keys(_root(), _settings().document, ()))
     except Exception:  # as above
         return []
     return [key for key in found if key.startswith(incomplete) and '"' not in key]
@@ -98,6 +100,11 @@ def _keys(kind: Value, said: Any, path: tuple[str, ...]) -> Iterator[str]:
 
 
 def _names() -> list[str]:
+    from modelproxy.supervisor.paths import find
+
+    from . import offline
+    from .client import Client
+
     paths = find()
     try:
         return [str(view["name"]) for view in Client(paths, answer_s=0.5).get("/v1/proxies?all=1")]

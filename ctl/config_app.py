@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from . import typed
+from . import complete, typed
 from .faults import EXIT_FAILED, EXIT_OK, Fault, say, say_json, talk, usage
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -16,18 +16,12 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON; errors too.")]
 
 
-def _complete_key(incomplete: str) -> list[str]:
-    from .complete import config_keys
-
-    return config_keys(incomplete)
-
-
 KeyName = Annotated[
     str,
     typer.Argument(
         metavar="KEY",
         help='As in models.agents.reviewer or aliases."gpt-4.1".',
-        autocompletion=_complete_key,
+        autocompletion=complete.config_keys,
     ),
 ]
 
@@ -232,7 +226,9 @@ def schema(
     key: Annotated[
         str | None,
         typer.Argument(
-            metavar="[KEY]", help="A key or table to read about, in words.", autocompletion=_complete_key
+            metavar="[KEY]",
+            help="A key or table to read about, in words.",
+            autocompletion=complete.config_keys,
         ),
     ] = None,
     json: Json = False,

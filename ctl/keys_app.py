@@ -7,18 +7,12 @@ from typing import Annotated
 
 import typer
 
-from . import typed
+from . import complete, typed
 from .faults import EXIT_OK, say, say_json, talk, usage
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 _ASSIGNMENT = re.compile(r"(export )?[A-Z][A-Z0-9_]*=")
-
-
-def _complete_provider(incomplete: str) -> list[str]:
-    from .complete import providers
-
-    return providers(incomplete)
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON; errors too.")]
@@ -27,7 +21,7 @@ Provider = Annotated[
     typer.Argument(
         metavar="PROVIDER",
         help="As it stands before the slash of a model id.",
-        autocompletion=_complete_provider,
+        autocompletion=complete.providers,
     ),
 ]
 

@@ -7,15 +7,8 @@ from typing import Annotated
 
 import typer
 
-from . import typed
+from . import complete, typed
 from .faults import EXIT_OK, Fault, say, talk, usage
-
-
-def _models(incomplete: str) -> list[str]:
-    from .complete import targets
-
-    return targets(incomplete)
-
 
 Agent = Annotated[
     str | None,
@@ -28,7 +21,9 @@ Port = Annotated[
 Model = Annotated[
     str,
     typer.Argument(
-        metavar="MODEL", help="As for up: a model, an alias, a proxy, or: front.", autocompletion=_models
+        metavar="MODEL",
+        help="As for up: a model, an alias, a proxy, or: front.",
+        autocompletion=complete.models,
     ),
 ]
 
@@ -40,7 +35,7 @@ def run(
         typer.Argument(
             metavar="[MODEL] -- COMMAND...",
             help="Which model the command uses, and the command as one would type it.",
-            autocompletion=_models,
+            autocompletion=complete.models,
         ),
     ] = None,
     agent: Agent = None,
@@ -94,7 +89,7 @@ def env(
         typer.Argument(
             metavar="[MODEL]",
             help="As for up: a model, an alias, a proxy, or: front.",
-            autocompletion=_models,
+            autocompletion=complete.models,
         ),
     ] = None,
     client: Annotated[

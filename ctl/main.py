@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import agents_app, config_app, keys_app, launch_app, models_app, render, tokens_app, typed
+from . import agents_app, complete, config_app, keys_app, launch_app, models_app, render, tokens_app, typed
 from .faults import EXIT_FAILED, EXIT_OK, EXIT_USAGE, Fault, say, say_json, show, talk
 
 app = typer.Typer(
@@ -109,19 +109,6 @@ def _misused(error: Any, *, as_json: bool) -> int:
     return show(Fault("usage", error.format_message(), hint), as_json=as_json)
 
 
-def _complete_target(incomplete: str) -> list[str]:
-    """Names for the shell: at once, and silent whatever is wrong."""
-    from .complete import targets
-
-    return targets(incomplete)
-
-
-def _complete_model(incomplete: str) -> list[str]:
-    from .complete import models
-
-    return models(incomplete)
-
-
 def _print_version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
@@ -183,7 +170,7 @@ Fallback = Annotated[
         help="Where a request goes when this provider fails before it has said anything; in this order if "
         "said again: a model id, an alias or a proxy's name. anthropic: the caller's own request, as it is. "
         "none: nowhere any more.",
-        autocompletion=_complete_target,
+        autocompletion=complete.targets,
     ),
 ]
 MaxConcurrent = Annotated[
@@ -204,7 +191,7 @@ RequestTimeout = Annotated[
 Target = Annotated[
     str,
     typer.Argument(
-        metavar="TARGET", help="A name, a model id, a port or a pid.", autocompletion=_complete_target
+        metavar="TARGET", help="A name, a model id, a port or a pid.", autocompletion=complete.targets
     ),
 ]
 
@@ -226,7 +213,7 @@ def up(
         typer.Argument(
             metavar="MODEL",
             help="provider/model-name, an alias, or a proxy of the configuration.",
-            autocompletion=_complete_model,
+            autocompletion=complete.models,
         ),
     ],
     port: Annotated[
@@ -342,7 +329,7 @@ def down(
         typer.Argument(
             metavar="TARGET...",
             help="Names, model ids, ports or pids, or: all.",
-            autocompletion=_complete_target,
+            autocompletion=complete.targets,
         ),
     ],
     grace: Grace = None,
@@ -468,7 +455,7 @@ def restart(
         typer.Argument(
             metavar="TARGET",
             help="A name, a model id, a port, a pid, or: all.",
-            autocompletion=_complete_target,
+            autocompletion=complete.targets,
         ),
     ],
     grace: Grace = None,
@@ -573,7 +560,7 @@ def usage(
     proxy: Annotated[
         str | None,
         typer.Argument(
-            metavar="[PROXY]", help="A name, a model id or a port.", autocompletion=_complete_target
+            metavar="[PROXY]", help="A name, a model id or a port.", autocompletion=complete.targets
         ),
     ] = None,
     since: Annotated[

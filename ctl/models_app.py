@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from . import complete
 from .faults import EXIT_FAILED, EXIT_OK, say, say_json, show, talk
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -13,24 +14,12 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON; errors too.")]
 
 
-def _complete_model(incomplete: str) -> list[str]:
-    from .complete import models
-
-    return models(incomplete)
-
-
-def _complete_provider(incomplete: str) -> list[str]:
-    from .complete import providers
-
-    return providers(incomplete)
-
-
 Name = Annotated[
     str,
     typer.Argument(
         metavar="NAME",
         help="A model id, an alias, or a proxy of the configuration.",
-        autocompletion=_complete_model,
+        autocompletion=complete.models,
     ),
 ]
 
@@ -54,7 +43,7 @@ def list_(
             "--provider",
             metavar="NAME",
             help="Of this provider only.",
-            autocompletion=_complete_provider,
+            autocompletion=complete.providers,
         ),
     ] = None,
     free: Annotated[bool, typer.Option("--free", help="Only what costs nothing.")] = False,
@@ -200,7 +189,7 @@ def providers(
     name: Annotated[
         str | None,
         typer.Argument(
-            metavar="[NAME]", help="This one only, with all it has.", autocompletion=_complete_provider
+            metavar="[NAME]", help="This one only, with all it has.", autocompletion=complete.providers
         ),
     ] = None,
     json: Json = False,
