@@ -25,6 +25,7 @@ _ROOM = 1024 * 1024
 
 
 def of(spec: WorkerSpec) -> list[str | None]:
+    """Its keys, as `Keys` has them."""
     return [spec.api_key, *(target.api_key for target in spec.fallback)]
 
 

@@ -19,6 +19,7 @@ from modelproxy.worker.contract import Quota, Target, WorkerSpec
 from . import (
     access,
     aliases,
+    bequest,
     fleet,
     fronts,
     kernel,
@@ -503,7 +504,7 @@ class Commands:
         if request.pid_file is not None:
             unit.pid_file = request.pid_file
         if _gives_key(request) or request.replace:
-            unit.key_given = _gives_key(request) or (unit.key_given and _keys(wanted) == _keys(spec))
+            unit.key_given = _gives_key(request) or (unit.key_given and bequest.of(wanted) == bequest.of(spec))
         # Other limits need no other worker, nor do other rules.
         same = attrs.evolve(wanted, quota=spec.quota, front=spec.front) == spec
         before = 0 if same else unit.proxy.generation
@@ -800,10 +801,6 @@ def _check(request: UpRequest) -> None:
 
 def _gives_key(request: UpRequest) -> bool:
     return request.api_key is not None or bool(request.fallback_keys)
-
-
-def _keys(spec: WorkerSpec) -> list[str | None]:
-    return [spec.api_key, *(target.api_key for target in spec.fallback)]
 
 
 def _care(said: UpRequest | ProxyOptions, known: Care) -> Care:
