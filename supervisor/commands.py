@@ -504,7 +504,9 @@ class Commands:
         if request.pid_file is not None:
             unit.pid_file = request.pid_file
         if _gives_key(request) or request.replace:
-            unit.key_given = _gives_key(request) or (unit.key_given and bequest.of(wanted) == bequest.of(spec))
+            unit.key_given = _gives_key(request) or (
+                unit.key_given and bequest.of(wanted) == bequest.of(spec)
+            )
         # Other limits need no other worker, nor do other rules.
         same = attrs.evolve(wanted, quota=spec.quota, front=spec.front) == spec
         before = 0 if same else unit.proxy.generation

@@ -30,6 +30,7 @@ import httptools
 import trio
 
 from .dial import Dialer, Origin, Proxy, Stream, reason
+from .wire import hops
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -42,23 +43,6 @@ IDLE_S = 60.0
 
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
-_OURS = frozenset(
-    # The connection's own affair, not the caller's.
-    [
-        b"accept-encoding",
-        b"connection",
-        b"content-length",
-        b"expect",
-        b"host",
-        b"keep-alive",
-        b"proxy-authorization",
-        b"proxy-connection",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-    ]
-)
 
 
 class PoolError(Exception):
@@ -472,7 +456,7 @@ def _render(request: Outgoing, target: str, extra: Sequence[tuple[bytes, bytes]]
     for name, value in request.headers:
         if not is_sendable(name, value):
             raise ValueError(f"header that would break the request: {name!r}")
-        if name.lower() not in _OURS:
+        if name.lower() not in hops.OF_REQUEST:
             lines.append(b"%b: %b\r\n" % (name, value))
     lines += [b"%b: %b\r\n" % one for one in extra]
     if request.body or request.method not in ("GET", "HEAD"):

@@ -24,7 +24,7 @@ from modelproxy.worker import failures, tokens
 from modelproxy.worker.access import carries_token
 from modelproxy.worker.contract import WorkerSpec
 from modelproxy.worker.failures import Failure, Kind, Refused
-from modelproxy.worker.wire import codec, longs, sse
+from modelproxy.worker.wire import codec, hops, longs, sse
 from modelproxy.worker.wire.items import Usage
 
 from . import errors, quirks, thinking
@@ -180,49 +180,25 @@ _VALUE = re.compile(rb'\s*:\s*("[^"\\]*(?:\\.[^"\\]*)*"|[^\s,}\]\[{"]+)', re.DOT
 # --- headers ------------------------------------------------------------------------------------------
 
 _CREDENTIALS = frozenset({b"authorization", b"x-api-key"})
-_STAY_BEHIND = frozenset(
-    # The connection's own affairs, and what tells of this machine rather than of the request.
-    [
-        b"accept-encoding",
-        b"connection",
-        b"content-length",
-        b"cookie",
-        b"expect",
-        b"forwarded",
-        b"host",
-        b"keep-alive",
-        b"proxy-authorization",
-        b"proxy-connection",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-        b"via",
-        b"x-forwarded-for",
-        b"x-forwarded-host",
-        b"x-forwarded-proto",
-        b"x-proxy-agent",
-        b"x-proxy-via",
-        b"x-real-ip",
-    ]
-)
-_NOT_FOR_CLIENTS = frozenset(
-    # The connection's, and what a browser would take for a promise of localhost.
-    [
-        b"alt-svc",
-        b"connection",
-        b"content-length",
-        b"keep-alive",
-        b"proxy-authenticate",
-        b"proxy-connection",
-        b"set-cookie",
-        b"strict-transport-security",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-    ]
-)
+_STAY_BEHIND = hops.OF_REQUEST | {
+    # What tells of this machine rather than of the request.
+    b"cookie",
+    b"forwarded",
+    b"via",
+    b"x-forwarded-for",
+    b"x-forwarded-host",
+    b"x-forwarded-proto",
+    b"x-proxy-agent",
+    b"x-proxy-via",
+    b"x-real-ip",
+}
+_NOT_FOR_CLIENTS = hops.OF_CONNECTION | {
+    # What a browser would take for a promise of localhost.
+    b"alt-svc",
+    b"proxy-authenticate",
+    b"set-cookie",
+    b"strict-transport-security",
+}
 _OAUTH = "sk-ant-oat"
 
 
