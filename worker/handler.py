@@ -49,7 +49,7 @@ from .watch import Standing, Watch
 from .wire import asks, codec, sse
 from .wire.anthropic import Head, Stream, Whole
 from .wire.asks import Ask
-from .wire.items import Finish
+from .wire.items import Finish, Item, Usage
 
 WILL_AFTER_S = 1.0
 """An answer that lasts so long has a row before its end."""
@@ -695,10 +695,10 @@ class _Nothing:
     """Answers `max_tokens: 0`, which asks for no output: no provider is troubled."""
 
     def __init__(self) -> None:
-        self._items: list[Finish] | None = [Finish("max_tokens")]
+        self._items: list[Item] | None = [Usage(output_tokens=0, cost_usd=0.0), Finish("max_tokens")]
         self.retries = 0
 
-    async def receive(self) -> list[Finish] | None:
+    async def receive(self) -> list[Item] | None:
         await trio.lowlevel.checkpoint()
         items, self._items = self._items, None
         return items

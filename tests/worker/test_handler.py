@@ -695,6 +695,19 @@ def pages(bench: Bench) -> Pages:
     return pages
 
 
+async def test_what_no_provider_is_asked_costs_nothing(bench: Bench) -> None:
+    """An unknown price would be counted among those, whoever would have been asked."""
+    pages = Pages()
+    spec = attrs.evolve(bench.spec, kind="openai", provider="work", base_url="http://127.0.0.1:9/v1")
+    bench.handler = Handler(
+        spec, stats=bench.stats, log=bench.log, started_at=trio.current_time(), books=pages
+    )
+    await post(bench, max_tokens=0)
+
+    assert (pages.row.status, pages.row.output_tokens, pages.row.cost_usd) == (200, 0, 0.0)
+    assert bench.stats.unpriced == 0
+
+
 @pytest.mark.parametrize("stream", [True, False])
 async def test_an_answer_that_lasts_has_a_row_before_its_end(
     bench: Bench, pages: Pages, stream: bool, autojump_clock: trio.testing.MockClock
