@@ -501,6 +501,12 @@ def test_wire_reads_only_what_it_knows() -> None:
         (401, b'{"error":"unauthorized"}', Kind.KEY_REJECTED, "ollama signin"),
         (403, b'{"error":"access denied"}', Kind.KEY_REJECTED, "access denied"),
         (
+            403,
+            b'{"error":"this model requires a subscription, upgrade for access: https://ollama.com/upgrade"}',
+            Kind.FORBIDDEN,
+            "Ollama: this model requires a subscription",
+        ),
+        (
             404,
             b'{"error":"model \\"qwen3\\" not found, try pulling it first"}',
             Kind.NOT_FOUND,

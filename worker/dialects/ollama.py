@@ -523,10 +523,12 @@ def _known(status: int, words: str, terms: Terms) -> Failure | None:
             Kind.PROVIDER,
             f"{title(terms)}: the model {terms.model} wrote a tool call that cannot be read: {sentence}",
         )
+    if status == 403 and _PLAN.search(words):
+        return Failure(Kind.FORBIDDEN, f"{title(terms)}: {sentence}")
     if _BUSY.search(words):
         return Failure(Kind.OVERLOADED, f"{title(terms)}: {sentence}")
     if status == 499:
-        return Failure(Kind.CUT, f"{title(terms)} ended the answer early: {sentence}")
+        return Failure(Kind.CUT, f"{title(terms)} ended the answer early: {sentence or 'no reason given'}")
     if status == 404 and not _NO_MODEL.search(words):
         return Failure(
             Kind.NOT_FOUND,
@@ -537,6 +539,8 @@ def _known(status: int, words: str, terms: Terms) -> Failure | None:
 
 
 _NO_TOOLS = re.compile(r"does not support tools", re.IGNORECASE)
+_PLAN = re.compile(r"subscription|upgrade for access", re.IGNORECASE)
+"""The key is good, its plan is too small."""
 _BUSY = re.compile(r"server busy|maximum pending requests|loading model", re.IGNORECASE)
 _NO_MODEL = re.compile(r"model\b.{0,200}not found|try pulling|manifest", re.IGNORECASE)
 _NO_MEMORY = re.compile(r"more system memory|out of memory|cudaMalloc", re.IGNORECASE)
