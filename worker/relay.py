@@ -431,10 +431,13 @@ class _Course:
         return Failure(Kind.CUT, f"{self._relay.place.title} closed the stream early")
 
     async def _next(self, answer: Answer) -> bytes:
+        over = self._sniffer.over
+        # All was said: how and when the connection ends is nobody's business.
+        due = min(self._due, trio.current_time() + upstream.BILL_S) if over else self._due
         try:
-            return await self._relay.read(answer, self._due)
+            return await self._relay.read(answer, due)
         except Refused:
-            if self._sniffer.over:  # all was said: how the connection ends is nobody's business
+            if over:
                 return b""
             raise
 

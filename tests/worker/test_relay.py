@@ -19,6 +19,7 @@ from fakes.upstream import Reply, Upstream
 
 from modelproxy.worker import handler as handler_module
 from modelproxy.worker import relay as relay_module
+from modelproxy.worker import upstream as upstream_module
 from modelproxy.worker.books import Books
 from modelproxy.worker.contract import Options, Target, Timeouts, WorkerSpec
 from modelproxy.worker.handler import Handler
@@ -710,6 +711,19 @@ async def test_an_error_event_of_the_provider_is_a_failure_in_the_books() -> Non
     assert got.body == body
     assert (it.row.status, it.row.error_type) == (529, "overloaded_error")
     assert it.stats.failures == 1
+
+
+async def test_a_connection_that_stays_open_behind_message_stop_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The SDK reads to the end of the body, and the row is long written."""
+    monkeypatch.setattr(upstream_module, "BILL_S", 0.1)
+    reply = Reply(body=STREAM + b" " * 99, headers=SSE, hang_after=len(STREAM))
+    async with far(reply) as it:
+        with trio.fail_after(20):
+            got = await it.fetch({**ASK, "stream": True})
+
+    assert (got.body, it.row.status) == (STREAM, 200)
 
 
 BUSY = b'event: error\ndata: {"type":"error","error":{"type":"overloaded_error","message":"Busy"}}\n\n'
