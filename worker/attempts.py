@@ -244,9 +244,9 @@ class Rota:
         """Which targets before this one cool, and why, for the ledger."""
         return _resting(self.targets[:index])
 
-    def resting(self) -> list[str]:
-        """Which targets cool or are being tried, and why."""
-        return _resting(self.targets)
+    def resting(self, after: int = -1) -> list[str]:
+        """Which targets, or which `after` one, cool or are being tried, and why."""
+        return _resting(self.targets[after + 1 :])
 
 
 def _resting(targets: Sequence[Target]) -> list[str]:

@@ -23,7 +23,7 @@ from __future__ import annotations
 import math
 import os
 import traceback
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -399,7 +399,7 @@ class Handler:
             return
         chosen = self._rota.choose(self._now())
         if isinstance(chosen, Told):
-            raise Refused(_with(chosen.failure, "all are left alone for now", self._rota.resting()))
+            raise Refused(_with(chosen.failure, {"all are left alone for now": self._rota.resting()}))
         tried: list[int] = []
         reasons = [f"{reason}, cooling" for reason in self._rota.skipped(chosen)]
         while True:
@@ -409,8 +409,8 @@ class Handler:
                 return
             step, following = self._step(failure, tried, sent=call.begun)
             if not isinstance(step, FallBack) or following is None:
-                is_theirs = failure.kind in attempts.CAUSES
-                await call.fail(_with(failure, "asked in place of", reasons) if is_theirs else failure)
+                others = {"asked in place of": reasons, "left alone for now": self._rota.resting(chosen)}
+                await call.fail(_with(failure, others) if failure.kind in attempts.CAUSES else failure)
                 return
             far = self._fars[chosen]
             reasons.append(f"{far.name}: {step.cause.value}")
@@ -707,11 +707,10 @@ class _Nothing:
         pass
 
 
-def _with(failure: Failure, why: str, reasons: Sequence[str]) -> Failure:
-    """The last word of several targets; without the others' its reader wonders why this one was asked at all."""
-    if not reasons:
-        return failure
-    return attrs.evolve(failure, message=f"{failure.message} ({why}: {'; '.join(reasons)})")
+def _with(failure: Failure, others: Mapping[str, Sequence[str]]) -> Failure:
+    """The last word of several targets; without the others' its reader wonders why it is this one's."""
+    said = "; ".join(f"{what}: {', '.join(reasons)}" for what, reasons in others.items() if reasons)
+    return attrs.evolve(failure, message=f"{failure.message} ({said})") if said else failure
 
 
 def _asked_last(call: Call) -> WorkerSpec | None:

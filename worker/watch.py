@@ -4,7 +4,7 @@ Theory of operation
 -------------------
 A proxy is well while its first target serves, degraded while another serves in its place, and unhealthy when
 none would. A target would serve when a look at its provider finds that well and it does not cool after a
-failure (`attempts.Rota`); where all that are well cool, the one that is due first is asked.
+failure (`attempts.Rota`); where all cool, only the one that is due first is asked.
 
 The first is looked at whenever somebody wants to know. The others only when it matters: the first is not well,
 cools, or is slow to say. So a provider that is there for bad days is not troubled on all the others.
@@ -124,18 +124,24 @@ class Watch:
         return first is not None and first.ok and self._rota.targets[0].is_open(self._now())
 
     def _found(self, seen: Sequence[Condition | None]) -> Standing:
-        well = [index for index, one in enumerate(seen) if one is not None and one.ok]
-        chosen = self._rota.choose(self._now(), well) if well else None
         first, target = seen[0], self._rota.targets[0]
         assert first is not None  # every look is at it
         left_s = target.until - self._now()
         return Standing(
             names=[far.name for far in self._fars],
             conditions=seen,
-            serving=chosen if isinstance(chosen, int) else None,
+            serving=self._serving([one is not None and one.ok for one in seen]),
             why=self._why(first),
             again_s=left_s if first.ok and left_s > 0 else math.inf,
         )
+
+    def _serving(self, well: Sequence[bool]) -> int | None:
+        """Whom a request would end up with: it goes round as long as somebody does not cool, else to one only."""
+        now, targets = self._now(), self._rota.targets
+        asked = [index for index, target in enumerate(targets) if target.is_open(now)]
+        if not asked and isinstance(due := self._rota.choose(now), int):
+            asked = [due]
+        return next((index for index in asked if well[index]), None)
 
     def _why(self, first: Condition) -> str:
         """A request's failure says it in one word; before any, the look does, without what would help."""

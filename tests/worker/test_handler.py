@@ -1025,9 +1025,11 @@ async def test_the_last_word_names_those_before_it(bench: Bench) -> None:
     empty = Failure(Kind.NO_CREDIT, "no credit")
     targets(bench, FakeProvider([[BUSY]]), FakeProvider([[empty]]))
     said = error(await post(bench))
+    alone = error(await post(bench))
     targets(bench, FakeProvider([[BUSY]]), FakeProvider([[Failure(Kind.INVALID, "too odd")]]))
 
     assert said == (402, "billing_error", "no credit (asked in place of: echo/demo: server error)")
+    assert alone == (529, "overloaded_error", "busy (left alone for now: echo/1: no credit)")
     assert error(await post(bench)) == (400, "invalid_request_error", "too odd")
 
 
@@ -1038,7 +1040,7 @@ async def test_when_all_say_when_they_will_be_well_nobody_is_asked(bench: Bench)
     await post(bench)
     exchange = await post(bench)
 
-    both = "(all are left alone for now: echo/demo: rate limit; echo/1: rate limit)"
+    both = "(all are left alone for now: echo/demo: rate limit, echo/1: rate limit)"
     assert error(exchange) == (429, "rate_limit_error", f"slow down {both}")
     assert 45 <= int(exchange.headers[b"retry-after"]) <= 50
     assert [len(one.asked) for one in asked] == [1, 1]

@@ -154,6 +154,19 @@ async def test_where_all_cool_the_one_that_is_due_first_serves_unless_all_said_w
     assert (standing.works, standing.words) == (False, "ollama rate limit; no fallback works either")
 
 
+async def test_one_that_looks_well_and_cools_serves_nobody_while_another_is_asked() -> None:
+    """A provider without credit is reached; requests go to the first, which is due before it, and fail."""
+    bench = watching(Slow(ILL), Slow(WELL))
+    bench.rota.failed(0, Failure(Kind.UNREACHABLE, "no"), trio.current_time())
+    bench.rota.failed(1, Failure(Kind.NO_CREDIT, "no"), trio.current_time())
+    both = await bench.watch.look()
+    bench.rota.targets[0].until = trio.current_time()
+    due = await bench.watch.look()
+
+    assert (both.serving, due.serving) == (None, None)
+    assert both.words.endswith("no fallback works either")
+
+
 @pytest.mark.parametrize("whose", [0, 1, None])
 async def test_news_of_any_target_are_worth_a_look(
     whose: int | None, autojump_clock: trio.testing.MockClock
