@@ -13,7 +13,7 @@ import attrs
 
 from modelproxy.worker.contract import Front, Place, WorkerSpec
 
-from . import fleet, fronts, routes
+from . import changes, fleet, fronts, routes
 from .config import Config
 from .facts import Proxy, State
 from .keeper import Keeper
@@ -52,18 +52,24 @@ class Doors:
             return None
         was, now = fronts.compiled(table, old).front, fronts.compiled(table, new)
         as_said = (was.rules, was.otherwise) == (running.front.rules, running.front.otherwise)
-        if not as_said or was == now.front:
-            return None  # a project's file said otherwise, or the user's says the same
+        # Else a project's file said otherwise, or the user's says the same.
+        leads_elsewhere = as_said and was != now.front
         # Of a front that goes with its users, so do the places that it gets.
         first, *others = [None] if unit.kept else [*sorted(unit.leases), None]
-        front, _ = await self._made(UpRequest(running.model_id, lease=first), now, new)
+        made = (
+            await self._made(UpRequest(running.model_id, lease=first), now, new) if leads_elsewhere else None
+        )
+        before, after = (routes.spec(fronts.route(table, one)) for one in (old, new))
 
         def apply() -> int | None:
-            if not unit.proxy.wanted:
+            seen = unit.proxy.spec
+            spec = changes.followed(seen, before, after)  # the way to Anthropic is that provider's
+            spec = spec if made is None else self.addressed(attrs.evolve(spec, front=made[0]))
+            if not unit.proxy.wanted or spec == seen:
                 return None
-            spec = self.addressed(attrs.evolve(unit.proxy.spec, front=front))
-            self._keeper.apply(unit, fleet.Led(spec.front))
-            for lease in others:
+            same = attrs.evolve(spec, front=seen.front) == seen
+            self._keeper.apply(unit, fleet.Led(spec.front) if same else fleet.Up(spec, unit.proxy.care))
+            for lease in others if made is not None else ():
                 self.hold(unit.proxy, lease)
             return unit.proxy.order
 

@@ -185,6 +185,27 @@ async def test_a_changed_configuration_is_followed(world: World) -> None:
     assert (await following.reload()).changed == []
 
 
+async def test_another_way_to_anthropic_is_followed_by_a_roll(world: World) -> None:
+    """Whoever sets base_url to a gateway would otherwise go on past it, and be told that nothing has changed."""
+    write(world, FILE)
+    following = Following(world.commands, world.keeper, world.paths, world.log.append)
+    await following.reload()
+    await up(world)
+    places = front(world)
+    write(world, FILE + '[providers.anthropic]\nbase_url = "http://127.0.0.1:9"\nidle_timeout = "7s"\n')
+    answer = await following.reload()
+
+    assert answer.changed == ["front"]
+    spec = world.proxy("front").spec
+    assert (spec.base_url, spec.timeouts.idle_s, world.proxy("front").generation) == (
+        "http://127.0.0.1:9",
+        7.0,
+        2,
+    )
+    assert front(world) == places
+    assert (await following.reload()).changed == []
+
+
 async def test_rules_of_a_project_are_not_taken_back_by_the_users_file(world: World) -> None:
     write(world, FILE)
     following = Following(world.commands, world.keeper, world.paths, world.log.append)
