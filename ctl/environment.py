@@ -77,6 +77,8 @@ class Goal:
     output: int | None = None
     agent: str | None = None
     token_required: bool = False
+    token_refused: bool = False
+    """The one that stands in OWN_TOKEN."""
 
     @property
     def base_url(self) -> str:
@@ -155,11 +157,25 @@ def _around_proxies(present: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
-def warnings(goal: Goal, present: Mapping[str, str]) -> list[str]:
+def warnings(goal: Goal, client: str, present: Mapping[str, str]) -> list[str]:
     """What of `present` makes a difference that the caller may not expect."""
     found = []
     if goal.token_required and not present.get(OWN_TOKEN):
         found.append(f"{goal.name} serves nobody without an access token, and {OWN_TOKEN} is not set")
+    elif goal.token_refused:
+        found.append(
+            f"{goal.name} does not know the access token in {OWN_TOKEN}, and serves nobody without one"
+        )
+    if (
+        client == "claude"
+        and goal.window is None
+        and not goal.passes_on
+        and not goal.model.startswith("echo/")
+    ):
+        found.append(
+            f"the window of {goal.model} is not known, and Claude Code takes it for a million tokens: "
+            f"proxyctl config set 'proxies.\"{goal.name}\".context_window' TOKENS"
+        )
     if not goal.passes_on:
         return found
     found += [

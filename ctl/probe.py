@@ -33,3 +33,15 @@ def sizes(view: Mapping[str, Any]) -> tuple[int | None, int | None]:
         return None, None
     window, output = document.get("max_input_tokens"), document.get("max_tokens")
     return window if isinstance(window, int) else None, output if isinstance(output, int) else None
+
+
+def refuses(view: Mapping[str, Any]) -> bool:
+    """Whether the access token of whoever runs us is none that the proxy knows."""
+    connection = http.client.HTTPConnection("127.0.0.1", int(view["port"]), timeout=LIMIT_S)
+    try:
+        connection.request("GET", "/v1/models", headers=_HEADERS | sent_along(os.environ))
+        return connection.getresponse().status == 401
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()

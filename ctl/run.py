@@ -160,7 +160,7 @@ class Refusal(Fault):
 
 def _environment(paths: Paths, view: dict[str, Any], wish: Wish, client: str) -> dict[str, str]:
     goal = goal_of(paths, view, wish.agent)
-    for warning in [*health.warnings(view), *environment.warnings(goal, os.environ)]:
+    for warning in [*health.warnings(view), *environment.warnings(goal, client, os.environ)]:
         talk(f"warning: {warning}")
     found = environment.changes(goal, client, os.environ)
     return found.applied(os.environ) | {GUARD: goal.name}
@@ -174,7 +174,8 @@ def goal_of(paths: Paths, view: dict[str, Any], agent: str | None = None) -> Goa
         table = settings.read(paths).table("providers").get(provider) or {}
         kind = str(table.get("kind") or provider)
     sizes = (None, None) if kind == FRONT else probe.sizes(view)
-    return environment.goal_of(view, kind, sizes, agent)
+    goal = environment.goal_of(view, kind, sizes, agent)
+    return attrs.evolve(goal, token_refused=goal.token_required and probe.refuses(view))
 
 
 def _give_back(lease: leases.Lease) -> None:

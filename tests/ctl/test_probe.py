@@ -38,3 +38,14 @@ def test_nobody_there_is_nothing_known() -> None:
         row = view(port=closed.getsockname()[1])
 
     assert probe.sizes(row) == (None, None)
+
+
+@pytest.mark.parametrize(("status", "refused"), [(401, True), (200, False), (404, False)])
+def test_whether_the_token_is_known_is_asked_of_who_knows(
+    status: int, refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODELPROXY_TOKEN", "mp-secret")
+    with Upstream(lambda seen: Reply(status, b"{}")) as upstream:
+        assert probe.refuses(view(port=upstream.port)) is refused
+        assert upstream.requests[0].headers["x-proxy-token"] == "mp-secret"
+    assert not probe.refuses(view(port=upstream.port))
