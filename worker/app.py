@@ -276,7 +276,7 @@ class Vital:
 def health(spec: WorkerSpec, vital: Vital) -> dict[str, Any]:
     """The body of `/health`. Where no provider works it is unhealthy; the worker still answers."""
     works = vital.upstream_ok if vital.works is None else vital.works
-    is_well = works and vital.instead is None
+    is_well = works and vital.upstream_ok and vital.instead is None
     body: dict[str, Any] = {
         "healthy": works,
         "status": "draining" if vital.draining else "ok" if is_well else "degraded",

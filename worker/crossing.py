@@ -127,6 +127,11 @@ class Crossing:
                 if hop.is_down:
                     nursery.start_soon(hop.look)
 
+    @property
+    def has_places(self) -> bool:
+        """Whether any place is there of which nothing is known that keeps it from answering."""
+        return any(hop.trouble is None for hop in self._hops.values())
+
     def shown(self) -> list[dict[str, Any]]:
         """For `/health`: what requests have lately shown of each place."""
         return [self._shown(place) for place in self.plan.front.places]

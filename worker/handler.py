@@ -247,6 +247,7 @@ class Handler:
             await self._crossing.look()
         standing = await self.watch.look()
         seen = standing.first
+        works = standing.works or (self._crossing is not None and self._crossing.has_places)
         vital = app.Vital(
             pid=os.getpid(),
             uptime_s=self._now() - self._started_at,
@@ -256,7 +257,7 @@ class Handler:
             latency_ms=seen.latency_ms,
             checked_at=seen.checked_at,
             detail=seen.detail,
-            works=standing.works,
+            works=works,
             instead=standing.instead,
             warnings=standing.warnings(),
             generation=self._generation,
@@ -264,9 +265,7 @@ class Handler:
             queue=self._gates.shown(),
         )
         # The status is for watchers that look at nothing else; the worker itself is well either way.
-        await call.respond(
-            200 if standing.works else 503, [_JSON], codec.dumps(app.health(self._spec, vital))
-        )
+        await call.respond(200 if works else 503, [_JSON], codec.dumps(app.health(self._spec, vital)))
 
     def _targets_shown(self, standing: Standing) -> list[dict[str, Any]] | None:
         if self._crossing is not None:

@@ -562,6 +562,26 @@ async def test_a_place_that_could_not_be_had_is_looked_at_for_health() -> None:
     assert [seen.path for seen in it.near.requests] == ["/v1/messages", "/health", "/health"]
 
 
+async def test_without_anthropic_it_is_degraded_while_any_place_may_answer() -> None:
+    """And unhealthy when nothing that it leads to does."""
+    async with door() as it:
+        it.upstream.stop()
+        fresh = await it.fetch(None, method="GET", path="/health")
+        await it.fetch(SMALL)
+        works = await it.fetch(None, method="GET", path="/health")
+        it.near.stop()
+        await it.fetch(SMALL)
+        none = await it.fetch(None, method="GET", path="/health")
+
+    said = [(got.status, json.loads(got.body)) for got in (fresh, works, none)]
+    assert [(status, body["healthy"], body["status"]) for status, body in said] == [
+        (200, True, "degraded"),
+        (200, True, "degraded"),
+        (503, False, "degraded"),
+    ]
+    assert [body["upstream"]["ok"] for _, body in said] == [False] * 3
+
+
 async def test_a_place_that_does_not_answer_is_still_failing() -> None:
     async with door() as it:
         it.near.stop()
