@@ -430,6 +430,27 @@ def test_an_event_named_error() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        # llama.cpp says its errors in a field of its own, and then that it is done.
+        b'error: {"code":500,"message":"out of memory","type":"server_error"}\n\n',
+        # A server that breaks while it streams writes its answer to that into the stream.
+        b'{"error":{"code":500,"message":"out of memory"}}\n\n',
+        b'{"detail":"out of memory"}',
+    ],
+)
+@pytest.mark.parametrize("before", [b"", event(content="a")])
+def test_p45_an_error_that_is_no_event_is_an_error(line: bytes, before: bytes) -> None:
+    done = b"data: [DONE]\n\n" if line.endswith(b"\n\n") else b""
+    found = items(before + line + done)
+
+    assert found[:-1] == [Text("a")] * bool(before)
+    assert isinstance(found[-1], Failure)
+    assert found[-1].kind is Kind.PROVIDER
+    assert "out of memory" in found[-1].message
+
+
 # --- answers of megabytes ------------------------------------------------------------------------------
 
 LONG = 'words \u00e9\u6f22\U0001f600 \\ " \n' * 40_000

@@ -35,6 +35,20 @@ def test_decoding(data: bytes, events: list[Event]) -> None:
     assert list(Decoder().feed(data)) == events
 
 
+@pytest.mark.parametrize(
+    ("data", "events"),
+    [
+        (b'error: {"a":1}\n\n', [Event("error", b'{"a":1}')]),
+        (b'data: x\n\n{"a":1}\n\n', [Event("message", b"x"), Event("stray", b'{"a":1}')]),
+        (b'event: a\n{"a":1}\n\n', [Event("a", b'{"a":1}')]),
+        (b"odd: 1\n\n[1]\n\n", []),
+    ],
+)
+def test_what_servers_write_when_they_break(data: bytes, events: list[Event]) -> None:
+    assert list(Decoder(strays=True).feed(data)) == events
+    assert [event for event in Decoder().feed(data) if event.data != b"x"] == []
+
+
 @given(
     st.lists(
         st.tuples(st.sampled_from(["\n", "\r\n", "\r"]), st.text(st.characters(exclude_characters="\r\n")))

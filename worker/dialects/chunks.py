@@ -231,7 +231,7 @@ _Body = Any  # one of the three classes below
 
 
 _BOM = b"\xef\xbb\xbf"
-_FIELDS = (b"data", b"event", b"id", b"retry")
+_FIELDS = (b"data", b"event", b"id", b"retry", b"error:")
 
 
 def _form(head: bytes) -> Callable[[], _Body] | None:
@@ -252,7 +252,7 @@ class _Events:
     """A stream of events."""
 
     def __init__(self) -> None:
-        self._decoder = sse.Decoder()
+        self._decoder = sse.Decoder(strays=True)
 
     def feed(self, data: bytes) -> Iterable[_Found]:
         try:
@@ -290,7 +290,8 @@ def _of_short(name: str, data: bytes) -> _Found | None:
         error = document.get("error")
         return _Document(error if isinstance(error, dict) else document, is_error=True)
     if isinstance(document, dict):
-        return _Document(document)
+        # A stray one is a server's answer to its own failure, in the middle of a stream.
+        return _Document(document, is_error=name == sse.STRAY and "choices" not in document)
     # Under a name of its own it is a sign of life.
     return _Bad(f"sent a chunk that is no JSON object: {words[:80]}") if words and name == "message" else None
 

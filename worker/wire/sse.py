@@ -29,6 +29,10 @@ class Event:
     data: bytes
 
 
+STRAY = "stray"
+"""Name of an event that is a bare line of JSON. A field `error` is an event of that name: llama.cpp writes so."""
+
+
 class EventTooLong(Exception):
     """The peer sends an event without end."""
 
@@ -36,8 +40,10 @@ class EventTooLong(Exception):
 class Decoder:
     """Bytes in, events out, however the bytes were cut."""
 
-    def __init__(self, longest: int = 32 * 1024 * 1024) -> None:
+    def __init__(self, longest: int = 32 * 1024 * 1024, *, strays: bool = False) -> None:
+        """`strays`: with what servers write into a stream when they break, see `STRAY`."""
         self._longest = longest
+        self._strays = strays
         self._rest = bytearray()
         self._scanned = 0
         self._after_cr = False
@@ -86,7 +92,19 @@ class Decoder:
         elif name == b"data":
             self._data.append(value)
             self._size += len(value)
+        elif self._strays:
+            self._stray(name, line, value)
         return None  # comments, id and retry mean nothing here
+
+    def _stray(self, name: bytes, line: bytes, value: bytes) -> None:
+        if name == b"error":
+            self._name, data = "error", value
+        elif line[:1] == b"{":
+            self._name, data = self._name or STRAY, line
+        else:
+            return
+        self._data.append(data)
+        self._size += len(data)
 
     def _dispatch(self) -> Event | None:
         found = Event(self._name or "message", b"\n".join(self._data)) if self._data else None
