@@ -246,7 +246,7 @@ class Commands:
         try:
             found = fleet.KeySought(await self._with_keys(proxy.spec))
         except Fault as fault:
-            again = f"proxyctl up {proxy.spec.model_id}"
+            again = f"proxyctl up {proxy.said}"
             found = fleet.KeySought(None, f"{fault.message}: {fault.hint}; then {again}")
         except Exception as error:  # whatever a user's key command leads to: one proxy's trouble
             found = fleet.KeySought(None, f"its key cannot be fetched: {type(error).__name__}")

@@ -144,7 +144,7 @@ class Doors:
         found: dict[str, Unit] = {}
         for unit in self._keeper.units.values():
             if unit.proxy.wanted and unit.proxy.spec.front is None:
-                found.setdefault(meant_by(unit.proxy), unit)
+                found.setdefault(unit.proxy.said, unit)
         return found
 
     # --- where they are ---------------------------------------------------------------------------
@@ -171,11 +171,6 @@ class Doors:
         return [_shown(place, serving.get(place.name)) for place in proxy.spec.front.places]
 
 
-def meant_by(proxy: Proxy) -> str:
-    """The name by which a front means this proxy; one with a name of its own stands for itself."""
-    return proxy.spec.model_id if "/" in proxy.name else proxy.name.partition("@")[0]
-
-
 def _addressed(spec: WorkerSpec, serving: _Serving) -> WorkerSpec:
     assert spec.front is not None  # only a front has places
     places = [attrs.evolve(place, url=_address(serving.get(place.name))) for place in spec.front.places]
@@ -195,4 +190,4 @@ def _shown(place: Place, unit: Unit | None) -> dict[str, Any]:
     return {"name": place.name, "model": place.model_id, "port": port, "state": str(state)}
 
 
-__all__ = ["Doors", "meant_by"]
+__all__ = ["Doors"]

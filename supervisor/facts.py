@@ -157,6 +157,11 @@ class Proxy:
     """When the state became what it is; `step` keeps it."""
 
     @property
+    def said(self) -> str:
+        """What `up` calls it: its model, or the name of its own, without the port of a second one."""
+        return self.spec.model_id if "/" in self.name else self.name.partition("@")[0]
+
+    @property
     def state(self) -> State:
         if self.is_up:
             return self._state_up()

@@ -438,7 +438,7 @@ def _settle(turn: _Turn) -> None:
 
 def _start(turn: _Turn) -> None:
     if turn.proxy.key_lost:
-        reason = _of_a_lost_key(turn.proxy.spec)
+        reason = _of_a_lost_key(turn.proxy)
         if turn.proxy.current is not None:
             _fail_roll(turn, reason)
             return
@@ -451,11 +451,11 @@ def _start(turn: _Turn) -> None:
     turn.order(Spawn(generation))
 
 
-def _of_a_lost_key(spec: WorkerSpec) -> str:
-    if not spec.fallback:
-        return f"its key was given by flag and died with it; repeat proxyctl up {spec.model_id} --api-key …"
-    targets = " ".join(f"--fallback {target.model_id}" for target in spec.fallback)
-    again = f"proxyctl up {spec.model_id} {targets}"
+def _of_a_lost_key(proxy: Proxy) -> str:
+    if not proxy.spec.fallback:
+        return f"its key was given by flag and died with it; repeat proxyctl up {proxy.said} --api-key …"
+    targets = " ".join(f"--fallback {target.model_id}" for target in proxy.spec.fallback)
+    again = f"proxyctl up {proxy.said} {targets}"
     return f"a key of it was kept in memory only and died with it; repeat {again}, with --api-key … if it had one"
 
 

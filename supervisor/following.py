@@ -91,7 +91,7 @@ class Following:
             ):
                 yield (
                     f"{name} keeps port {port} until it is taken down, and the configuration says {said}; "
-                    f"proxyctl down {name}, then proxyctl up {_said(unit)}, moves it"
+                    f"proxyctl down {name}, then proxyctl up {unit.proxy.said}, moves it"
                 )
 
     def _outdated_words(self) -> Iterator[str]:
@@ -100,7 +100,7 @@ class Following:
             if unit is not None and unit.proxy.wanted and _same_place(unit.proxy.spec, spec):
                 yield (
                     f"{name} is as it was before the supervisor started, and the configuration says otherwise; "
-                    f"proxyctl up {_said(unit)} --replace applies it"
+                    f"proxyctl up {unit.proxy.said} --replace applies it"
                 )
 
     async def run(self) -> None:
@@ -218,7 +218,7 @@ class Following:
         found = {}
         for unit in self._keeper.units.values():
             try:
-                wanted = routes.spec(routes.resolve(_said(unit), config))
+                wanted = routes.spec(routes.resolve(unit.proxy.said, config))
             except Fault:
                 continue  # of a project, or gone: it has no table to differ from
             if unit.proxy.wanted and not _same_place(unit.proxy.spec, wanted):
@@ -255,7 +255,7 @@ class Following:
 
     async def _follow(self, unit: Unit, old: Config, new: Config) -> int | None:
         """Apply to one proxy what concerns it; the order of the change, None when nothing does."""
-        running, name = unit.proxy.spec, _said(unit)
+        running, name = unit.proxy.spec, unit.proxy.said
         self._follow_port(unit, old, new)
         if unit.proxy.key_lost:
             return None  # whoever brings its key says `up`, and that reads the file
@@ -378,7 +378,7 @@ def _port_said(unit: Unit, config: Config) -> int | None:
         table = fronts.tables(config).get(proxy.spec.model_id)
         return None if table is None else table.port
     try:
-        return routes.resolve(_said(unit), config).options.port
+        return routes.resolve(unit.proxy.said, config).options.port
     except Fault:
         return None
 
@@ -387,12 +387,6 @@ def _same_place(one: WorkerSpec, other: WorkerSpec) -> bool:
     return all(
         getattr(one, name) == getattr(other, name) for name in ("model_id", "kind", "options", "timeouts")
     )
-
-
-def _said(unit: Unit) -> str:
-    """What was said to `up`: its model, or the name of its own without the port of a second one."""
-    name = unit.proxy.name
-    return unit.proxy.spec.model_id if "/" in name else name.partition("@")[0]
 
 
 def care_of(route: routes.Route) -> Care:

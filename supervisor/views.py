@@ -351,7 +351,7 @@ def again(proxy: Proxy) -> str:
     told from its first by the port.
     """
     spec, name = proxy.spec, proxy.name
-    said = spec.model_id if "/" in name else name.partition("@")[0]
+    said = proxy.said
     port = f" --port {spec.port}" if name != said or not proxy.wanted else ""
     return f"proxyctl up {said}{port}"
 

@@ -141,3 +141,16 @@ def test_the_repr_is_the_story_and_keeps_secrets() -> None:
     assert repr(subject) == "<Proxy echo/demo ready pid=4003 port=3457 wanted deaths=1>"
     assert repr(READY) == "<g3 ready pid=4003>"
     assert "sk-1" not in repr(subject.spec)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("coder", "coder"),
+        ("coder@3458", "coder"),
+        ("echo/demo", "echo/demo"),
+        ("echo/demo@3458", "echo/demo"),
+    ],
+)
+def test_what_up_calls_it(name: str, said: str) -> None:
+    assert Proxy(name, attrs.evolve(SPEC, name=name, model_id="echo/demo")).said == said

@@ -820,6 +820,14 @@ def test_a_lost_key_fails_with_the_command_to_repeat() -> None:
     assert story.proxy.given_up is None
 
 
+def test_the_command_to_repeat_is_for_this_proxy_and_not_for_its_model() -> None:
+    story = Story(Proxy("coder", spec(name="coder"), wanted=True, generation=3, key_lost=True))
+    story(fleet.Begin())
+
+    assert story.proxy.given_up is not None
+    assert "repeat proxyctl up coder --api-key" in story.proxy.given_up
+
+
 def test_a_lost_key_of_a_target_names_the_target() -> None:
     """The command that brings it back is the whole one."""
     wanted = spec(fallback=[Target("far", "far/model", "openai", "model")])
