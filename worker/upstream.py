@@ -324,7 +324,7 @@ class _Answering:
     async def _attempt(self, terms: Terms) -> list[Item] | _Miss:
         self._rest_s = None
         try:
-            call = self._far.dialect.call(self._ask, terms)
+            call = self._call(terms)
             self._tell(call)
             answer = self._answer = await self._send(call)
         except Refused as refused:
@@ -357,6 +357,12 @@ class _Answering:
     def _of_fault(self, failure: Failure, terms: Terms) -> Terms | None:
         """The model may also fail inside a 200, before it has shown anything."""
         return None if self._far.again is None else self._far.again(self._ask, terms, 500, _as_body(failure))
+
+    def _call(self, terms: Terms) -> Call:
+        try:
+            return self._far.dialect.call(self._ask, terms)
+        except RecursionError:  # what could just be read is a level deeper in the provider's words
+            raise Refused(Failure(Kind.INVALID, "the body is JSON nested too deeply")) from None
 
     def _tell(self, call: Call) -> None:
         if call.notes:

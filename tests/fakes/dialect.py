@@ -26,6 +26,8 @@ class Tiny:
         self.terms.append(terms)
         if ask.model == "refused":
             raise Refused(Failure(Kind.INVALID, "not with me"))
+        if ask.model == "deep":
+            raise RecursionError
         notes = ("dropped a hat",) if ask.model == "noted" else ()
         return Call(PATH, codec.dumps({"model": terms.model}), [(b"x-tiny", b"1")], notes=notes)
 

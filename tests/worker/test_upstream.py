@@ -256,6 +256,8 @@ async def test_notes_of_the_dialect_are_logged(far: Upstream) -> None:
 
 async def test_what_the_dialect_refuses_is_not_sent(far: Upstream) -> None:
     assert await everything(real(far), "refused") == [Failure(Kind.INVALID, "not with me")]
+    deep = Failure(Kind.INVALID, "the body is JSON nested too deeply")
+    assert await everything(real(far), "deep") == [deep]
     assert far.requests == []
 
 
