@@ -157,7 +157,7 @@ def _around_proxies(present: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
-def warnings(goal: Goal, client: str, present: Mapping[str, str]) -> list[str]:
+def warnings(goal: Goal, present: Mapping[str, str]) -> list[str]:
     """What of `present` makes a difference that the caller may not expect."""
     found = []
     if goal.token_required and not present.get(OWN_TOKEN):
@@ -165,16 +165,6 @@ def warnings(goal: Goal, client: str, present: Mapping[str, str]) -> list[str]:
     elif goal.token_refused:
         found.append(
             f"{goal.name} does not know the access token in {OWN_TOKEN}, and serves nobody without one"
-        )
-    if (
-        client == "claude"
-        and goal.window is None
-        and not goal.passes_on
-        and not goal.model.startswith("echo/")
-    ):
-        found.append(
-            f"the window of {goal.model} is not known, and Claude Code takes it for a million tokens: "
-            f"proxyctl config set 'proxies.\"{goal.name}\".context_window' TOKENS"
         )
     if not goal.passes_on:
         return found
@@ -188,6 +178,16 @@ def warnings(goal: Goal, client: str, present: Mapping[str, str]) -> list[str]:
             "of the configuration says"
         )
     return found
+
+
+def missing(goal: Goal, client: str) -> list[str]:
+    """What nobody has told about a provider that is well, and a client would guess."""
+    if client != "claude" or goal.window is not None or goal.passes_on or goal.model.startswith("echo/"):
+        return []
+    return [
+        f"the window of {goal.model} is not known, and Claude Code takes it for a million tokens: "
+        f"proxyctl config set 'proxies.\"{goal.name}\".context_window' TOKENS"
+    ]
 
 
 def client_of(program: str) -> str:
@@ -295,6 +295,7 @@ __all__ = [
     "changes",
     "client_of",
     "goal_of",
+    "missing",
     "opencode",
     "script",
     "sent_along",

@@ -140,7 +140,7 @@ def env(
         return EXIT_OK
     wanted = request(model=target, port=None if port is None else typed.port(port))
     goal = goal_of(where, bring_up(where, wanted), asking)
-    for warning in environment.warnings(goal, client, os.environ):
+    for warning in environment.warnings(goal, os.environ) or environment.missing(goal, client):
         talk(f"warning: {warning}")
     if client == "opencode":
         say(environment.opencode(goal, os.environ))

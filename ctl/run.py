@@ -160,10 +160,11 @@ class Refusal(Fault):
 
 def _environment(paths: Paths, view: dict[str, Any], wish: Wish, client: str) -> dict[str, str]:
     goal = goal_of(paths, view, wish.agent)
-    for warning in [*health.warnings(view), *environment.warnings(goal, client, os.environ)]:
+    found = [*health.warnings(view), *environment.warnings(goal, os.environ)]
+    for warning in found or environment.missing(goal, client):
         talk(f"warning: {warning}")
-    found = environment.changes(goal, client, os.environ)
-    return found.applied(os.environ) | {GUARD: goal.name}
+    changes = environment.changes(goal, client, os.environ)
+    return changes.applied(os.environ) | {GUARD: goal.name}
 
 
 def goal_of(paths: Paths, view: dict[str, Any], agent: str | None = None) -> Goal:

@@ -84,17 +84,17 @@ def test_the_front_door_keeps_credentials_and_names() -> None:
         "CLAUDE_CODE_ENABLE_GATEWAY_MODEL_DISCOVERY": "1",
         "CLAUDE_CODE_GATEWAY_HINT_HEADERS": "1",
     }
-    (bedrock,) = environment.warnings(FRONT, "claude", REAL)
+    (bedrock,) = environment.warnings(FRONT, REAL)
     assert bedrock.startswith("CLAUDE_CODE_USE_BEDROCK is set")
-    assert environment.warnings(OLLAMA, "claude", REAL) == []
+    assert environment.warnings(OLLAMA, REAL) == []
 
 
 def test_a_gateway_that_is_left_out_is_named() -> None:
     """Its credential would go to Anthropic itself."""
-    (gateway,) = environment.warnings(FRONT, "claude", {"ANTHROPIC_BASE_URL": "https://gateway.example"})
+    (gateway,) = environment.warnings(FRONT, {"ANTHROPIC_BASE_URL": "https://gateway.example"})
 
     assert gateway.startswith("ANTHROPIC_BASE_URL was https://gateway.example; ")
-    assert environment.warnings(FRONT, "claude", {"ANTHROPIC_BASE_URL": f"{URL}/a/x"}) == []
+    assert environment.warnings(FRONT, {"ANTHROPIC_BASE_URL": f"{URL}/a/x"}) == []
 
 
 def test_a_fallback_to_anthropic_keeps_them_too() -> None:
@@ -249,15 +249,15 @@ def test_opencode_is_told_on_top_of_what_it_has_been_told(said: str | None) -> N
 def test_a_token_that_is_missing_is_missed() -> None:
     """Claude Code would only ask its user to log in."""
     strict = attrs.evolve(OLLAMA, token_required=True)
-    (missing,) = environment.warnings(strict, "claude", {})
+    (missing,) = environment.warnings(strict, {})
 
     assert "ollama/codellama serves nobody without an access token" in missing
-    assert environment.warnings(strict, "claude", {environment.OWN_TOKEN: "mp-secret"}) == []
+    assert environment.warnings(strict, {environment.OWN_TOKEN: "mp-secret"}) == []
 
 
 def test_a_token_that_nobody_knows_is_told_of() -> None:
     refused = attrs.evolve(OLLAMA, token_required=True, token_refused=True)
-    (unknown,) = environment.warnings(refused, "claude", {environment.OWN_TOKEN: "mp-wrong"})
+    (unknown,) = environment.warnings(refused, {environment.OWN_TOKEN: "mp-wrong"})
 
     assert "does not know the access token in MODELPROXY_TOKEN" in unknown
 
@@ -265,12 +265,12 @@ def test_a_token_that_nobody_knows_is_told_of() -> None:
 def test_a_window_that_nobody_knows_is_asked_for() -> None:
     """Of Claude Code only, and not where the models are Anthropic's."""
     unknown = attrs.evolve(OLLAMA, window=None)
-    (said,) = environment.warnings(unknown, "claude", {})
+    (said,) = environment.missing(unknown, "claude")
 
     assert said.endswith("proxyctl config set 'proxies.\"ollama/codellama\".context_window' TOKENS")
-    assert environment.warnings(unknown, "aider", {}) == []
-    assert environment.warnings(attrs.evolve(unknown, passes_on=True), "claude", {}) == []
-    assert environment.warnings(attrs.evolve(unknown, model="echo/demo"), "claude", {}) == []
+    assert environment.missing(unknown, "aider") == environment.missing(OLLAMA, "claude") == []
+    assert environment.missing(attrs.evolve(unknown, passes_on=True), "claude") == []
+    assert environment.missing(attrs.evolve(unknown, model="echo/demo"), "claude") == []
 
 
 def test_a_large_window_may_be_used() -> None:
