@@ -118,7 +118,7 @@ def test_s11b_without_a_target_nobody_else_is_asked(home: Estate) -> None:
     assert answer.status == 503
     assert "ollama serve" in answer.json["error"]["message"]
     assert "x-proxy-fallback" not in answer.headers
-    assert home.fa.requests == []
+    assert home.fa.asked == []
     assert not the_row(home)["fallback"]
     assert counted(home, more_than=requests) == (requests + 1, fallbacks)
     assert "targets" not in get(port, "/health").json
@@ -192,7 +192,7 @@ def test_a_bad_request_falls_back_nowhere(home: Estate) -> None:
     answers = [post(port, msg()), post(port, {"model": "x"})]
 
     assert [answer.status for answer in answers] == [400, 400]
-    assert home.fa.requests == []
+    assert home.fa.asked == []
     assert get(port, "/health").json["targets"][0]["state"] == "ok"
 
 

@@ -236,7 +236,7 @@ def test_the_sdk_through_an_agents_address(home: Estate) -> None:
 
     assert (whole.model, text) == ("claude-x", "Hello")
     assert counted.input_tokens > 0
-    assert not home.fa.requests
+    assert not home.fa.asked
     assert not any(SECRETS[0] in str(seen) for seen in home.fo.requests)
 
 

@@ -56,7 +56,6 @@ def test_a_proxy_whose_fallback_works_is_degraded_and_healthy(home: Estate) -> N
     """`/health` says which target serves and how each is; `ps` says it in words; 503 only when none works."""
     port, house = home.up(MODEL, "--fallback", "openrouter/a/b"), home.house
     well = get(port, "/health")
-    assert not home.fr.requests, "nobody is troubled who is not needed"
     home.fo.stop()
     assert post(port, msg()).headers["x-proxy-fallback"] == "openrouter/a/b"
     row = house.wait_row(lambda row: row["state"] == "degraded", MODEL)

@@ -71,7 +71,9 @@ async def test_one_target_is_its_provider() -> None:
     assert (standing.words, standing.warnings()) == ("a small window", ["a small window"])
 
 
-async def test_while_the_first_is_well_nobody_else_is_troubled() -> None:
+async def test_while_the_first_is_well_nobody_else_is_troubled(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     bench = watching(Slow(WELL), Slow(ILL))
     standing = await bench.watch.look()
 
