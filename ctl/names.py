@@ -33,6 +33,7 @@ def model(paths: Paths, text: str, *, words: tuple[str, ...] = ()) -> str:
     if not text or "/" in text or not text.isprintable():
         return typed.model_id(text)
     from modelproxy.supervisor import aliases
+    from modelproxy.supervisor.values import close
 
     from . import settings
 
@@ -42,7 +43,7 @@ def model(paths: Paths, text: str, *, words: tuple[str, ...] = ()) -> str:
         return text
     if found.wrong:
         raise settings.bad_config(found.wrong)  # it may well stand in what cannot be read
-    known = [*words, *names, *proxies]
+    known = [*words, *names, *proxies, *([FRONT] if close(text, [FRONT]) else [])]
     hint = f"{aliases.unknown(text, known)}; " if known else f"for example ollama/{text}; "
     hint += f"proxyctl models search {text.partition(':')[0]} asks the providers"
     raise Fault("bad_model_id", f'Invalid model "{text}". {typed.MODEL_FORM}', hint)

@@ -41,7 +41,10 @@ def table_of(requested: str, found: Config) -> str | None:
         return DEFAULT
     if name not in found.front:
         known = ", ".join(f"front/{one}" for one in aliases.nearest(name, found.front)) or "front"
-        raise Fault("bad_model_id", f"there is no table [front.{name[:100]}] in the configuration", known)
+        said = f"there is no table [front.{name[:100]}] in the configuration"
+        raise Fault(
+            "bad_model_id", said, f"known are {known}" if found.front else f"without one there is {known}"
+        )
     return name
 
 

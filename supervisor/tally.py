@@ -35,7 +35,8 @@ class Tally:
     @property
     def cost(self) -> float | None:
         """What is known; None when nothing is. Never 0 for that."""
-        return None if self.unpriced and not self.cost_usd else self.cost_usd
+        # A sum of many small numbers ends in digits that nobody has paid.
+        return None if self.unpriced and not self.cost_usd else round(self.cost_usd, 10)
 
 
 def total(tallies: Iterable[Tally]) -> Tally:

@@ -62,6 +62,11 @@ def test_a_fallback_may_be_whatever_up_takes(run: Run, control: Control) -> None
     assert body["fallback"] == said
 
 
+def test_the_front_door_is_what_may_have_been_meant(run: Run, paths: Paths) -> None:
+    assert "Available models: front" in run("up", "fronts", "--json").json["error"]["hint"]
+    assert "front" not in run("up", "coder2", "--json").json["error"]["hint"]
+
+
 @pytest.mark.parametrize(
     ("name", "nearest"), [("lokal", "local"), ("antropic", "anthropic"), ("codr", "coder")]
 )

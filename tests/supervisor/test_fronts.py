@@ -126,7 +126,7 @@ def test_a_table_that_is_not_there_is_answered_with_the_nearest() -> None:
         fronts.table_of("front/wrok", config.parse(TEXT))
 
     assert "[front.wrok]" in caught.value.message
-    assert caught.value.hint.startswith("front/work")
+    assert caught.value.hint.startswith("known are front/work, ")
 
 
 def test_its_route_is_anthropics_without_the_key() -> None:

@@ -24,6 +24,10 @@ def test_a_cost_that_nobody_knows_is_not_0() -> None:
     assert Tally(requests=1, unpriced=1).cost is None
 
 
+def test_a_sum_of_small_costs_has_no_digits_of_its_own() -> None:
+    assert Tally(cost_usd=0.0012 + 0.0012 + 0.0012 + 0.0012 + 0.0012).cost == 0.006
+
+
 def test_a_greeting_tells_some_of_it_and_a_beat_the_rest() -> None:
     """When it became ready, neither does."""
     hello = Hello("echo/demo", 3, 77, "t", requests=5, in_flight=2, fallbacks=1)
