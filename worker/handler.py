@@ -679,11 +679,12 @@ async def _pump(call: Call, stream: Stream, source: Source) -> Failure | None:
     """From the provider to the client, until either has had enough. Returns what is left to say."""
     while (items := await source.receive()) is not None:
         shown = stream.feed(items)
-        if stream.failure is not None:
-            return stream.failure
-        if shown:
+        # A real status is worth more than half an answer; once that is too late, all of it is said.
+        if shown and (stream.failure is None or call.begun):
             call.mark_first()
             await call.say(shown)
+        if stream.failure is not None:
+            return stream.failure
     last = stream.end()
     if stream.failure is None:
         await call.end(last)

@@ -959,6 +959,16 @@ async def test_a_plain_answer_that_breaks_off_is_begun_anew_elsewhere(bench: Ben
     assert json.loads(exchange.sent)["content"] == [{"type": "text", "text": "whole"}]
 
 
+async def test_what_came_with_a_failure_is_said_before_it_once_the_stream_has_begun(bench: Bench) -> None:
+    """Before that a real status is worth more than half an answer."""
+    play(bench, [Text("half ")], [Text("more"), BUSY])
+    begun = grammar.check(bytes((await post(bench, stream=True)).sent))
+    play(bench, [Text("half "), BUSY])
+
+    assert (begun.text, begun.complete) == ("half more", False)
+    assert (await post(bench, stream=True)).status == 529
+
+
 async def test_a_stream_that_has_begun_stays_where_it_is(bench: Bench) -> None:
     second = FakeProvider(saying("hi"))
     targets(bench, FakeProvider([[Text("half")], [BUSY]]), second)
