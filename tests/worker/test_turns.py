@@ -325,6 +325,9 @@ BLOCKS = st.one_of(
     st.sampled_from(["1", "2", "3"]).map(call),
     st.sampled_from(["1", "2", "3"]).map(result),
     st.sampled_from([OWN, FOREIGN, {"type": "tool_use"}, {"type": "tool_removal"}, {"type": "odd"}]),
+    st.sampled_from(
+        [{"type": "compaction", "content": None}, {"type": "document"}, result("1", [result("2")])]
+    ),
 )
 MESSAGES = st.builds(
     lambda role, content: {"role": role, "content": content},
@@ -351,6 +354,8 @@ def test_whatever_comes_in_alternates_and_pairs(messages: list[Any]) -> None:
             assert [block["tool_use_id"] for block in following.blocks[: len(calls)]] == calls
             assert list(following.names) == calls
     for turn in found.turns:
+        said = user_turn(turn.blocks, turn.names, SEES)
+        assert turn.role == "assistant" or said.results or said.parts
         results = [block for block in turn.blocks if turn.role == "user" and block["type"] == "tool_result"]
         assert len(results) == len(turn.names)
 
