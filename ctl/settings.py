@@ -84,6 +84,7 @@ def read(paths: Paths, *, trust_project: bool = False) -> Settings:
         document = layers.merged(document, layer.document)
     values, problems = checked(document)
     wrong += [_located(problem, present) for problem in problems]
+    wrong.sort(key=lambda one: (one.file, one.problem.line or 0))
     return Settings(present, wrong, warnings, values)
 
 
@@ -109,9 +110,9 @@ def overlay(paths: Paths, *, trust_project: bool = False) -> dict[str, Any]:
 
 
 def bad_config(wrong: list[Wrong]) -> Fault:
-    return Fault(
-        "bad_config", "\n".join(map(str, wrong)), "mend it; proxyctl config validate checks all of it"
-    )
+    """For a command that needs good settings: the first problem, and where the others are told."""
+    more = f"; and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+    return Fault("bad_config", f"{wrong[0]}{more}", "mend it; proxyctl config validate checks all of it")
 
 
 def project_file() -> Path:

@@ -118,7 +118,7 @@ class Following:
                     await self.look_again(which)
 
     async def _catch_up(self) -> None:
-        """Apply what was edited while no supervisor ran."""
+        """Apply what was edited while no supervisor ran, keys too."""
         before = await trio.to_thread.run_sync(applied.load, self._applied_file)
         restored = [unit for unit in self._keeper.units.values() if unit.proxy.wanted]
         await self._good.wait()
@@ -126,6 +126,7 @@ class Following:
         async with self._one_at_a_time:
             assert self._config is not None  # it is good
             touched = [] if before is None else await self._apply(before, self._config)
+            touched += await self._renew_keys(self._config, Keys.STORED)
             self._outdated = self._compared(self._config)
             self._caught_up = True
             await self._write_down()

@@ -28,6 +28,17 @@ def user(paths: Paths, text: str) -> None:
     paths.config_file.write_text(text)
 
 
+def test_problems_come_in_the_order_of_their_lines(paths: Paths, project: Path) -> None:
+    """Whichever step has found them. Who only needs good settings hears of the first."""
+    user(paths, '[aliases]\na = "b"\n[proxies.c]\nmodel = "lokal"\nport = 0\n')
+    found = settings.read(paths)
+
+    assert [one.problem.line for one in found.wrong] == [2, 4, 5]
+    fault = settings.bad_config(found.wrong)
+    assert fault.message.startswith(f"{paths.config_file}:2: aliases.a")
+    assert fault.message.endswith("; and 2 more")
+
+
 def test_without_files_nothing_is_said(paths: Paths, project: Path) -> None:
     found = settings.read(paths)
 

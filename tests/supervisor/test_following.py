@@ -160,6 +160,22 @@ async def test_a_key_that_was_replaced_reaches_those_who_have_it_from_there(
     assert (world.proxy("openrouter/x").spec.api_key, following.warnings) == ("sk-22", [])
 
 
+async def test_a_key_that_was_replaced_while_no_supervisor_ran(
+    world: World, following: Following, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENROUTER_API_KEY", raising=False)
+    write(world, FILE + ROUTED)
+    keep(world, "sk-1")
+    await following.reload()
+    await world.commands.up(UpRequest("openrouter/x", port=0))
+    keep(world, "sk-22")
+    nursery.start_soon(Following(world.commands, world.keeper, world.paths, world.log.append).run)
+    await world.until(lambda: world.proxy("openrouter/x").generation == 2)
+
+    assert world.proxy("openrouter/x").spec.api_key == "sk-22"
+    assert world.proxy("coder").generation == 1
+
+
 async def test_commands_are_run_at_an_order_only(
     world: World, following: Following, monkeypatch: pytest.MonkeyPatch
 ) -> None:
