@@ -7,6 +7,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from modelproxy.worker.contract import Options
 from modelproxy.worker.dialects import chunks
@@ -449,6 +451,71 @@ def test_p45_an_error_that_is_no_event_is_an_error(line: bytes, before: bytes) -
     assert isinstance(found[-1], Failure)
     assert found[-1].kind is Kind.PROVIDER
     assert "out of memory" in found[-1].message
+
+
+# --- whatever a server may think of ---------------------------------------------------------------------
+
+_KEYS = (
+    *("choices", "delta", "message", "content", "tool_calls", "function", "name", "arguments", "index", "id"),
+    *(
+        "finish_reason",
+        "usage",
+        "prompt_tokens",
+        "completion_tokens",
+        "total_tokens",
+        "cost",
+        "error",
+        "code",
+    ),
+    *(
+        "metadata",
+        "raw",
+        "reasoning",
+        "reasoning_details",
+        "type",
+        "text",
+        "function_call",
+        "refusal",
+        "images",
+    ),
+)
+_WORDS = ("", "f", "stop", "tool_calls", "length", "null", "{", "}", '{"a":1}', "\ud83d", "\ude00", "[DONE]")
+_anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.sampled_from(_WORDS),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(_KEYS), inner, max_size=4),
+    max_leaves=12,
+)
+_calls = st.lists(
+    st.fixed_dictionaries(
+        {"function": st.fixed_dictionaries({}, optional={"name": _anything, "arguments": _anything})},
+        optional={"index": _anything | st.integers(0, 2), "id": _anything},
+    ),
+    max_size=2,
+)
+_choices = st.fixed_dictionaries(
+    {},
+    optional={
+        "delta": _anything | st.fixed_dictionaries({}, optional={"content": _anything, "tool_calls": _calls}),
+        "message": _anything,
+        "finish_reason": _anything,
+    },
+)
+_chunks = _anything | st.fixed_dictionaries(
+    {"choices": st.lists(_choices, max_size=2)}, optional={"usage": _anything, "error": _anything}
+)
+
+
+@settings(deadline=None)
+@given(st.lists(_chunks, max_size=5), st.sampled_from([PLAIN, *SERVERS.values()]), st.booleans())
+def test_p48_no_answer_breaks_the_reader_and_any_cut_of_it_says_the_same(
+    documents: list[Any], quirks: Quirks, streamed: bool
+) -> None:
+    said = [json.dumps(one).encode() for one in documents]
+    body = b"".join(b"data: %b\n\n" % one for one in said) if streamed else b"".join(said[:1])
+    whole_body = items(body, quirks=quirks)
+
+    assert items(*[body[at : at + 7] for at in range(0, len(body), 7)], quirks=quirks) == whole_body
+    assert sum(isinstance(one, Finish | Failure) for one in whole_body) <= 1
 
 
 # --- answers of megabytes ------------------------------------------------------------------------------
