@@ -12,6 +12,8 @@ import attrs
 import pytest
 from fakes.house import House
 
+from .providers import Estate, estate
+
 USUAL_PORT = 3456
 
 
@@ -50,6 +52,20 @@ def shared(started: House) -> Iterator[House]:
     """A supervisor that the tests of a module share; nothing runs at the beginning of each."""
     yield started
     assert started.down("all", grace_s=0.0).status == 200
+
+
+@pytest.fixture(scope="module")
+def whole(request: pytest.FixtureRequest) -> Iterator[Estate]:
+    """A home with providers that a module's tests share, and the module's CONFIG, if it has one."""
+    with estate(getattr(request.module, "CONFIG", "")) as found:
+        yield found
+
+
+@pytest.fixture
+def here(whole: Estate) -> Estate:
+    """For one test: nobody was asked yet."""
+    whole.reset()
+    return whole
 
 
 @pytest.fixture

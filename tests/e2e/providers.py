@@ -13,10 +13,8 @@ from typing import Any
 
 import attrs
 from fakes import grammar
-from fakes.house import House
+from fakes.house import House, ask
 from fakes.upstream import Reply, Seen, Upstream
-
-from .test_manners import ask
 
 KEY = "sk-or-v1-the-key-of-the-house-0123456789"
 SDK_LIMIT_S = 20.0
@@ -46,6 +44,11 @@ def data(*documents: dict[str, Any] | str) -> tuple[bytes, ...]:
     """Events of a stream without names, each a piece of its own."""
     texts = (one if isinstance(one, str) else json.dumps(one) for one in documents)
     return tuple(f"data: {text}\n\n".encode() for text in texts)
+
+
+def held(pieces: tuple[bytes, ...]) -> int:
+    """How many bytes these are as chunks."""
+    return sum(len(b"%x\r\n%b\r\n" % (len(piece), piece)) for piece in pieces)
 
 
 class _Far(Upstream):

@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 from fakes import grammar
-from fakes.house import attempts, get
+from fakes.house import ask, attempts, get
 from fakes.upstream import Reply
 
-from .providers import Estate, estate, msg, post
-from .test_manners import ask
+from .providers import Estate, msg, post
 
 pytestmark = pytest.mark.slow
 
@@ -41,21 +40,15 @@ CALLER = {
 BUSY = Reply(503, b'{"error":"busy"}')
 
 
-@pytest.fixture(scope="module")
-def the_home() -> Iterator[Estate]:
-    with estate(CONFIG) as found:
-        yield found
-
-
 @pytest.fixture
-def home(the_home: Estate) -> Iterator[Estate]:
+def home(whole: Estate) -> Iterator[Estate]:
     """For one test: nobody was asked yet, no row is written, everybody is well."""
-    the_home.reset()
-    yield the_home
-    the_home.house.command("down", "all")
-    the_home.ports.clear()
-    if the_home.fo.is_stopped:
-        the_home.fo.start()
+    whole.reset()
+    yield whole
+    whole.house.command("down", "all")
+    whole.ports.clear()
+    if whole.fo.is_stopped:
+        whole.fo.start()
 
 
 def the_row(home: Estate) -> dict[str, Any]:

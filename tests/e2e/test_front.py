@@ -10,11 +10,10 @@ from typing import Any
 
 import anthropic
 import pytest
-from fakes.house import House
+from fakes.house import House, ask
 from fakes.upstream import Reply
 
 from .providers import Anthropic, Estate, estate, msg, post
-from .test_manners import ask
 
 pytestmark = pytest.mark.slow
 

@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 from fakes import grammar
-from fakes.house import Stream, attempts, get
+from fakes.house import Stream, ask, attempts, get
 from fakes.upstream import Reply, Seen
 
-from .providers import HEADERS, Anthropic, Estate, Ollama, estate, msg, post
-from .test_manners import ask
+from .providers import HEADERS, Anthropic, Estate, Ollama, msg, post
 
 pytestmark = pytest.mark.slow
 
@@ -29,22 +28,16 @@ ping = "200ms"
 """
 
 
-@pytest.fixture(scope="module")
-def the_home() -> Iterator[Estate]:
-    with estate(CONFIG) as found:
-        yield found
-
-
 @pytest.fixture
-def home(the_home: Estate) -> Iterator[Estate]:
+def home(whole: Estate) -> Iterator[Estate]:
     """For one test: nobody was asked yet, nobody is held back."""
-    the_home.reset()
-    answers = [(far, far.answer) for far in (the_home.fo, the_home.fa)]
-    yield the_home
+    whole.reset()
+    answers = [(far, far.answer) for far in (whole.fo, whole.fa)]
+    yield whole
     for far, answer in answers:
         far.answer = answer  # type: ignore[method-assign]  # see Turnstile
-    the_home.house.command("down", "all", "--grace", "0")
-    the_home.ports.clear()
+    whole.house.command("down", "all", "--grace", "0")
+    whole.ports.clear()
 
 
 PING = b'event: ping\ndata: {"type":"ping"}\n\n'

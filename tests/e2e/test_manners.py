@@ -10,38 +10,13 @@ from typing import Any
 
 import anthropic
 import pytest
-from fakes.house import LIMIT_S, Answer, Stream, get, message, post
+from fakes.house import LIMIT_S, Answer, Stream, ask, assert_error, get, message, post
 
 from .conftest import Served
 
 pytestmark = pytest.mark.slow
 
 JSON = {"content-type": "application/json"}
-
-
-def ask(port: int, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Answer:
-    content = body if body is None or isinstance(body, str | bytes) else json.dumps(body)
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=LIMIT_S)
-    try:
-        connection.request(method, path, content, headers or {})
-        return Answer(connection.getresponse())
-    finally:
-        connection.close()
-
-
-def assert_error(answer: Answer, status: int, kind: str, *texts: str) -> None:
-    """ERR of the behaviours: status, type, a text, and the id in header and body."""
-    assert answer.status == status, answer
-    assert answer.headers["content-type"] == "application/json"
-    document = answer.json
-    assert set(document) == {"type", "error", "request_id"}
-    assert document["type"] == "error"
-    assert document["error"]["type"] == kind
-    for text in texts:
-        assert text in document["error"]["message"]
-    assert document["request_id"].startswith("req_")
-    assert answer.headers["request-id"] == document["request_id"]
-    assert "Traceback" not in document["error"]["message"]
 
 
 def events_of(seen: bytes) -> list[tuple[str, Any]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import anthropic
 import attrs
 import pytest
 from fakes import grammar
-from fakes.house import Stream, is_alive
+from fakes.house import Stream, ask, assert_error, is_alive
 from fakes.upstream import Reply, Seen
 
 from .providers import (
@@ -24,13 +23,11 @@ from .providers import (
     Ollama,
     Said,
     error_of,
-    estate,
     message_of,
     msg,
     post,
     stream,
 )
-from .test_manners import ask, assert_error
 
 pytestmark = pytest.mark.slow
 
@@ -44,23 +41,6 @@ WEATHER: dict[str, Any] = {
     "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
 }
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-
-
-@pytest.fixture(scope="module")
-def whole() -> Iterator[Estate]:
-    with estate() as found:
-        yield found
-
-
-@pytest.fixture
-def here(whole: Estate) -> Estate:
-    whole.reset()
-    return whole
-
-
-def held(pieces: tuple[bytes, ...]) -> int:
-    """How many bytes these are as chunks."""
-    return sum(len(b"%x\r\n%b\r\n" % (len(piece), piece)) for piece in pieces)
 
 
 # --- a request there and back ---------------------------------------------------------------------

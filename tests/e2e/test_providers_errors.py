@@ -7,12 +7,11 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from fakes import grammar
-from fakes.house import Answer, Stream, attempts, free_port, get
+from fakes.house import Answer, Stream, assert_error, attempts, free_port, get
 from fakes.upstream import Reply
 
 from .providers import (
@@ -23,12 +22,11 @@ from .providers import (
     Said,
     data,
     error_of,
-    estate,
+    held,
     lines,
     msg,
     post,
 )
-from .test_manners import assert_error
 
 pytestmark = pytest.mark.slow
 
@@ -84,18 +82,6 @@ api_key = "sk-or-some-other-key"
 hold = "300ms"
 ping = "300ms"
 """
-
-
-@pytest.fixture(scope="module")
-def whole() -> Iterator[Estate]:
-    with estate(CONFIG) as found:
-        yield found
-
-
-@pytest.fixture
-def here(whole: Estate) -> Estate:
-    whole.reset()
-    return whole
 
 
 def no(status: int, body: Any, *headers: tuple[str, str]) -> Reply:
@@ -293,11 +279,6 @@ def broken(kind: str, how: str, *, streamed: bool) -> Reply:
             reset=True,
         )
     return Reply(body=bodies[how], headers=headers, framing="chunked")
-
-
-def held(pieces: tuple[bytes, ...]) -> int:
-    """How many bytes these are as chunks."""
-    return sum(len(b"%x\r\n%b\r\n" % (len(piece), piece)) for piece in pieces)
 
 
 HOWS = ["error", "late error", "garbage", "late garbage", "empty", "no end", "cut", "reset"]

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 from fakes import grammar
-from fakes.house import LIMIT_S, Answer
+from fakes.house import LIMIT_S, Answer, assert_error
 
-from .providers import HEADERS, Estate, Said, estate, message_of, msg, post
-from .test_manners import assert_error
+from .providers import HEADERS, Estate, Said, message_of, msg, post
 
 pytestmark = pytest.mark.slow
 
@@ -39,18 +38,6 @@ TEXTS = {
 PIECES = TEXTS["emoji"]
 TEXT = "".join(PIECES)
 LIMIT = 32 * MB
-
-
-@pytest.fixture(scope="module")
-def whole() -> Iterator[Estate]:
-    with estate() as found:
-        yield found
-
-
-@pytest.fixture
-def here(whole: Estate) -> Estate:
-    whole.reset()
-    return whole
 
 
 def worker_of(here: Estate, port: int) -> int:

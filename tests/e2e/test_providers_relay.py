@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import anthropic
 import pytest
 from fakes import grammar
-from fakes.house import Stream, free_port
+from fakes.house import Stream, ask, assert_error, free_port
 from fakes.upstream import Reply
 
-from .providers import SDK_LIMIT_S, Estate, estate, msg, post
-from .test_manners import ask, assert_error
+from .providers import SDK_LIMIT_S, Estate, held, msg, post
 
 pytestmark = pytest.mark.slow
 
@@ -33,18 +31,6 @@ kind = "anthropic"
 base_url = "{fa}"
 first_byte_timeout = "500ms"
 """
-
-
-@pytest.fixture(scope="module")
-def whole() -> Iterator[Estate]:
-    with estate(CONFIG) as found:
-        yield found
-
-
-@pytest.fixture
-def here(whole: Estate) -> Estate:
-    whole.reset()
-    return whole
 
 
 @MODES
@@ -111,11 +97,6 @@ def test_section2_its_own_errors_pass(here: Estate, streamed: bool, status: int)
     assert (answer.status, answer.body) == (status, body)
     assert (answer.headers["retry-after"], answer.headers["request-id"]) == ("7", "req_far")
     assert here.usage("--limit", "1")[-1]["status"] == status
-
-
-def held(pieces: tuple[bytes, ...]) -> int:
-    """How many bytes these are as chunks."""
-    return sum(len(b"%x\r\n%b\r\n" % (len(piece), piece)) for piece in pieces)
 
 
 SSE = (("content-type", "text/event-stream"),)

@@ -10,11 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fakes.house import free_port, get, post, workers_of
+from fakes.house import ask, free_port, get, post, workers_of
 from fakes.upstream import Reply
 
 from .providers import Estate, estate, msg
-from .test_manners import ask
 from .test_secrets import command_lines, environments
 
 pytestmark = pytest.mark.slow
@@ -67,12 +66,6 @@ def whole() -> Iterator[Estate]:
     with estate(CONFIG) as found:
         found.fo.models = ["codellama", "qwen3.6:35b-a3b", "model"]
         yield found
-
-
-@pytest.fixture
-def here(whole: Estate) -> Estate:
-    whole.reset()
-    return whole
 
 
 # --- providers of the configuration ---------------------------------------------------------------

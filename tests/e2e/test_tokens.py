@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from fakes.house import Stream, attempts, free_port, get
+from fakes.house import Stream, ask, assert_error, attempts, free_port, get
 
 from .providers import Estate, estate, msg, post
 from .test_limits import CONFIG, Turnstile, client
-from .test_manners import ask, assert_error
 from .test_secrets import command_lines, environments, files
 
 pytestmark = pytest.mark.slow

@@ -341,23 +341,46 @@ def message(text: str = "hello there", *, stream: bool = False) -> dict[str, Any
     }
 
 
-def post(port: int, body: Any, *, timeout: float = LIMIT_S, path: str = "/v1/messages") -> Answer:
-    """One request on a connection of its own."""
+def ask(
+    port: int,
+    method: str,
+    path: str,
+    body: Any = None,
+    headers: Mapping[str, str] | None = None,
+    *,
+    timeout: float = LIMIT_S,
+) -> Answer:
+    """One request on a connection of its own. Text and bytes go as they are, anything else as JSON."""
+    content = body if body is None or isinstance(body, str | bytes) else json.dumps(body)
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
     try:
-        connection.request("POST", path, json.dumps(body), {"content-type": "application/json"})
+        connection.request(method, path, content, dict(headers or {}))
         return Answer(connection.getresponse())
     finally:
         connection.close()
+
+
+def post(port: int, body: Any, *, timeout: float = LIMIT_S, path: str = "/v1/messages") -> Answer:
+    return ask(port, "POST", path, json.dumps(body), {"content-type": "application/json"}, timeout=timeout)
 
 
 def get(port: int, path: str, *, timeout: float = LIMIT_S) -> Answer:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
-    try:
-        connection.request("GET", path)
-        return Answer(connection.getresponse())
-    finally:
-        connection.close()
+    return ask(port, "GET", path, timeout=timeout)
+
+
+def assert_error(answer: Answer, status: int, kind: str, *texts: str) -> None:
+    """ERR of the behaviours: status, type, a text, and the id in header and body."""
+    assert answer.status == status, answer
+    assert answer.headers["content-type"] == "application/json"
+    document = answer.json
+    assert set(document) == {"type", "error", "request_id"}
+    assert document["type"] == "error"
+    assert document["error"]["type"] == kind
+    for text in texts:
+        assert text in document["error"]["message"]
+    assert document["request_id"].startswith("req_")
+    assert answer.headers["request-id"] == document["request_id"]
+    assert "Traceback" not in document["error"]["message"]
 
 
 class Waiting:
