@@ -1,7 +1,8 @@
-"""Time that jumps: for tests without real IO in flight, where an hour is to cost nothing."""
+"""Time that jumps, for tests without real IO in flight, where an hour is to cost nothing; and waiting that is real."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -23,3 +24,10 @@ def prefer(items: list[pytest.Item]) -> None:
         for mark in list(item.iter_markers("trio")):
             if mark.kwargs.get("run") is run:
                 item.own_markers.insert(0, mark)
+
+
+async def until(condition: Callable[[], bool], limit_s: float = 30.0) -> None:
+    """For what announces itself to nobody: another process, say. By the real clock."""
+    with trio.fail_after(limit_s):
+        while not condition():  # noqa: ASYNC110  # see above
+            await trio.sleep(0.01)

@@ -1,14 +1,16 @@
-"""Fixtures: a keeper among fake workers. A conftest that imports them offers them to its folder."""
+"""A keeper among fake workers: fixtures, for a conftest to import, and what tests say to it."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 
 from modelproxy.supervisor.paths import Paths, prepare
+from modelproxy.supervisor.protocol import ProxyView, UpRequest
 
 from .spawner import World, files_of
 
@@ -44,3 +46,14 @@ async def make_world(
 async def world(make_world: Callable[[], World]) -> World:
     """A keeper that has begun with nothing."""
     return await make_world().start()
+
+
+async def up(world: World, model: str = "echo/demo", **options: Any) -> ProxyView:
+    """On any free port, unless told otherwise."""
+    return await world.commands.up(UpRequest(model, **({"port": 0} | options)))
+
+
+def configure(world: World, text: str) -> None:
+    """What the user's file says from now on."""
+    world.paths.config.mkdir(exist_ok=True)
+    world.paths.config_file.write_text(text)

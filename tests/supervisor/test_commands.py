@@ -15,6 +15,7 @@ import trio
 import trio.testing
 from fakes import clock
 from fakes.spawner import World
+from fakes.worlds import configure, up
 
 from modelproxy.supervisor import kernel, sockets, state
 from modelproxy.supervisor.facts import Care, State
@@ -30,11 +31,6 @@ from modelproxy.supervisor.protocol import (
 from modelproxy.worker.contract import Adjust, Bye, Health, Quota, Ready
 
 pytestmark = clock.jumping
-
-
-async def up(world: World, model: str = "echo/demo", **options: Any) -> ProxyView:
-    """On any free port, unless told otherwise."""
-    return await world.commands.up(UpRequest(model, **({"port": 0} | options)))
 
 
 async def refused(call: Callable[[], Any]) -> Fault:
@@ -60,11 +56,6 @@ def usual_port(world: World) -> int:
         break
     configure(world, f"default_port = {port}")
     return port
-
-
-def configure(world: World, text: str) -> None:
-    world.paths.config.mkdir(exist_ok=True)
-    world.paths.config_file.write_text(text)
 
 
 @pytest.fixture

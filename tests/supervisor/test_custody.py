@@ -8,13 +8,14 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
+from fakes.clock import until
 
 from modelproxy.supervisor import custody, sockets
 from modelproxy.supervisor.custody import HolderCustody
@@ -69,23 +70,9 @@ def keeping(paths: Paths) -> Iterator[Keeping]:
             wish.close()
 
 
-@pytest.fixture
-def listeners() -> Iterator[list[socket.socket]]:
-    made = sockets.bind_loopback(0)
-    yield made
-    for one in made:
-        one.close()
-
-
 def port_of(listeners: list[socket.socket]) -> int:
     port: int = listeners[0].getsockname()[1]
     return port
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    with trio.fail_after(LIMIT_S):
-        while not condition():  # noqa: ASYNC110  # of another process: it sets no event
-            await trio.sleep(0.01)
 
 
 async def test_sockets_outlive_their_supervisor(keeping: Keeping, listeners: list[socket.socket]) -> None:

@@ -7,6 +7,7 @@ import pytest
 from fakes import clock
 from fakes.house import free_port
 from fakes.spawner import World
+from fakes.worlds import configure
 
 from modelproxy.supervisor.facts import State
 from modelproxy.supervisor.following import Following
@@ -32,11 +33,6 @@ rules = [{ model = "m", to = "far/x" }]
 """
 
 
-def write(world: World, text: str) -> None:
-    world.paths.config.mkdir(exist_ok=True)
-    world.paths.config_file.write_text(text)
-
-
 async def up(world: World, name: str = "front", **said: object) -> None:
     await world.commands.up(UpRequest(name, port=0, **said))  # type: ignore[arg-type]
 
@@ -60,7 +56,7 @@ def url(world: World, name: str) -> str:
 
 
 async def test_each_place_becomes_a_proxy_without_a_process(world: World) -> None:
-    write(world, FILE)
+    configure(world, FILE)
     await up(world)
 
     assert world.proxy("front").state is State.READY
@@ -72,7 +68,7 @@ async def test_each_place_becomes_a_proxy_without_a_process(world: World) -> Non
 
 
 async def test_a_proxy_that_runs_is_used_as_it_is(world: World) -> None:
-    write(world, FILE)
+    configure(world, FILE)
     await up(world, "echo/big")
     before = world.proxy("echo/big")
     await up(world)
@@ -83,7 +79,7 @@ async def test_a_proxy_that_runs_is_used_as_it_is(world: World) -> None:
 
 
 async def test_a_place_that_goes_and_comes_is_told_to_the_front_without_another_worker(world: World) -> None:
-    write(world, FILE)
+    configure(world, FILE)
     await up(world)
     await world.commands.down("echo/big", DownRequest())
 
@@ -98,7 +94,7 @@ async def test_a_place_that_goes_and_comes_is_told_to_the_front_without_another_
 
 
 async def test_a_second_proxy_of_a_model_stands_in_for_the_first(world: World) -> None:
-    write(world, FILE)
+    configure(world, FILE)
     await up(world, "echo/big")
     await world.commands.up(UpRequest("echo/big", port=free_port()))
     await up(world)
@@ -109,13 +105,13 @@ async def test_a_second_proxy_of_a_model_stands_in_for_the_first(world: World) -
 
 
 async def test_a_key_that_is_missing_stops_it_only_where_a_rule_leads_there(world: World) -> None:
-    write(world, FILE)
+    configure(world, FILE)
     with pytest.raises(Fault) as caught:
         await up(world, "front/work")
 
     assert (caught.value.code, caught.value.provider) == ("missing_api_key", "far")
     assert caught.value.message == "far needs an API key: the front leads to far/x"
-    write(world, '[aliases]\nlocal = "openrouter/x"')
+    configure(world, '[aliases]\nlocal = "openrouter/x"')
     view = await world.commands.up(UpRequest("front", port=0))
     [place] = front(world).places
 
@@ -125,7 +121,7 @@ async def test_a_key_that_is_missing_stops_it_only_where_a_rule_leads_there(worl
 
 
 async def test_keys_that_are_given_reach_the_places(world: World) -> None:
-    write(world, FILE)
+    configure(world, FILE)
     await up(world, "front/work", fallback_keys={"far": "sk-given"})
 
     assert world.proxy("far/x").spec.api_key == "sk-given"
@@ -136,7 +132,7 @@ async def test_keys_that_are_given_reach_the_places(world: World) -> None:
 
 async def test_up_again_mends_a_place_that_had_failed(world: World) -> None:
     """Its key was lost with an earlier supervisor, say."""
-    write(world, FILE)
+    configure(world, FILE)
     keys = {"far": "sk-given"}
     await up(world, "front/work", fallback_keys=keys)
     unit = world.keeper.units["far/x"]
@@ -158,9 +154,9 @@ async def test_a_front_has_no_key_and_no_fallback(world: World, said: dict[str, 
 
 
 async def test_up_again_takes_the_rules_as_they_are_now(world: World) -> None:
-    write(world, FILE)
+    configure(world, FILE)
     await up(world)
-    write(world, FILE.replace("reviewer", "writer"))
+    configure(world, FILE.replace("reviewer", "writer"))
     await up(world)
 
     assert [rule.agent for rule in front(world).rules if rule.agent] == ["writer"]
@@ -172,27 +168,27 @@ async def test_up_again_takes_the_rules_as_they_are_now(world: World) -> None:
 
 async def test_a_changed_configuration_is_followed(world: World) -> None:
     """The new place is a proxy by then; what does not concern it changes nothing."""
-    write(world, FILE)
+    configure(world, FILE)
     following = Following(world.commands, world.keeper, world.paths, world.log.append)
     await following.reload()
     await up(world)
-    write(world, FILE.replace("echo/big", "echo/huge"))
+    configure(world, FILE.replace("echo/big", "echo/huge"))
 
     assert (await following.reload()).changed == ["front"]
     assert urls(world)["echo/huge"] == url(world, "echo/huge")
     assert world.proxy("front").generation == 1
-    write(world, FILE.replace("echo/big", "echo/huge") + "# a comment\n[models]\nfallback = false")
+    configure(world, FILE.replace("echo/big", "echo/huge") + "# a comment\n[models]\nfallback = false")
     assert (await following.reload()).changed == []
 
 
 async def test_another_way_to_anthropic_is_followed_by_a_roll(world: World) -> None:
     """Whoever sets base_url to a gateway would otherwise go on past it, and be told that nothing has changed."""
-    write(world, FILE)
+    configure(world, FILE)
     following = Following(world.commands, world.keeper, world.paths, world.log.append)
     await following.reload()
     await up(world)
     places = front(world)
-    write(world, FILE + '[providers.anthropic]\nbase_url = "http://127.0.0.1:9"\nidle_timeout = "7s"\n')
+    configure(world, FILE + '[providers.anthropic]\nbase_url = "http://127.0.0.1:9"\nidle_timeout = "7s"\n')
     answer = await following.reload()
 
     assert answer.changed == ["front"]
@@ -207,29 +203,29 @@ async def test_another_way_to_anthropic_is_followed_by_a_roll(world: World) -> N
 
 
 async def test_rules_of_a_project_are_not_taken_back_by_the_users_file(world: World) -> None:
-    write(world, FILE)
+    configure(world, FILE)
     following = Following(world.commands, world.keeper, world.paths, world.log.append)
     await following.reload()
     await up(world, overlay={"models": {"agents": {"tester": "echo/test"}}})
-    write(world, FILE.replace("echo/big", "echo/huge"))
+    configure(world, FILE.replace("echo/big", "echo/huge"))
 
     assert (await following.reload()).changed == []
     assert "echo/test" in urls(world)
 
 
 async def test_a_table_that_is_gone_leaves_the_front_as_it_was(world: World) -> None:
-    write(world, FILE.replace("far/x", "echo/x"))
+    configure(world, FILE.replace("far/x", "echo/x"))
     following = Following(world.commands, world.keeper, world.paths, world.log.append)
     await following.reload()
     await up(world, "front/work")
-    write(world, FILE.partition("[front")[0])
+    configure(world, FILE.partition("[front")[0])
 
     assert (await following.reload()).changed == []
     assert "front/work goes on as it was" in following.warnings[0]
 
 
 async def test_ps_shows_where_it_leads_and_how_that_is(world: World) -> None:
-    write(world, FILE)
+    configure(world, FILE)
     await up(world)
     await up(world, "echo/big")
     await world.commands.down("coder", DownRequest())
@@ -245,7 +241,7 @@ async def test_ps_shows_where_it_leads_and_how_that_is(world: World) -> None:
 
 async def test_a_port_that_was_lost_is_nobodys_address(world: World) -> None:
     """Anybody may have it by now, and would get what is meant for the proxy."""
-    write(world, FILE)
+    configure(world, FILE)
     await up(world)
     unit = world.keeper.units["echo/big"]
     for one in unit.listeners:

@@ -9,6 +9,7 @@ import pytest
 import trio
 from fakes import clock
 from fakes.spawner import World
+from fakes.worlds import configure
 
 from modelproxy.supervisor.facts import State
 from modelproxy.supervisor.following import WATCH_S, Following, Keys
@@ -27,15 +28,10 @@ max_concurrent = 2
 """
 
 
-def write(world: World, text: str) -> None:
-    world.paths.config.mkdir(exist_ok=True)
-    world.paths.config_file.write_text(text)
-
-
 @pytest.fixture
 async def following(world: World) -> Following:
     """That has read the file, with three proxies of which two are its."""
-    write(world, FILE)
+    configure(world, FILE)
     found = Following(world.commands, world.keeper, world.paths, world.log.append)
     await found.reload()
     for name in ("coder", "echo/other", "echo/third"):
@@ -45,7 +41,7 @@ async def following(world: World) -> Following:
 
 async def test_a_change_touches_only_what_it_concerns(world: World, following: Following) -> None:
     """By a roll; the others have the worker that they had."""
-    write(world, FILE.replace("4096", "8192"))
+    configure(world, FILE.replace("4096", "8192"))
     answer = await following.reload()
 
     assert (answer.changed, answer.warnings) == (["coder"], [])
@@ -56,7 +52,7 @@ async def test_a_change_touches_only_what_it_concerns(world: World, following: F
 
 
 async def test_limits_change_without_another_worker(world: World, following: Following) -> None:
-    write(world, FILE.replace("max_concurrent = 2", "max_concurrent = 5"))
+    configure(world, FILE.replace("max_concurrent = 2", "max_concurrent = 5"))
 
     assert (await following.reload()).changed == ["echo/other"]
     assert world.proxy("echo/other").spec.quota.max_concurrent == 5
@@ -73,13 +69,13 @@ proxies = ["coder"]
 
 async def test_tokens_come_and_go_without_another_worker(world: World, following: Following) -> None:
     """At the proxies where they are good; `up` by hand takes none of them away."""
-    write(world, FILE + TOKEN)
+    configure(world, FILE + TOKEN)
     assert (await following.reload()).changed == ["coder"]
     await world.commands.up(UpRequest("coder", port=0, rpm=9, replace=True))
     allowed = world.proxy("coder").spec.quota.access
     assert [(token.name, token.sha256, token.rpm) for token in allowed.tokens] == [("ci", "a" * 64, 5)]
     assert world.proxy("echo/other").spec.quota.access.tokens == []
-    write(world, "require_token = true\n" + FILE)
+    configure(world, "require_token = true\n" + FILE)
     await following.reload()
 
     assert world.proxy("coder").spec.quota.access == Access(required=True)
@@ -89,16 +85,16 @@ async def test_tokens_come_and_go_without_another_worker(world: World, following
 async def test_a_token_that_went_while_no_supervisor_looked_is_good_no_more(
     world: World, following: Following
 ) -> None:
-    write(world, FILE + TOKEN)
+    configure(world, FILE + TOKEN)
     await following.reload()
-    write(world, FILE)
+    configure(world, FILE)
     await Following(world.commands, world.keeper, world.paths, world.log.append).reload()
 
     assert world.proxy("coder").spec.quota.access == Access()
 
 
 async def test_an_alias_that_means_another_model_moves_its_proxy(world: World, following: Following) -> None:
-    write(world, FILE.replace("echo/model", "echo/better"))
+    configure(world, FILE.replace("echo/model", "echo/better"))
 
     assert (await following.reload()).changed == ["coder"]
     assert world.proxy("coder").spec.model_id == "echo/better"
@@ -109,10 +105,10 @@ async def test_a_new_target_gets_its_key_and_an_old_one_keeps_its(
 ) -> None:
     """A variable that is set since is nothing that the file has changed; an order to reload fetches all anew."""
     monkeypatch.setenv("OPENROUTER_API_KEY", "sk-1")
-    write(world, FILE.replace("context_window", 'fallback = ["openrouter/x"]\ncontext_window'))
+    configure(world, FILE.replace("context_window", 'fallback = ["openrouter/x"]\ncontext_window'))
     await following.reload()
     monkeypatch.setenv("OPENROUTER_API_KEY", "sk-2")
-    write(world, FILE.replace("context_window = 4096", 'fallback = ["openrouter/x"]\nretries = 2'))
+    configure(world, FILE.replace("context_window = 4096", 'fallback = ["openrouter/x"]\nretries = 2'))
     await following.reload(keys=Keys.NONE)
 
     assert [target.api_key for target in world.proxy("coder").spec.fallback] == ["sk-1"]
@@ -141,7 +137,7 @@ async def test_a_key_that_was_replaced_reaches_those_who_have_it_from_there(
 ) -> None:
     """By a roll; one that was given by flag is its user's, and one that was forgotten is kept for want of another."""
     monkeypatch.delenv("OPENROUTER_API_KEY", raising=False)
-    write(world, FILE + ROUTED)
+    configure(world, FILE + ROUTED)
     keep(world, "sk-1")
     await following.reload()
     await world.commands.up(UpRequest("openrouter/x", port=0))
@@ -164,7 +160,7 @@ async def test_a_key_that_was_replaced_while_no_supervisor_ran(
     world: World, following: Following, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OPENROUTER_API_KEY", raising=False)
-    write(world, FILE + ROUTED)
+    configure(world, FILE + ROUTED)
     keep(world, "sk-1")
     await following.reload()
     await world.commands.up(UpRequest("openrouter/x", port=0))
@@ -183,7 +179,7 @@ async def test_commands_are_run_at_an_order_only(
     monkeypatch.delenv("OPENROUTER_API_KEY", raising=False)
     counted = world.paths.config / "count"
     command = f"api_key_command = \"echo x >> {counted}; cat {counted} | tr -d '\\n'\""
-    write(world, FILE + ROUTED + command)
+    configure(world, FILE + ROUTED + command)
     await following.reload()
     await world.commands.up(UpRequest("openrouter/x", port=0))
     keep(world, "sk-1")
@@ -202,21 +198,21 @@ async def test_commands_are_run_at_an_order_only(
 async def test_a_file_with_mistakes_changes_nothing_and_is_told(world: World, following: Following) -> None:
     """Until it is mended."""
     before = world.proxy("coder").spec
-    write(world, FILE.replace("4096", "1"))
+    configure(world, FILE.replace("4096", "1"))
     with pytest.raises(Fault, match=r"line 5: proxies\.coder\.context_window = 1"):
         await following.reload()
 
     [warning] = following.warnings
     assert warning.startswith("the configuration is not used, the last good one holds: ")
     assert world.proxy("coder").spec == before
-    write(world, FILE)
+    configure(world, FILE)
     await following.reload()
     assert following.warnings == []
 
 
 async def test_of_many_mistakes_the_first_is_told_everywhere(world: World, following: Following) -> None:
     """`ps` shows it in one line at every call; reload itself tells them all."""
-    write(world, "a = 1\nb = 2\nc = 3\n")
+    configure(world, "a = 1\nb = 2\nc = 3\n")
     with pytest.raises(Fault, match=r"line 1: a: .*; line 2: b: .*; line 3: c: "):
         await following.reload()
 
@@ -227,7 +223,7 @@ async def test_of_many_mistakes_the_first_is_told_everywhere(world: World, follo
 
 async def test_what_cannot_follow_goes_on_as_it_was(world: World, following: Following) -> None:
     """A table that is gone, a key that is missing: a reload is no reason to end a proxy."""
-    write(world, "")
+    configure(world, "")
     answer = await following.reload()
 
     assert [text.partition(": ")[0] for text in answer.warnings] == ["coder goes on as it was"]
@@ -239,7 +235,7 @@ async def test_a_new_port_is_for_the_next_time(world: World, following: Followin
     """And is told until then, whatever else changes meanwhile."""
     port = world.proxy("coder").spec.port
     moved = FILE.replace("context_window", "port = 1\ncontext_window")
-    write(world, moved)
+    configure(world, moved)
     answer = await following.reload()
 
     assert (answer.changed, world.proxy("coder").spec.port) == ([], port)
@@ -248,9 +244,9 @@ async def test_a_new_port_is_for_the_next_time(world: World, following: Followin
         f"coder keeps port {port} until it is taken down, and the configuration says 1; "
     )
     assert "proxyctl down coder, then proxyctl up coder" in warning
-    write(world, moved.replace("max_concurrent = 2", "max_concurrent = 3"))
+    configure(world, moved.replace("max_concurrent = 2", "max_concurrent = 3"))
     assert (await following.reload()).warnings == [warning]
-    write(world, FILE)
+    configure(world, FILE)
     assert (await following.reload()).warnings == []
 
 
@@ -260,11 +256,11 @@ async def test_a_front_keeps_its_port_as_well_and_a_port_by_flag_was_never_the_f
     await world.commands.up(UpRequest("front", port=0))
     front = world.proxy("front").spec.port
     coder = FILE.replace("context_window", "port = 1\ncontext_window")
-    write(world, f"{coder}\n[front.default]\nport = 2")
+    configure(world, f"{coder}\n[front.default]\nport = 2")
     await following.reload()
     await world.commands.down("coder", DownRequest())
     await world.commands.up(UpRequest("coder", port=free_port))
-    write(world, f"{coder.replace('port = 1', 'port = 3')}\n[front.default]\nport = 2")
+    configure(world, f"{coder.replace('port = 1', 'port = 3')}\n[front.default]\nport = 2")
     [warning] = (await following.reload()).warnings
 
     assert warning.startswith(
@@ -277,9 +273,9 @@ async def test_the_file_is_followed_as_it_changes(
 ) -> None:
     nursery.start_soon(following.run)
     await trio.testing.wait_all_tasks_blocked()
-    write(world, FILE.replace("4096", "16384"))
+    configure(world, FILE.replace("4096", "16384"))
     await world.until(lambda: world.proxy("coder").generation == 2)
-    write(world, "= =")
+    configure(world, "= =")
     await trio.sleep(2 * WATCH_S)
     assert len(following.warnings) == 1
     world.paths.config_file.unlink()
@@ -304,7 +300,7 @@ async def test_an_edit_while_no_supervisor_ran_is_applied(world: World, followin
     await world.commands.up(UpRequest("echo/third", port=0, grace_s=3.0, max_concurrent=7, replace=True))
     await follow(world, following)
     edited = FILE.replace("4096", "8192\nport = 1\nidle_stop = 60").replace("max_concurrent = 2", "rpm = 9")
-    write(world, edited)
+    configure(world, edited)
     port = world.proxy("coder").spec.port
     for later in (successor(world), successor(world)):
         await follow(world, later)
@@ -324,7 +320,7 @@ async def test_a_restored_proxy_is_left_alone_until_its_key_is_here(
 ) -> None:
     """A changed spec without its key would be started without it. One whose key is lost is for its user."""
     await follow(world, following)
-    write(world, FILE.replace("4096", "8192").replace("max_concurrent = 2", "rpm = 9"))
+    configure(world, FILE.replace("4096", "8192").replace("max_concurrent = 2", "rpm = 9"))
     sought, lost = world.keeper.units["coder"], world.keeper.units["echo/other"]
     sought.proxy = attrs.evolve(sought.proxy, key_sought=True)
     lost.proxy = attrs.evolve(lost.proxy, key_lost=True)
@@ -349,7 +345,7 @@ async def test_where_it_is_not_known_what_changed_it_is_told_what_differs(
 ) -> None:
     """Until it is applied; what flags have said is no difference."""
     await world.commands.up(UpRequest("echo/third", port=0, grace_s=3.0, replace=True))
-    write(world, FILE.replace("4096", "8192"))
+    configure(world, FILE.replace("4096", "8192"))
     later = successor(world)
     await follow(world, later)
 
@@ -366,7 +362,7 @@ async def test_where_it_is_not_known_what_changed_it_is_told_what_differs(
 @pytest.fixture
 def fresh(world: World) -> Callable[[str], Following]:
     def make(text: str) -> Following:
-        write(world, text)
+        configure(world, text)
         return Following(world.commands, world.keeper, world.paths, world.log.append)
 
     return make

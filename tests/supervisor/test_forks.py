@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import attrs
 import pytest
 import trio
+from fakes.clock import until
 from fakes.house import TESTS
 
 from modelproxy.supervisor import forks, kernel
@@ -58,13 +59,6 @@ class Nest:
 
     async def wait_ready(self) -> None:
         await until(lambda: self.server._ready)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """For what announces itself to nobody."""
-    with trio.fail_after(LIMIT_S):
-        while not condition():  # noqa: ASYNC110  # see above
-            await trio.sleep(0.01)
 
 
 @pytest.fixture

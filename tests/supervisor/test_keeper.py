@@ -19,13 +19,13 @@ import trio.testing
 from fakes import clock
 from fakes.spawner import FakeLink, FakeWorker, World
 from fakes.story import SPEC
+from fakes.worlds import up
 
 from modelproxy.supervisor import fleet, kernel, keys, policy, runner, sockets, state
 from modelproxy.supervisor.facts import Death, State
 from modelproxy.supervisor.protocol import (
     DownRequest,
     Fault,
-    ProxyView,
     RestartRequest,
     SetRequest,
     UpRequest,
@@ -34,11 +34,6 @@ from modelproxy.worker.contract import EXIT_CONFIG, Adjust, Beat, Bye, Drain, Fr
 
 MakeWorld = Callable[[], World]
 pytestmark = clock.jumping
-
-
-async def up(world: World, model: str = "echo/demo", **options: Any) -> ProxyView:
-    """On any free port, unless told otherwise."""
-    return await world.commands.up(UpRequest(model, **({"port": 0} | options)))
 
 
 def on_disk(world: World) -> dict[str, Any]:

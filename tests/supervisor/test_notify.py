@@ -7,7 +7,6 @@ import secrets
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,12 +16,6 @@ from fakes.systemd import ServiceManager
 from modelproxy.supervisor import notify
 from modelproxy.supervisor.facts import State
 from modelproxy.supervisor.notify import Notifier
-
-
-@pytest.fixture
-def manager(tmp_path: Path) -> Iterator[ServiceManager]:
-    with ServiceManager(tmp_path) as running:
-        yield running
 
 
 def test_a_message_is_its_lines(manager: ServiceManager) -> None:

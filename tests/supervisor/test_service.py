@@ -30,12 +30,6 @@ def systemctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Systemctl:
     return made
 
 
-@pytest.fixture
-def manager(tmp_path: Path) -> Iterator[ServiceManager]:
-    with ServiceManager(tmp_path) as running:
-        yield running
-
-
 # --- stop or restart ----------------------------------------------------------------------------------
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import trio
+from fakes.clock import until
 from fakes.systemd import ServiceManager
 
 from modelproxy.supervisor import custody, sockets, store
@@ -18,20 +18,6 @@ from modelproxy.supervisor.paths import Paths
 from modelproxy.supervisor.store import StoreCustody
 
 LIMIT_S = 30.0
-
-
-@pytest.fixture
-def manager(tmp_path: Path) -> Iterator[ServiceManager]:
-    with ServiceManager(tmp_path) as running:
-        yield running
-
-
-@pytest.fixture
-def listeners() -> Iterator[list[socket.socket]]:
-    made = sockets.bind_loopback(0)
-    yield made
-    for one in made:
-        one.close()
 
 
 class Keeping:
@@ -189,16 +175,10 @@ async def test_a_holder_from_before_gives_away_what_it_has_and_ends(
     child = by_hand._child
     assert child is not None
     found = await keeping.begin(manager.address).take()
-    await _until(lambda: child.poll() is not None)
+    await until(lambda: child.poll() is not None)
 
     assert list(found) == [port]
     assert found[port][0].getsockname()[1] == port
     assert not paths.holder_socket.exists()
     for one in found[port]:
         one.close()
-
-
-async def _until(condition: Callable[[], bool]) -> None:
-    with trio.fail_after(LIMIT_S):
-        while not condition():  # noqa: ASYNC110  # of another process: it sets no event
-            await trio.sleep(0.01)

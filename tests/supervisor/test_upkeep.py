@@ -14,19 +14,15 @@ import pytest
 import trio
 from fakes import clock
 from fakes.spawner import World
+from fakes.worlds import up
 
 from modelproxy.supervisor import fleet, kernel, sockets
 from modelproxy.supervisor.facts import State
-from modelproxy.supervisor.protocol import DownRequest, ProxyView, UpRequest
+from modelproxy.supervisor.protocol import DownRequest
 from modelproxy.supervisor.upkeep import Unit
 
 MakeWorld = Callable[[], World]
 pytestmark = clock.jumping
-
-
-async def up(world: World, model: str = "echo/demo", **options: Any) -> ProxyView:
-    """On any free port, unless told otherwise."""
-    return await world.commands.up(UpRequest(model, **({"port": 0} | options)))
 
 
 async def test_pid_files_follow_the_worker(world: World, paths: Any) -> None:
