@@ -64,11 +64,22 @@ def set_(
         raise usage(f'"{agent}" is not the name of an agent', "for example code-reviewer")
     path = ("models", "agents", agent)
     change(find().config_file, lambda old: editing.with_value(old, path, model))
+    _tell_who_goes_before(path)
     if json:
         say_json({"agent": agent, "model": model})
     else:
         say(f"{agent} uses {model}")
     return EXIT_OK
+
+
+def _tell_who_goes_before(path: tuple[str, ...]) -> None:
+    from modelproxy.supervisor.paths import find
+
+    from .config_view import overruled
+
+    words = overruled(find(), path)
+    if words is not None:
+        talk(f"warning: {words}")
 
 
 @app.command()
@@ -84,9 +95,13 @@ def unset(agent: Agent, json: Json = False) -> int:
     from modelproxy.supervisor.paths import find
 
     from .config_file import unset as take_out
+    from .config_view import overruled
 
-    if not take_out(find(), ("models", "agents", agent)):
-        raise Fault("not_set", f'"{agent}" has no entry in {find().config_file}', "proxyctl agents list")
+    path = ("models", "agents", agent)
+    if not take_out(find(), path):
+        hint = overruled(find(), path) or "proxyctl agents list"
+        raise Fault("not_set", f'"{agent}" has no entry in {find().config_file}', hint)
+    _tell_who_goes_before(path)
     if json:
         say_json({"agent": agent, "set": False})
     else:

@@ -163,6 +163,8 @@ def set_(
     ]
     for path in dict.fromkeys(path[:1] for path, _ in said):
         _tell_what_is_unused(path)
+    for path, _ in said:
+        _tell_who_goes_before(path)
     if json:
         say_json(shown[0] if len(shown) == 1 else shown)
     for one in shown if not json else ():
@@ -189,6 +191,16 @@ def _typed_value(key: str, value: str) -> tuple[tuple[str | int, ...], str]:
     return path, value
 
 
+def _tell_who_goes_before(path: tuple[str | int, ...]) -> None:
+    from modelproxy.supervisor.paths import find
+
+    from .config_view import overruled
+
+    words = overruled(find(), path)
+    if words is not None:
+        talk(f"warning: {words}")
+
+
 def _tell_what_is_unused(path: tuple[str | int, ...]) -> None:
     from modelproxy.supervisor import schema
 
@@ -209,11 +221,14 @@ def unset(key: KeyName, json: Json = False) -> int:
     from modelproxy.supervisor.paths import find
 
     from . import config_file
+    from .config_view import overruled
 
     path = config_file.key_of(key)
     name = schema.dotted(path)
     if not config_file.unset(find(), path):
-        raise Fault("not_set", f"{name} is not set in {find().config_file}")
+        hint = overruled(find(), path) or ""
+        raise Fault("not_set", f"{name} is not set in {find().config_file}", hint)
+    _tell_who_goes_before(path)
     if json:
         say_json({"key": name, "set": False})
     else:

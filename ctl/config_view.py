@@ -239,6 +239,16 @@ def literal(value: Any) -> str:
         return str(value)
 
 
+def overruled(paths: Paths, path: Key) -> str | None:
+    """What to say to somebody who changes his own file where another goes before it; None: nothing does."""
+    for layer in settings.read(paths).layers:
+        if layer.origin != str(paths.config_file) and layers.says(layer.document, path):
+            line = layer.lines.get(path)
+            place = layers.said_by(layer, path) + ("" if line is None else f":{line}")
+            return f"{place} says {schema.dotted(path)} too, and goes before your own file here"
+    return None
+
+
 def _how_to_set(path: Key, name: str) -> str:
     hint = f"proxyctl config set {name} VALUE"
     if path[0] == "providers" and len(path) == 3:

@@ -81,6 +81,26 @@ def test_of_the_environment_the_variable_is_named(
     )
 
 
+def test_who_sets_what_does_not_hold_here_is_told(
+    run: Run, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The project's file and the shell go before one's own."""
+    project = tmp_path / ".modelproxy.toml"
+    project.write_text('[models.agents]\nreviewer = "claude"\n')
+    monkeypatch.setenv("MODELPROXY_DEFAULT_PORT", "5000")
+    words = f"{project}:2 says models.agents.reviewer too, and goes before your own file here\n"
+
+    assert run("agents", "unset", "reviewer").err.endswith(f"hint: {words}")
+    ran = run("agents", "set", "reviewer", "ollama/x")
+    assert (ran.code, ran.err) == (0, f"warning: {words}")
+    assert run("config", "unset", "models.agents.reviewer").err == f"warning: {words}"
+    assert run("config", "set", "default_port", "4000").err == (
+        "warning: environment variable MODELPROXY_DEFAULT_PORT says default_port too, "
+        "and goes before your own file here\n"
+    )
+    assert run("agents", "set", "other", "ollama/x").err == ""
+
+
 def test_a_valid_file_says_so(run: Run, file: Path) -> None:
     assert run("config", "validate").out == "valid  (no file; what is built in holds)\n"
     file.write_text("default_port = 4000")
