@@ -58,6 +58,8 @@ from .upkeep import Unit
 
 _PORT_HANDOVER_S = 5.0
 """How long a new proxy waits for a port that one of our own leaving workers still holds."""
+_SOONER_S = 1.0
+"""A worker may have written something before somebody waited for it."""
 _NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
 
 
@@ -576,6 +578,7 @@ class Commands:
             idle = proxy.is_up and proxy.idle_since is not None
             return fresh or idle or proxy.given_up is not None or not proxy.is_up
 
+        began = kernel.wall_clock()
         in_time = await self._keeper.wait_until(decided, timeout)
         proxy = unit.proxy
         if proxy.given_up is not None and proxy.is_up:
@@ -584,11 +587,9 @@ class Commands:
             raise Fault("superseded", f"{proxy.name} was taken down before it was ready")
         if not in_time:
             detail = views.describe(proxy, self._keeper.now(), unit.tallies())
-            raise Fault(
-                "not_ready_in_time",
-                f"{proxy.name} is not ready after {timeout:g} s ({detail}); it goes on trying",
-                self._last_words(proxy),
-            )
+            still = "; it goes on trying" if unit.kept else ""
+            words = f"{proxy.name} is not ready after {timeout:g} s ({detail}){still}"
+            raise Fault("not_ready_in_time", words, self._last_words(proxy, began - _SOONER_S))
 
     def _refuse_a_failed_roll(self, unit: Unit, before: int) -> None:
         """After a roll that failed the old worker counts as good enough, for the fleet but not for its user."""
@@ -596,8 +597,11 @@ class Commands:
         if proxy.current is not None and proxy.current.generation <= before:
             raise Fault("start_failed", f"{proxy.name}: {proxy.trouble}", self._last_words(proxy))
 
-    def _last_words(self, proxy: Proxy) -> str:
+    def _last_words(self, proxy: Proxy, since: float | None = None) -> str:
+        """The end of its log; `since` a moment, for what an earlier worker wrote says nothing of this one."""
         lines = logs.tail(self._paths.log_file(proxy.name), 3)
+        if since is not None:
+            lines = logs.fresh(lines, since)
         said = f"its log ends: {' | '.join(line.strip() for line in lines)[:400]}; " if lines else ""
         return f"{said}see proxyctl logs {proxy.name}"
 

@@ -7,6 +7,8 @@ it and asks the worker to open the new one; a worker that cannot hear goes on wr
 from __future__ import annotations
 
 import os
+import re
+from datetime import UTC, datetime
 from pathlib import Path
 
 MAX_BYTES = 10 * 1024 * 1024
@@ -28,6 +30,19 @@ def rotate(path: Path, kept: int = KEPT) -> None:
         if older.exists():
             older.rename(path.with_name(f"{path.name}.{number + 1}"))
     path.rename(path.with_name(f"{path.name}.1"))
+
+
+_STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z ")
+
+
+def fresh(lines: list[str], since: float) -> list[str]:
+    """What was written since then (seconds since the epoch); what has no time of its own goes with the line before."""
+    then = datetime.fromtimestamp(since, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z ")
+    for number in range(len(lines) - 1, -1, -1):
+        if _STAMP.match(lines[number]) and lines[number] < then:
+            following = (at for at in range(number + 1, len(lines)) if _STAMP.match(lines[at]))
+            return lines[next(following, len(lines)) :]
+    return lines
 
 
 def tail(path: Path, lines: int) -> list[str]:

@@ -201,10 +201,12 @@ async def test_one_that_fails_says_why(world: World) -> None:
 
 async def test_patience_has_an_end_but_the_wish_stays(world: World) -> None:
     world.conduct = lambda birth: "silent"
+    world.paths.log_file("echo/demo").write_text("2026-01-01T00:00:00.000Z info leaving\n")
     fault = await refused(partial(up, world, wait_s=3.0))
 
     assert fault.code == "not_ready_in_time"
     assert "not ready after 3 s (starting 3.0s); it goes on trying" in fault.message
+    assert fault.hint == "see proxyctl logs echo/demo"  # an earlier worker's last words are not its own
     assert world.proxy().wanted
 
 

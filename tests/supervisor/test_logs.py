@@ -19,6 +19,17 @@ def test_full_is_a_matter_of_size(tmp_path: Path) -> None:
     assert (logs.is_full(log, 10), logs.is_full(log, 11)) == (True, False)
 
 
+def test_what_an_earlier_worker_wrote_is_left_out() -> None:
+    """Also what it wrote without a time: the lines of a traceback go with the line before them."""
+    old, new = "2026-11-21T17:32:16.790Z info leaving", "2026-11-21T17:33:16.790Z info ready"
+    then = 1795282390.0  # 17:33:10
+
+    assert logs.fresh([old, "  old traceback", new, "  new traceback"], then) == [new, "  new traceback"]
+    assert logs.fresh([old, "  old traceback"], then) == []
+    assert logs.fresh(["no time", new], then) == ["no time", new]
+    assert logs.fresh([], then) == []
+
+
 def test_rotation_keeps_three(tmp_path: Path) -> None:
     """Five generations written, three old ones kept, the newest is .1."""
     log = tmp_path / "a.log"
