@@ -65,6 +65,9 @@ class Client(Protocol):
     asked_at: float
     """The hold counts from here."""
 
+    token: str | None
+    """Who asks, where callers are told apart by tokens."""
+
     @property
     def begun(self) -> bool:
         """It has the head of a stream already, and pings perhaps."""
@@ -256,7 +259,8 @@ class _Course:
 
     async def _run(self, outgoing: Outgoing) -> None:
         answer, body = await self._accepted(outgoing)
-        headers = anthropic.headers_down(answer.headers)
+        shared = self._relay.spec.api_key is not None and self._client.token is not None
+        headers = anthropic.headers_down(answer.headers, shared=shared)
         if self.is_messages:
             headers.append(self.truth)
         if _is_stream(answer):

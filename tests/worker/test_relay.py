@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import json
 import threading
@@ -21,7 +22,7 @@ from modelproxy.worker import handler as handler_module
 from modelproxy.worker import relay as relay_module
 from modelproxy.worker import upstream as upstream_module
 from modelproxy.worker.books import Books
-from modelproxy.worker.contract import Options, Target, Timeouts, WorkerSpec
+from modelproxy.worker.contract import Access, AccessToken, Options, Quota, Target, Timeouts, WorkerSpec
 from modelproxy.worker.handler import Handler
 from modelproxy.worker.ledger import Row
 from modelproxy.worker.stats import Stats
@@ -392,6 +393,21 @@ async def test_an_error_arrives_as_it_is() -> None:
     assert (it.row.status, it.row.error_type, it.row.input_tokens) == (429, "rate_limit_error", None)
     assert it.stats.failures == 1
     assert it.stats.last_error == "429 rate_limit_error: Slow down"
+
+
+@pytest.mark.parametrize(
+    ("token", "kept"), [("", True), ("mp-secret", False)], ids=["anybody", "one of many"]
+)
+async def test_the_limits_of_a_key_that_many_share_are_nobodys_own(token: str, kept: bool) -> None:
+    one = AccessToken("ci", hashlib.sha256(b"mp-secret").hexdigest())
+    headers = (*JSON, ("anthropic-ratelimit-requests-remaining", "5"), ("anthropic-organization-id", "o"))
+    async with far(
+        Reply(body=WHOLE, headers=headers), api_key="sk-ours", quota=Quota(access=Access(tokens=[one]))
+    ) as it:
+        got = await it.fetch(headers={"x-proxy-token": token} if token else {})
+
+    assert ("anthropic-ratelimit-requests-remaining" in got.headers) is kept
+    assert got.headers["anthropic-organization-id"] == "o"
 
 
 @pytest.mark.parametrize(

@@ -199,6 +199,7 @@ _NOT_FOR_CLIENTS = hops.OF_CONNECTION | {
     b"set-cookie",
     b"strict-transport-security",
 }
+_LIMITS = b"anthropic-ratelimit-"
 _OAUTH = "sk-ant-oat"
 
 
@@ -242,10 +243,14 @@ def _configured(headers: Mapping[str, str]) -> Headers:
     return [(name.lower().encode(), value.encode()) for name, value in headers.items() if value]
 
 
-def headers_down(headers: Headers) -> Headers:
-    """What the client gets to see of a provider's headers; the request's id is the caller's to add."""
+def headers_down(headers: Headers, *, shared: bool = False) -> Headers:
+    """What the client gets to see of a provider's headers; the request's id is the caller's to add.
+
+    `shared`: others use the same key, whose limits are not the caller's.
+    """
     dropped = _NOT_FOR_CLIENTS | _named_by_connection(headers) | {b"request-id"}
-    return [(name, value) for name, value in headers if name not in dropped]
+    kept = [(name, value) for name, value in headers if name not in dropped]
+    return [one for one in kept if not one[0].startswith(_LIMITS)] if shared else kept
 
 
 def is_subscription(headers: Headers, spec: WorkerSpec) -> bool:
