@@ -296,9 +296,9 @@ class _Reader:
             self._buffer += data
             return bool(data)
 
-    def line(self, limit: int = MAX_HEAD) -> bytes:
+    def line(self) -> bytes:
         while (end := self._buffer.find(b"\r\n")) < 0:
-            if len(self._buffer) > limit:
+            if len(self._buffer) > MAX_HEAD:
                 raise _strange("its answer has no end")
             if not self.more():
                 raise _Gone

@@ -12,6 +12,8 @@ from collections.abc import Collection, Iterable, Mapping
 
 import attrs
 
+_LISTED = 10
+
 
 @attrs.frozen
 class Resolved:
@@ -52,16 +54,16 @@ def fits(name: str, glob: str) -> bool:
     return re.fullmatch(pattern, name, re.DOTALL) is not None
 
 
-def nearest(name: str, known: Iterable[str], most: int = 10) -> list[str]:
+def nearest(name: str, known: Iterable[str]) -> list[str]:
     """What there is, the most similar first."""
     names = sorted(set(known))
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
-    return [*close, *(other for other in names if other not in close)][:most]
+    return [*close, *(other for other in names if other not in close)][:_LISTED]
 
 
 def unknown(name: str, known: Iterable[str]) -> str:
     """The sentence for a name that nothing has."""
     names = list(known)
     listed = ", ".join(nearest(name, names)) or "none is configured"
-    more = f" and {len(set(names)) - 10} more" if len(set(names)) > 10 else ""
+    more = f" and {len(set(names)) - _LISTED} more" if len(set(names)) > _LISTED else ""
     return f"Model '{name[:200]}' not available. Available models: {listed}{more}"

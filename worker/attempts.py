@@ -186,26 +186,25 @@ class Rota:
     def __init__(self, names: Sequence[str]) -> None:
         self.targets = [Target(name) for name in names]
 
-    def choose(self, now: float, among: Collection[int] | None = None) -> int | Told:
+    def choose(self, now: float) -> int | Told:
         """The first target that may be asked; if all cool, the one that is due first, or its last words.
 
         Those are for a provider that said itself until when it will refuse: asking earlier helps nobody.
         """
-        allowed = range(len(self.targets)) if among is None else sorted(among)
-        for index in allowed:
-            if self.targets[index].is_open(now):
-                return index
-        soonest = min(allowed, key=lambda index: self.targets[index].until)
+        following = self.next(now, ())
+        if following is not None:
+            return following
+        soonest = min(range(len(self.targets)), key=lambda index: self.targets[index].until)
         target = self.targets[soonest]
         left = target.until - now
         if target.last is not None and target.last.retry_after_s is not None and left > 0:
             return Told(attrs.evolve(target.last, retry_after_s=left))
         return soonest
 
-    def next(self, now: float, tried: Collection[int], among: Collection[int] | None = None) -> int | None:
+    def next(self, now: float, tried: Collection[int]) -> int | None:
         """The next target that has not been tried and does not cool."""
         for index, target in enumerate(self.targets):
-            if index not in tried and (among is None or index in among) and target.is_open(now):
+            if index not in tried and target.is_open(now):
                 return index
         return None
 

@@ -68,6 +68,7 @@ _SSE: Headers = [
 ]
 
 
+_CLOSING = Failure(Kind.OVERLOADED, "proxy is shutting down")
 _OPEN = frozenset({Endpoint.HEALTH, Endpoint.ALIVE, Endpoint.ROOT, Endpoint.HELLO})
 """Watchers need no token."""
 
@@ -152,7 +153,7 @@ class Handler:
         self._wills: dict[Call, float] = {}
         """When each that will have a row is to say in it how it stands."""
         self._has_wills = trio.Event()
-        self._closing: str | None = None
+        self._closing = False
 
     @property
     def waiting(self) -> int:
@@ -173,9 +174,9 @@ class Handler:
         if self._crossing is not None and front is not None:
             self._crossing.lead(front)
 
-    def cut(self, message: str = "proxy is shutting down") -> None:
+    def cut(self) -> None:
         """End every request in progress now and tell its client; later ones are refused likewise."""
-        self._closing = message
+        self._closing = True
         for call in self._calls:
             call.cut()
 
@@ -197,14 +198,11 @@ class Handler:
             await self._caught(call)
         if call.scope.cancelled_caught:
             with trio.move_on_after(LAST_WORDS_S):
-                await call.fail(self._closing_failure() if call.was_cut else self._overdue())
+                await call.fail(_CLOSING if call.was_cut else self._overdue())
 
     def _overdue(self) -> Failure:
         limit_s = self._gates.quota.request_timeout_s
         return Failure(Kind.TIMEOUT, f"the request took longer than {limit_s:g}s (request_timeout)")
-
-    def _closing_failure(self) -> Failure:
-        return Failure(Kind.OVERLOADED, self._closing or "proxy is shutting down")
 
     async def _caught(self, call: Call) -> None:
         try:
@@ -221,8 +219,8 @@ class Handler:
         found = self._found(call.request)
         if not isinstance(found, Failure):
             self._begin(call, found.endpoint)
-        if self._closing is not None:
-            raise Refused(self._closing_failure())
+        if self._closing:
+            raise Refused(_CLOSING)
         if isinstance(found, Failure):
             raise Refused(found)
         if found.endpoint not in _OPEN:

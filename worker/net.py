@@ -61,10 +61,10 @@ class RawSocket:
             except BlockingIOError:
                 continue  # readiness is a hint: another holder of the socket may have been quicker
 
-    def recv_now(self, size: int = RECV_SIZE) -> bytes | None:
+    def recv_now(self) -> bytes | None:
         """Return what is there already, None when nothing is, `b""` at the end."""
         try:
-            return self.socket.recv(size)
+            return self.socket.recv(RECV_SIZE)
         except BlockingIOError:
             return None
 

@@ -528,9 +528,9 @@ async def test_cut_between_the_head_and_the_first_event(bench: Bench) -> None:
 
 
 async def test_requests_after_the_cut_are_refused(bench: Bench) -> None:
-    bench.handler.cut("going")
+    bench.handler.cut()
 
-    assert error(await post(bench)) == (529, "overloaded_error", "going")
+    assert error(await post(bench)) == (529, "overloaded_error", "proxy is shutting down")
 
 
 # --- the other endpoints --------------------------------------------------------------------------

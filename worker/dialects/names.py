@@ -10,11 +10,10 @@ import hashlib
 import re
 from collections.abc import Iterable
 
-LONGEST_NAME = 64
-"""What OpenAI takes; Anthropic takes 128."""
 _PREFIX, _HASH = 55, 8
 
 _SAFE_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}", re.ASCII)
+"""What OpenAI takes; Anthropic takes names of 128."""
 _SAFE_ID = re.compile(r"[a-zA-Z0-9_-]{1,40}", re.ASCII)
 
 
