@@ -16,7 +16,7 @@ import enum
 import functools
 import re
 import urllib.parse
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol
 
 import attrs
@@ -71,7 +71,15 @@ RECORDED_HEADER = b"x-proxy-recorded"
 ROUTE_HEADER = b"x-proxy-route"
 """In a front's answer: where the request went."""
 
+SESSION_HEADERS = (b"x-claude-code-session-id", b"x-session-id")
+"""Which conversation a request belongs to, as Claude Code and opencode say it."""
+
 _AGENTS = "/a/"
+
+
+def session(header: Callable[[bytes], bytes | None]) -> bytes | None:
+    """The conversation's name, where the client says one."""
+    return next((value for name in SESSION_HEADERS if (value := header(name))), None)
 
 
 class Request(Head, Protocol):

@@ -25,7 +25,7 @@ from typing import Any, Protocol
 import attrs
 import msgspec
 
-from .app import AGENT_HEADER
+from .app import AGENT_HEADER, session
 from .contract import Front, FrontRule, Place
 
 OWN = "anthropic"
@@ -102,7 +102,7 @@ def read(head: Head, body: bytes | None, agent: str | None = None) -> Asked:
     """
     said = agent or _text(head.header(AGENT_HEADER))
     agent_id = _text(head.header(b"x-claude-code-agent-id"))
-    session_id = _text(head.header(b"x-claude-code-session-id"))
+    session_id = _text(session(head.header))
     if body is None:
         return Asked(agent=said, agent_id=agent_id, session_id=session_id)
     try:
@@ -272,8 +272,8 @@ def _test(rule: FrontRule) -> Callable[[Asked], bool]:
         model = _pattern(rule.model)
         tests.append(lambda asked: bool(asked.model) and _fits(model, asked.model))
     if rule.session is not None:
-        session = _pattern(rule.session)
-        tests.append(lambda asked: _fits(session, asked.session_id))
+        session_name = _pattern(rule.session)
+        tests.append(lambda asked: _fits(session_name, asked.session_id))
     if rule.request is not None:
         tests.append(lambda asked: asked.request == rule.request)
     if rule.marker is not None:

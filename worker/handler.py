@@ -368,7 +368,7 @@ class Handler:
         return failure
 
     async def _pass(self, call: Call, gates: list[Gate]) -> Failure | None:
-        session = name_in(call.exchange.request.header(b"x-claude-code-session-id"))
+        session = name_in(app.session(call.exchange.request.header))
         for gate in gates:
             if not gate.enter_now():
                 failure = await gate.enter(call.id, session, call.token)
@@ -502,7 +502,7 @@ class Handler:
             call.account = Account(
                 ts=wall_clock(),
                 request_id=call.id,
-                session_id=name_in(header(b"x-claude-code-session-id")),
+                session_id=name_in(app.session(header)),
                 agent=call.said_agent or name_in(header(app.AGENT_HEADER)),
                 agent_id=name_in(header(b"x-claude-code-agent-id")),
                 route=None if call.via is None else f"{call.via}>{self._spec.model_id}",

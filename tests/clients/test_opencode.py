@@ -20,6 +20,8 @@ def test_it_uses_tools_on_a_model(desk: Desk, opencode: str) -> None:
 
     assert "fo got: from-the-tool" in done.stdout, done
     assert (desk.folder / "made.txt").read_text() == "from-the-tool\n"
+    [session] = {row["session_id"] for row in desk.estate.usage()[-2:]}
+    assert session.startswith("ses_")
 
 
 def test_by_a_file_and_an_access_token(desk: Desk, opencode: str) -> None:

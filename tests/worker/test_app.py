@@ -433,3 +433,15 @@ def test_the_list_and_the_entries_of_a_front() -> None:
     ]
     assert isinstance(one, dict)
     assert one["id"] == "claude-a"
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({}, None),
+        ({b"x-session-id": b"ses_1"}, b"ses_1"),
+        ({b"x-claude-code-session-id": b"4f0c", b"x-session-id": b"ses_1"}, b"4f0c"),
+    ],
+)
+def test_a_session_is_what_the_client_says(headers: dict[bytes, bytes], expected: bytes | None) -> None:
+    assert app.session(headers.get) == expected

@@ -72,6 +72,7 @@ def test_ids_are_those_of_the_headers() -> None:
         asked = seen(body, headers=headers)
 
         assert (asked.agent_id, asked.session_id) == ("a1", "s1")
+        assert seen(body, headers={"x-session-id": "ses_1"}).session_id == "ses_1"
 
 
 @pytest.mark.parametrize(
