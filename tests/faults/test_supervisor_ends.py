@@ -254,7 +254,7 @@ def test_fault_21_stopped_orphan_that_was_leaving_is_nobody_s_failure(house: Hou
     """21: it only finished a stream behind its successor, which is adopted and stays as it is."""
     house.start()
     row = house.up()
-    stream = Stream(row["port"], "echo:slow 100ms\n" + "word " * 3000)
+    stream = Stream(row["port"], "echo:slow 1s\n" + "word " * 200)
     stream.read_until(b"content_block_delta")
     assert house.restart("echo/demo").status == 200
     new = house.row()

@@ -47,7 +47,7 @@ def test_fault_08_a_stopped_worker_is_found_aborted_and_replaced() -> None:
 @contextmanager
 def streaming(port: int) -> Iterator[Stream]:
     """An answer that takes minutes and is under way; in the end its client has seen it cut."""
-    stream = Stream(port, "echo:slow 100ms\n" + "word " * 3000)
+    stream = Stream(port, "echo:slow 1s\n" + "word " * 200)
     stream.read_until(b"content_block_delta")
     yield stream
     with pytest.raises((http.client.IncompleteRead, ConnectionError)):
