@@ -196,7 +196,7 @@ def _answer(answer: dict[str, object], warnings: list[str], *, json: bool) -> in
 
 
 @app.command()
-def guide() -> int:
+def guide(json: Json = False) -> int:
     """Print the exact commands that an agent needs
 
     \b
@@ -205,5 +205,8 @@ def guide() -> int:
     """
     from .agents import GUIDE
 
-    say(GUIDE)
+    if json:
+        say_json({"guide": GUIDE})
+    else:
+        say(GUIDE)
     return EXIT_OK

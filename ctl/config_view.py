@@ -113,11 +113,14 @@ def _missing(found: settings.Settings, paths: Paths) -> Iterator[tuple[str, str]
     for name, users in sorted(_used(found, providers).items()):
         provider = providers[name]
         if provider.needs_key and not has_key(name, provider, paths):
+            used = f"is used by {', '.join(users)}"
+            if provider.key.file is not None:
+                yield f"providers.{name}", f"{name} {used}, and its key file {provider.key.file} is not there"
+                continue
             variable = f"set {provider.key.env}, or " if provider.key.env else ""
             yield (
                 f"providers.{name}",
-                f"{name} has no API key, and is used by {', '.join(users)}: {variable}"
-                f"say proxyctl keys set {name}",
+                f"{name} has no API key, and {used}: {variable}say proxyctl keys set {name}",
             )
 
 

@@ -51,7 +51,8 @@ _MEANT = {
     "Cannot overwrite": "this key stands here a second time",
     "Cannot declare": "this table stands here a second time",
     "Expected '='": _QUOTES + "…",
-    "Expected ']'": 'what has other signs than letters, digits, _ and - stands in quotes: [proxies."ollama/x"]',
+    "Expected ']'": "a table begins with its name in brackets, and what has other signs than letters, digits, _ "
+    'and - stands in quotes: [proxies."ollama/x"]',
     "Invalid initial character for a key": _QUOTES + "…",
     "Invalid value": 'texts stand in quotes: "…"',
     "Expected newline": 'one key on each line, and texts stand in quotes: "…"',

@@ -198,6 +198,7 @@ def test_s8_the_list(run: Run, file: Path) -> None:
 
 def test_s82_the_guide_names_commands_that_exist(run: Run, file: Path) -> None:
     guide = run("agents", "guide").out
+    assert run("agents", "guide", "--json").json == {"guide": guide.rstrip("\n")}
 
     for words in ("resolve code-reviewer --json", "set code-reviewer ollama/codellama", "list"):
         assert f"proxyctl agents {words}" in guide

@@ -171,6 +171,15 @@ def test_s92_other_sources_of_a_key(run: Run, file: Path, said: str, code: int) 
     assert run("config", "validate").code == code
 
 
+def test_a_key_file_that_is_not_there_is_named(run: Run, file: Path) -> None:
+    """`keys set` would not help: the file is what was asked for."""
+    file.write_text(f'{MAPPED}\n[providers.openrouter]\napi_key_file = "/no/key"')
+
+    assert run("config", "validate").err == (
+        "openrouter is used by aliases.far, models.agents.a, and its key file /no/key is not there\n"
+    )
+
+
 def test_show_and_get(run: Run, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file.write_text('default_port = 4000\n[models.agents]\na = "ollama/x"')
     monkeypatch.setenv("MODELPROXY_MODEL", "ollama/y")
