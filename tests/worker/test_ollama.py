@@ -384,6 +384,19 @@ def test_an_answer_into_items() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("known", "text"),
+    [({}, "b"), ({"capabilities": ["tools"]}, "b"), ({"capabilities": ["thinking"]}, "<think>a</think>b")],
+)
+def test_reasoning_in_the_text_is_told_from_it_unless_the_server_does(
+    known: dict[str, Any], text: str
+) -> None:
+    """Servers of before there were capabilities know no other way."""
+    said = items(line({"content": "<think>a</think>b"}), DONE, known=terms(**known))
+
+    assert "".join(item.text for item in said if isinstance(item, Text)) == text
+
+
 def test_reasoning_in_the_text_that_never_ends_is_reasoning() -> None:
     said = items(line({"content": "<think>so</thi"}, done=False), DONE, known=terms(capabilities=["tools"]))
 

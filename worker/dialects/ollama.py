@@ -496,8 +496,8 @@ _MOVED = {"load": "the model was loaded but said nothing", "unload": "the model 
 
 
 def _thinks_inline(terms: Terms) -> bool:
-    """A model imported without a template that knows reasoning leaves it in the text."""
-    return terms.capabilities is not None and "thinking" not in terms.capabilities
+    """A model imported without a template that knows reasoning leaves it in the text, and every old server does."""
+    return terms.capabilities is None or "thinking" not in terms.capabilities
 
 
 # --- refusals -------------------------------------------------------------------------------------
