@@ -57,6 +57,8 @@ _USUAL_OUTPUT = 32_000
 """What Claude Code asks for when it does not know the model."""
 _LARGE_WINDOW = 1_000_000
 """What it takes for the window of a model that it does not know."""
+_AIDER_WARNS = "AIDER_SHOW_MODEL_WARNINGS"
+"""Of a model that is not in its list it would ask, at each start, whether to open a page in the browser."""
 _OPENCODE = "OPENCODE_CONFIG_CONTENT"
 """Configuration that opencode puts before that of its files."""
 OPENAI = "a proxy speaks Anthropic's Messages API; that of OpenAI is not served yet"
@@ -102,6 +104,8 @@ def changes(goal: Goal, client: str, present: Mapping[str, str]) -> Changes:
     found = {"ANTHROPIC_BASE_URL": goal.base_url, **_around_proxies(present)}
     if client == "aider":
         found |= {"ANTHROPIC_API_BASE": goal.base_url, "AIDER_MODEL": f"anthropic/{goal.model}"}
+        if _AIDER_WARNS not in present:
+            found[_AIDER_WARNS] = "false"
     if client == "opencode":
         found[_OPENCODE] = _merged(present.get(_OPENCODE), _for_opencode(goal, present))
     found |= _of_claude(goal)

@@ -73,6 +73,9 @@ def test_aider_has_names_of_its_own() -> None:
     found = changes(OLLAMA, "aider", {}).set
 
     assert (found["ANTHROPIC_API_BASE"], found["AIDER_MODEL"]) == (URL, "anthropic/ollama/codellama")
+    assert found["AIDER_SHOW_MODEL_WARNINGS"] == "false"
+    said = {"AIDER_SHOW_MODEL_WARNINGS": "true"}
+    assert changes(OLLAMA, "aider", said).applied(said)["AIDER_SHOW_MODEL_WARNINGS"] == "true"
 
 
 def test_the_front_door_keeps_credentials_and_names() -> None:
