@@ -240,7 +240,9 @@ def test_an_error_behind_an_end_that_waits_for_calls() -> None:
     error = b'data: {"error":{"message":"no bill"}}\n\n'
     half, rest = (event(tool_calls=call(name="f", arguments=text)) for text in ('{"a":', "1}"))
 
-    assert items(half, rest, event("stop"), error) == [ToolCall("toolu_0", "f", b'{"a":1}'), Finish()]
+    for wrong in (error, b"data: garbage\n\n", b"event: error\ndata: x\n\n"):
+        assert items(half, rest, event("stop"), wrong) == [ToolCall("toolu_0", "f", b'{"a":1}'), Finish()]
+        assert isinstance(items(half, event("stop"), wrong)[0], Failure)
     assert items(half, event("stop"), error) == [Failure(Kind.PROVIDER, "p, model m: no bill")]
 
 

@@ -188,10 +188,7 @@ class Decoder:
         return self._failed(Failure(Kind.PROVIDER, f"{self._name} answered something that is no message"))
 
     def _error(self, error: Any) -> list[Item]:
-        if self._answer.is_ending and self._answer.is_whole:
-            self._over = True  # only its bill is missing
-            return self._answer.ended()
-        reason = errors.stop_reason(error)
+        reason = None if self._lacks_only_its_bill else errors.stop_reason(error)
         if reason is not None and (self._answer.said_something or reason == "max_tokens"):
             self._over = True
             return self._answer.finish(Finish(reason))
@@ -199,9 +196,13 @@ class Decoder:
             errors.in_stream(error, self._terms, title=self._quirks.title, prompt_tokens=self._estimate)
         )
 
+    @property
+    def _lacks_only_its_bill(self) -> bool:
+        return self._answer.is_ending and self._answer.is_whole
+
     def _failed(self, failure: Failure) -> list[Item]:
         self._over = True
-        return [failure]
+        return self._answer.ended() if self._lacks_only_its_bill else [failure]
 
 
 # --- the three forms ---------------------------------------------------------------------------------
