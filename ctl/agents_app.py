@@ -7,11 +7,10 @@ from typing import Annotated, Any
 import typer
 
 from . import complete
+from .apps import Json, group, tell_who_goes_before
 from .faults import EXIT_OK, Fault, say, say_json, talk, usage
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON; errors too.")]
+app = group()
 
 
 Agent = Annotated[
@@ -64,22 +63,12 @@ def set_(
         raise usage(f'"{agent}" is not the name of an agent', "for example code-reviewer")
     path = ("models", "agents", agent)
     change(find().config_file, lambda old: editing.with_value(old, path, model))
-    _tell_who_goes_before(path)
+    tell_who_goes_before(path)
     if json:
         say_json({"agent": agent, "model": model})
     else:
         say(f"{agent} uses {model}")
     return EXIT_OK
-
-
-def _tell_who_goes_before(path: tuple[str, ...]) -> None:
-    from modelproxy.supervisor.paths import find
-
-    from .config_view import overruled
-
-    words = overruled(find(), path)
-    if words is not None:
-        talk(f"warning: {words}")
 
 
 @app.command()
@@ -101,7 +90,7 @@ def unset(agent: Agent, json: Json = False) -> int:
     if not take_out(find(), path):
         hint = overruled(find(), path) or "proxyctl agents list"
         raise Fault("not_set", f'"{agent}" has no entry in {find().config_file}', hint)
-    _tell_who_goes_before(path)
+    tell_who_goes_before(path)
     if json:
         say_json({"agent": agent, "set": False})
     else:

@@ -9,11 +9,10 @@ from typing import Annotated
 import typer
 
 from . import complete, typed
+from .apps import Json, group, tell_who_goes_before
 from .faults import EXIT_FAILED, EXIT_OK, Fault, say, say_json, talk, usage
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON; errors too.")]
+app = group()
 
 
 KeyName = Annotated[
@@ -164,7 +163,7 @@ def set_(
     for path in dict.fromkeys(path[:1] for path, _ in said):
         _tell_what_is_unused(path)
     for path, _ in said:
-        _tell_who_goes_before(path)
+        tell_who_goes_before(path)
     if json:
         say_json(shown[0] if len(shown) == 1 else shown)
     for one in shown if not json else ():
@@ -189,16 +188,6 @@ def _typed_value(key: str, value: str) -> tuple[tuple[str | int, ...], str]:
                 "standard input",
             )
     return path, value
-
-
-def _tell_who_goes_before(path: tuple[str | int, ...]) -> None:
-    from modelproxy.supervisor.paths import find
-
-    from .config_view import overruled
-
-    words = overruled(find(), path)
-    if words is not None:
-        talk(f"warning: {words}")
 
 
 def _tell_what_is_unused(path: tuple[str | int, ...]) -> None:
@@ -228,7 +217,7 @@ def unset(key: KeyName, json: Json = False) -> int:
     if not config_file.unset(find(), path):
         hint = overruled(find(), path) or ""
         raise Fault("not_set", f"{name} is not set in {find().config_file}", hint)
-    _tell_who_goes_before(path)
+    tell_who_goes_before(path)
     if json:
         say_json({"key": name, "set": False})
     else:

@@ -8,14 +8,14 @@ from typing import Annotated
 import typer
 
 from . import complete, typed
+from .apps import Json, group
 from .faults import EXIT_OK, say, say_json, talk, usage
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+app = group()
 
 _ASSIGNMENT = re.compile(r"(export )?[A-Z][A-Z0-9_]*=")
 
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON; errors too.")]
 Provider = Annotated[
     str,
     typer.Argument(

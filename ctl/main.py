@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from . import agents_app, complete, config_app, keys_app, launch_app, models_app, render, tokens_app, typed
+from .apps import Json, group
 from .faults import EXIT_FAILED, EXIT_OK, EXIT_USAGE, Fault, say, say_json, show, talk
 
 app = typer.Typer(
@@ -54,7 +55,7 @@ Exit codes:
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-daemon_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+daemon_app = group()
 app.add_typer(daemon_app, name="daemon")
 app.add_typer(keys_app.app, name="keys")
 app.add_typer(tokens_app.app, name="tokens")
@@ -117,7 +118,6 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON; errors too.")]
 Grace = Annotated[
     str | None,
     typer.Option("--grace", metavar="DURATION", help="How long requests in flight may go on: 30, 30s, 2m."),

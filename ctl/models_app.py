@@ -7,11 +7,10 @@ from typing import Annotated, Any
 import typer
 
 from . import complete
+from .apps import Json, group
 from .faults import EXIT_FAILED, EXIT_OK, say, say_json, show, talk
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON; errors too.")]
+app = group()
 
 
 Name = Annotated[

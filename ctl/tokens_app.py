@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
+from .apps import Json, group
 from .faults import EXIT_OK, Fault, say, say_json, talk
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+app = group()
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON; errors too.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Who uses it, like ci.")]
 
 
