@@ -166,6 +166,20 @@ def stranger(paths: Paths, provider: str) -> str | None:
     return f'there is no provider "{provider}"{meant}'
 
 
+def before_stored(paths: Paths, provider: str) -> str | None:
+    """What goes before a key that `keys set` keeps; None: nothing does."""
+    known = provider_table(settings.read(paths)).get(provider)
+    key = None if known is None else known.key
+    if key is None:
+        return None
+    if key.env and os.environ.get(key.env):
+        return f"the variable {key.env} is set in this shell, and goes before it"
+    for said, field in ((key.value, "api_key"), (key.file, "api_key_file"), (key.command, "api_key_command")):
+        if said is not None:
+            return f"{field} under [providers.{provider}] goes before it"
+    return None
+
+
 def has_key(name: str, provider: Provider, paths: Paths) -> bool:
     """Whether there is a source; commands are not run for that."""
     key = provider.key

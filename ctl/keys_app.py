@@ -55,7 +55,7 @@ def set_(
     """
     from modelproxy.supervisor.paths import find
 
-    from .config_view import stranger
+    from .config_view import before_stored, stranger
     from .keys import set_key
 
     if key is not None:
@@ -68,7 +68,7 @@ def set_(
         raise usage("that is a line of a shell script, and no key", "give only what is behind the =")
     paths = find()
     set_key(paths.keys_file, provider, text)
-    note = stranger(paths, provider)
+    note = stranger(paths, provider) or before_stored(paths, provider)
     if note is not None:
         talk(f"note: {note}")
     if json:

@@ -44,10 +44,28 @@ def test_set_list_unset(run: Run, paths: Paths, monkeypatch: pytest.MonkeyPatch)
 def test_a_key_that_nobody_would_use_is_kept_and_told(
     run: Run, monkeypatch: pytest.MonkeyPatch, provider: str, note: str
 ) -> None:
+    monkeypatch.delenv("OPENROUTER_API_KEY", raising=False)
     typed_in(monkeypatch, "sk-1\n")
     ran = run("keys", "set", provider)
 
     assert (ran.code, ran.err) == (0, note)
+
+
+def test_a_key_that_another_goes_before_is_kept_and_told(
+    run: Run, paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever replaces a refused key wonders why it is still refused."""
+    monkeypatch.setenv("OPENROUTER_API_KEY", "sk-0")
+    typed_in(monkeypatch, "sk-1\n")
+    assert run("keys", "set", "openrouter").err == (
+        "note: the variable OPENROUTER_API_KEY is set in this shell, and goes before it\n"
+    )
+    monkeypatch.delenv("OPENROUTER_API_KEY")
+    paths.config_file.write_text('[providers.openrouter]\napi_key_command = "false"')
+    typed_in(monkeypatch, "sk-1\n")
+    assert run("keys", "set", "openrouter").err == (
+        "note: api_key_command under [providers.openrouter] goes before it\n"
+    )
 
 
 def test_a_key_on_the_command_line_is_refused_and_not_repeated(run: Run, paths: Paths) -> None:
