@@ -66,7 +66,7 @@ def _unresolved(paths: Paths, name: str, found: settings.Settings) -> Fault:
     hint = "Expected: provider/model-name, an alias, or a proxy"
     if name in found.table("models", "agents"):
         hint = f"it is the name of an agent: proxyctl agents resolve {name}"
-    elif not slash:
+    elif not slash and name.isprintable() and 0 < len(name) <= 60 and " " not in name:
         hint += f"; proxyctl models search {name.split(':')[0]} asks the providers"
     return Fault("unknown_model", aliases.unknown(name, known), hint)
 

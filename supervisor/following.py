@@ -63,6 +63,8 @@ class Following:
         self._bad: list[str] = []
         self._troubles: list[str] = []
         self._key_troubles: list[str] = []
+        self._spawn: str | None = None
+        """As it was said when the supervisor started, which is when it counts."""
         self._outdated: dict[str, WorkerSpec] = {}
         """Restored, and not as the file says; it is not known what it said before."""
         self._ports: dict[str, int] = {}
@@ -76,8 +78,12 @@ class Following:
     @property
     def warnings(self) -> list[str]:
         """What of the file does not hold, and why."""
-        words = [*self._port_words(), *self._outdated_words()]
+        words = [*self._spawn_words(), *self._port_words(), *self._outdated_words()]
         return [*self._bad, *self._troubles, *self._key_troubles, *words]
+
+    def _spawn_words(self) -> Iterator[str]:
+        if self._config is not None and self._config.spawn != self._spawn:
+            yield "spawn is read when the supervisor starts: proxyctl daemon restart"
 
     def _port_words(self) -> Iterator[str]:
         for name, port in self._ports.items():
@@ -165,6 +171,7 @@ class Following:
                 raise
             self._bad = []
             old, self._config = self._config, config
+            self._spawn = config.spawn if old is None else self._spawn
             self._good.set()
             touched, others = await self._differing(old, config) if old != config else ([], [])
             if old is not None:

@@ -136,6 +136,11 @@ def test_s105_what_may_have_been_meant(run: Run, file: Path, name: str, message:
     assert hint in error["hint"]
 
 
+def test_what_is_no_word_is_not_searched_for(run: Run, file: Path) -> None:
+    for name in ("", "a b", "x" * 300, "\x1b[31m"):
+        assert "search" not in run("models", "resolve", name).err
+
+
 # --- providers --------------------------------------------------------------------------------------------
 
 

@@ -221,6 +221,18 @@ async def test_of_many_mistakes_the_first_is_told_everywhere(world: World, follo
     assert "line 2" not in warning
 
 
+async def test_what_counts_from_the_next_start_is_told_until_then(world: World, following: Following) -> None:
+    """Nothing happens, and "nothing has changed" alone would be taken for all is done."""
+    configure(world, 'spawn = "exec"\n' + FILE)
+    words = ["spawn is read when the supervisor starts: proxyctl daemon restart"]
+
+    assert (await following.reload()).warnings == words
+    configure(world, 'spawn = "exec"\n' + FILE.replace("4096", "8192"))
+    assert (await following.reload()).warnings == words
+    configure(world, FILE)
+    assert (await following.reload()).warnings == []
+
+
 async def test_what_cannot_follow_goes_on_as_it_was(world: World, following: Following) -> None:
     """A table that is gone, a key that is missing: a reload is no reason to end a proxy."""
     configure(world, "")
