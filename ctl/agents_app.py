@@ -57,12 +57,14 @@ def set_(
     from modelproxy.supervisor import editing
     from modelproxy.supervisor.paths import find
 
+    from .applying import apply_or_warn
     from .config_file import change
 
     if not agent.strip() or not agent.isprintable():
         raise usage(f'"{agent}" is not the name of an agent', "for example code-reviewer")
     path = ("models", "agents", agent)
     change(find().config_file, lambda old: editing.with_value(old, path, model))
+    apply_or_warn(find())
     tell_who_goes_before(path)
     if json:
         say_json({"agent": agent, "model": model})
@@ -83,6 +85,7 @@ def unset(agent: Agent, json: Json = False) -> int:
     """
     from modelproxy.supervisor.paths import find
 
+    from .applying import apply_or_warn
     from .config_file import unset as take_out
     from .config_view import overruled
 
@@ -90,6 +93,7 @@ def unset(agent: Agent, json: Json = False) -> int:
     if not take_out(find(), path):
         hint = overruled(find(), path) or "proxyctl agents list"
         raise Fault("not_set", f'"{agent}" has no entry in {find().config_file}', hint)
+    apply_or_warn(find())
     tell_who_goes_before(path)
     if json:
         say_json({"agent": agent, "set": False})

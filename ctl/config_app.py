@@ -149,6 +149,7 @@ def set_(
     from modelproxy.supervisor.paths import find
 
     from . import config_file
+    from .applying import apply_or_warn
     from .config_view import literal
 
     words = [key, value, *(more or ())]
@@ -156,6 +157,7 @@ def set_(
         raise usage(f"{words[-1]} has no value", "proxyctl config set KEY VALUE KEY VALUE …")
     said = [_typed_value(*pair) for pair in zip(words[::2], words[1::2], strict=True)]
     values = config_file.set_values(find(), said)
+    apply_or_warn(find())
     shown = [
         {"key": schema.dotted(path), "value": "***" if schema.is_secret(path) else found}
         for (path, _), found in zip(said, values, strict=True)
@@ -210,6 +212,7 @@ def unset(key: KeyName, json: Json = False) -> int:
     from modelproxy.supervisor.paths import find
 
     from . import config_file
+    from .applying import apply_or_warn
     from .config_view import overruled
 
     path = config_file.key_of(key)
@@ -217,6 +220,7 @@ def unset(key: KeyName, json: Json = False) -> int:
     if not config_file.unset(find(), path):
         hint = overruled(find(), path) or ""
         raise Fault("not_set", f"{name} is not set in {find().config_file}", hint)
+    apply_or_warn(find())
     tell_who_goes_before(path)
     if json:
         say_json({"key": name, "set": False})

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from .apps import Json, group
-from .faults import EXIT_OK, Fault, say, say_json, talk
+from .faults import EXIT_OK, say, say_json, talk
 
 app = group()
 
@@ -67,11 +67,12 @@ def add(
     """
     from modelproxy.supervisor.paths import find
 
+    from .applying import apply
     from .tokens import add as make
     from .tokens import told
 
     token, row = make(find(), name, rpm=rpm, max_concurrent=max_concurrent, proxies=proxies or [])
-    trouble = _apply()
+    trouble = apply(find())
     if json:
         say_json({**row, "token": token})
     else:
@@ -94,10 +95,11 @@ def remove(name: Name, json: Json = False) -> int:
     """
     from modelproxy.supervisor.paths import find
 
+    from .applying import apply
     from .tokens import remove as take_out
 
     take_out(find(), name)
-    trouble = _apply()
+    trouble = apply(find())
     if json:
         say_json({"name": name, "removed": True})
     else:
@@ -128,16 +130,3 @@ def list_(json: Json = False) -> int:
     for row in rows:
         say(f"{row['name']:<{width}}  mp-***  {row['sha256']}  {told(row)}")
     return EXIT_OK
-
-
-def _apply() -> str:
-    """Have the supervisor read the file now; why it did not, unless there is none."""
-    from modelproxy.supervisor.paths import find
-
-    from .client import Client
-
-    try:
-        Client(find()).ask("POST", "/v1/daemon/reload", {})
-    except Fault as fault:
-        return "" if fault.code == "daemon_not_running" else fault.message
-    return ""

@@ -67,7 +67,7 @@ class Control:
         warnings: Callable[[], list[str]],
         spawn: Callable[[], str],
         leave: Callable[[str, float | None], None],
-        reload: Callable[[], Awaitable[Reloaded]],
+        reload: Callable[[bool], Awaitable[Reloaded]],
         log: Callable[[str], None],
         unit: str = "",
     ) -> None:
@@ -243,7 +243,7 @@ class Control:
     async def _daemon(self, exchange: httpd.Exchange, target: str, query: dict[str, str]) -> None:
         if target == "reload":
             await exchange.read_body()
-            await _answer(exchange, 200, to_json(await self._reload()))
+            await _answer(exchange, 200, to_json(await self._reload(query.get("soon") in ("1", "true"))))
             return
         if target not in ("stop", "restart", "leave"):
             raise Fault(

@@ -259,7 +259,7 @@ async def _serve(
             warnings=lambda: [*keeper.warnings, *following.warnings, *keeper.renewal_words()],
             spawn=lambda: spawner.way,
             leave=leave,
-            reload=following.reload,
+            reload=following.asked,
             log=log,
             unit=unit.unit,
         )

@@ -160,6 +160,10 @@ class Following:
         except Fault:
             pass
 
+    async def asked(self, soon: bool) -> Reloaded:
+        """Reload for somebody; `soon`: who has changed the file wants it in force, and waits for nothing else."""
+        return await self.reload(wait=not soon, keys=Keys.NONE if soon else Keys.ALL)
+
     async def reload(self, *, wait: bool = True, keys: Keys = Keys.ALL) -> Reloaded:
         """Read the file and apply what changed; with `wait`, until the rolls are over."""
         async with self._one_at_a_time:

@@ -19,7 +19,7 @@ The shapes of the answers are relied on by scripts: keys may be added, never ren
 | GET /v1/events?since=SEQ&follow=1 | | NDJSON of Event |
 | GET /v1/usage?since=T&limit=N&proxy=P | | list of the ledger's rows (`worker.ledger.Row`), the newest last |
 | GET /v1/metrics | | Prometheus text |
-| POST /v1/daemon/reload | | Reloaded |
+| POST /v1/daemon/reload?soon=1 | | Reloaded |
 | POST /v1/daemon/stop, /v1/daemon/restart, /v1/daemon/leave | DaemonRequest (may be absent) | Version |
 
 `target` is a name, a model id, a port, a pid, or `all`; a name is percent-encoded in the path

@@ -6,6 +6,8 @@ import pytest
 from fakes.control import Control, fault
 from fakes.terminal import Run
 
+RELOAD = "POST /v1/daemon/reload"
+
 
 @pytest.mark.parametrize("command", ["add", "remove", "list"])
 def test_help_with_examples(run: Run, command: str) -> None:
@@ -16,16 +18,16 @@ def test_help_with_examples(run: Run, command: str) -> None:
 
 
 def test_proxies_that_run_know_it_at_once(run: Run, control: Control) -> None:
-    control.replies["POST /v1/daemon/reload"] = (200, {"changed": [], "warnings": []})
+    control.replies[RELOAD] = (200, {"changed": [], "warnings": []})
     assert run("tokens", "add", "ci").err.count("warning") == 0
     assert run("tokens", "remove", "ci").code == 0
 
-    assert control.paths_asked == ["POST /v1/daemon/reload"] * 2
+    assert control.paths_asked == [f"{RELOAD}?soon=1"] * 2
 
 
 def test_a_supervisor_that_does_not_listen_is_told_of(run: Run, control: Control) -> None:
     """The token is made all the same."""
-    control.replies["POST /v1/daemon/reload"] = fault(400, "bad_config", "line 3: rubbish")
+    control.replies[RELOAD] = fault(400, "bad_config", "line 3: rubbish")
     ran = run("tokens", "add", "ci")
 
     assert ran.out.startswith("mp-")

@@ -280,10 +280,9 @@ def test_a_place_that_is_taken_down_is_named_and_found_again_on_another_port(hom
 
 
 def test_what_agents_use_is_followed_while_it_runs(home: Estate) -> None:
-    """And `up front` again is the same front with the rules as they are now."""
+    """From the next request on. And `up front` again is the same front with the rules as they are now."""
     assert call(home, path="/a/newcomer/v1/messages").status == 404
     home.house.tell("agents", "set", "newcomer", "local", "--json")
-    home.house.tell("reload", "--json")
     answer = call(home, path="/a/newcomer/v1/messages")
     again = home.house.tell("up", "front", "--json")
 

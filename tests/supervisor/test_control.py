@@ -57,8 +57,8 @@ class Playbook:
         )
         self.server: Server = self.control.server()
 
-    async def reload(self) -> Reloaded:
-        return Reloaded(["coder"], ["mind"])
+    async def reload(self, soon: bool) -> Reloaded:
+        return Reloaded(["coder"], ["soon"] if soon else ["mind"])
 
     async def dial(self) -> trio.SocketStream:
         return await trio.open_unix_socket(str(self.world.paths.control_socket))
@@ -145,6 +145,7 @@ async def test_reload_tells_what_it_touched(book: Playbook) -> None:
     reply = await book.ask("POST", "/v1/daemon/reload")
 
     assert (reply.status, reply.json()) == (200, {"changed": ["coder"], "warnings": ["mind"]})
+    assert (await book.ask("POST", "/v1/daemon/reload?soon=1")).json()["warnings"] == ["soon"]
     assert book.left == []
 
 
