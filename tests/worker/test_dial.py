@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,13 +21,6 @@ from modelproxy.worker.dial import (
     parse_base,
     system_tls,
 )
-
-
-@pytest.fixture
-def far() -> Iterator[Upstream]:
-    with Upstream() as server:
-        yield server
-
 
 # --- URLs -----------------------------------------------------------------------------------------
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import attrs
@@ -30,12 +29,6 @@ from modelproxy.worker.wire import codec
 SPEC = WorkerSpec(
     name="demo", model_id="ollama/coder", provider="ollama", kind="ollama", model="coder", port=3457
 )
-
-
-@pytest.fixture
-def far() -> Iterator[Upstream]:
-    with Upstream() as server:
-        yield server
 
 
 def told(document: Any, status: int = 200) -> Reply:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -12,12 +11,6 @@ from fakes.upstream import Reply, Upstream
 
 from modelproxy.worker import facade
 from modelproxy.worker.pool import Pool
-
-
-@pytest.fixture
-def far() -> Iterator[Upstream]:
-    with Upstream() as server:
-        yield server
 
 
 def client(far: Upstream, pool: Pool | None = None, **fields: Any) -> httpx.AsyncClient:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +20,6 @@ from modelproxy.worker.dial import Dialer, Origin, Proxies, Unreachable
 from modelproxy.worker.pool import MAX_HEAD, Answer, Cut, NotHttp, Outgoing, Pool, PoolError, Reset
 
 LONG = b"x" * 200_000
-
-
-@pytest.fixture
-def far() -> Iterator[Upstream]:
-    with Upstream() as server:
-        yield server
 
 
 def request(far: Upstream, target: str = "/", method: str = "POST", **fields: Any) -> Outgoing:

@@ -7,7 +7,7 @@ import gzip
 import itertools
 import re
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -34,12 +34,6 @@ SPEC = WorkerSpec(name="demo", model_id="far/m", provider="far", kind="openai", 
 A, B, END = b'"a"\n', b'"b"\n', b'{"finish":"end_turn"}\n'
 COUNTS = b'{"counts":3}\n'
 WHOLE = [Text("a"), Text("b"), Finish()]
-
-
-@pytest.fixture
-def far() -> Iterator[Upstream]:
-    with Upstream() as server:
-        yield server
 
 
 class Silent:
