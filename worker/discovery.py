@@ -140,6 +140,7 @@ class Discovery:
         self._looked_at = -float("inf")
         self._facts: Facts | None = None
         self._learned: dict[str, object] = {}
+        self._learned_of: Facts | None = None
         self._memory = Memory()
         self._doubted = trio.Event()
 
@@ -230,6 +231,9 @@ class Discovery:
             seen = Seen(ok=False, detail=self._place.unreachable(within))
         if seen.facts is not None:
             self._facts = seen.facts
+            if self._learned_of != seen.facts:  # another model under the same name
+                self._learned_of = seen.facts
+                self._learned.clear()
         return Condition(
             ok=seen.ok,
             detail=seen.detail,

@@ -258,6 +258,21 @@ async def test_what_requests_have_shown_is_kept(far: Upstream) -> None:
     assert (await one.terms(2)).facts == {"ps": None, "think": "never"}
 
 
+async def test_what_requests_have_shown_of_another_model_under_the_same_name_is_forgotten(
+    far: Upstream,
+) -> None:
+    one = looking(place(ollama_with(far)), cache_s=0)
+    await one.terms(2)
+    one.learn({"think": "never"})
+    await one.condition()
+    same = (await one.terms(2)).facts
+    far.on("/api/tags", tags("coder", digest="d2")).on("/api/show", told({"window": 7}))
+    await one.condition()
+
+    assert same == {"ps": None, "think": "never"}
+    assert (await one.terms(2)).facts == {"ps": None}
+
+
 # --- sharing and doubting -------------------------------------------------------------------------
 
 
