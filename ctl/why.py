@@ -1,6 +1,7 @@
 """`proxyctl why NAME`: why a proxy is as it is, what happened to it, and what comes next, on one page.
 
-The supervisor is asked for the proxy's row and for its events; the log is read from its file, as `logs` does.
+The supervisor is asked for the proxy's row and for its events; those that it does not remember, from before its
+start, come from its log. The proxy's log is read from its file, as `logs` does.
 Without a supervisor all of it comes from files: the state file, the log, and the supervisor's own log, which
 holds the same events.
 """
@@ -25,13 +26,15 @@ if TYPE_CHECKING:
 EVENTS = 10
 LINES = 10
 _READ_OF_DAEMON = 2000
+_STAMP_S = 0.01
+"""A line's stamp is cut to milliseconds: the same event may look a little older there."""
 _UNANSWERED = frozenset({"daemon_not_running", "daemon_timeout", "daemon_gone"})
 
 
 def why(paths: Paths, target: str, *, as_json: bool) -> int:
     """Print the page; the exit code tells whether a supervisor looks after the proxy, as that of `ps` does."""
     try:
-        document, code = _asked(Client(paths), target), EXIT_OK
+        document, code = _asked(paths, target), EXIT_OK
     except Fault as fault:
         if fault.code not in _UNANSWERED:
             raise
@@ -45,7 +48,8 @@ def why(paths: Paths, target: str, *, as_json: bool) -> int:
     return code
 
 
-def _asked(client: Client, target: str) -> dict[str, Any]:
+def _asked(paths: Paths, target: str) -> dict[str, Any]:
+    client = Client(paths)
     try:
         view = client.get(f"/v1/proxies/{quote(target)}")
     except Fault as fault:
@@ -53,8 +57,18 @@ def _asked(client: Client, target: str) -> dict[str, Any]:
             raise
         known = [str(one["name"]) for one in client.get("/v1/proxies?all=1")]
         raise _unknown(target, known) from None
-    happened = [event for event in client.stream("/v1/events?since=0") if event.get("proxy") == view["name"]]
+    known_of = list(client.stream("/v1/events?since=0"))
+    happened = [event for event in known_of if event.get("proxy") == view["name"]]
+    if len(happened) < EVENTS:
+        began = known_of[0]["at"] if known_of else time.time()
+        happened = [*_before(paths, view["name"], began), *happened]
     return {**view, "supervised": True, "events": happened[-EVENTS:]}
+
+
+def _before(paths: Paths, name: str, began: float) -> list[dict[str, Any]]:
+    """What happened to it under earlier supervisors, or longer ago than the present one remembers."""
+    logged = _from_daemon_log(tail(paths.daemon_log, _READ_OF_DAEMON), name)
+    return [event for event in logged if event["at"] is not None and event["at"] < began - _STAMP_S]
 
 
 def _found(paths: Paths, target: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -95,6 +96,23 @@ def test_the_supervisor_is_asked_and_only_its_own_events_are_shown(run: Run, con
     assert document["last_lines"] == [f"line {number}" for number in range(20, 30)]
     assert document["supervised"] is True
     assert document["command"] == "proxyctl restart echo/demo"
+
+
+def test_what_happened_under_an_earlier_supervisor_comes_from_its_log(run: Run, control: Control) -> None:
+    """Not what the present one tells itself; and where its log is the journal, nothing does."""
+    control.proxies["echo/demo"] = SICK
+    began = datetime.fromisoformat("2026-11-21T14:00:00.0009+00:00").timestamp()
+    control.events = [happened(1, "adopted", "pid 7, generation 3") | {"at": began}]
+    only_its_own = run("why", "echo/demo", "--json").json["events"]
+    control.paths.daemon_log.write_text(
+        "2026-11-21T13:57:53.037Z echo/demo: died: SIGKILL; starting again in 0.25 s\n"
+        "2026-11-21T13:57:53.100Z echo/demo2: up: another's\n"
+        "2026-11-21T14:00:00.000Z echo/demo: adopted: pid 7, generation 3\n"
+    )
+    events = run("why", "echo/demo", "--json").json["events"]
+
+    assert [event["kind"] for event in only_its_own] == ["adopted"]
+    assert [event["kind"] for event in events] == ["died", "adopted"]
 
 
 @pytest.mark.parametrize(
