@@ -37,8 +37,6 @@ from .pool import Answer, Outgoing, Pool
 from .wire import sse
 from .wire.asks import Ask
 
-OFFICIAL = "https://api.anthropic.com"
-ROUTER = "https://openrouter.ai/api"
 MOST_COLLECTED = 32 * 1024 * 1024
 """Larger answers that are no streams go through piece by piece."""
 
@@ -95,7 +93,9 @@ class Relay:
     ) -> None:
         router = spec.kind == "openrouter"
         title = _TITLES.get(spec.provider, spec.provider)
-        self.place = upstream.place(spec, title=title, usual=ROUTER if router else OFFICIAL, strip=("/v1",))
+        self.place = upstream.place(
+            spec, title=title, usual=upstream.USUAL.get(spec.kind, ""), strip=("/v1",)
+        )
         self.forwards_all = spec.kind == anthropic.KIND
         """Every path of the API, not only messages."""
         self.truth = truth

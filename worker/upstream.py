@@ -548,6 +548,15 @@ def connections() -> Pool:
     return Pool(Dialer(Proxies.of(os.environ)))
 
 
+USUAL = {
+    "anthropic": "https://api.anthropic.com",
+    "ollama": "http://127.0.0.1:11434",
+    "openai": "https://api.openai.com/v1",
+    "openrouter": "https://openrouter.ai/api/v1",
+}
+"""Where a provider of a kind is, unless somebody says."""
+
+
 def ollama(spec: WorkerSpec, new_id: NewId, log: Log) -> Upstream:
     """Ollama's own protocol. Its base URL is often given with the path of one of its other protocols."""
     from .dialects import ollama as words
@@ -559,7 +568,7 @@ def ollama(spec: WorkerSpec, new_id: NewId, log: Log) -> Upstream:
     here = place(
         spec,
         title="Ollama" if spec.provider == "ollama" else f"Ollama ({spec.provider})",
-        usual="http://127.0.0.1:11434",
+        usual=USUAL["ollama"],
         hint=f"; {words.SERVE_HINT}",
         strip=("/v1", "/api"),
     )
@@ -576,7 +585,7 @@ def openai(spec: WorkerSpec, new_id: NewId, log: Log) -> Upstream:
     here = place(
         spec,
         title=dialect.server.title or spec.provider,
-        usual="https://openrouter.ai/api/v1" if router else "https://api.openai.com/v1",
+        usual=USUAL["openrouter" if router else "openai"],
     )
     survey = discovery.ListSurvey(here, "/key" if router else None)
     return Upstream(here, dialect, survey, new_id, log, pool=connections(), again=words.again)

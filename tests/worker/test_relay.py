@@ -25,6 +25,7 @@ from modelproxy.worker.books import Books
 from modelproxy.worker.contract import Access, AccessToken, Options, Quota, Target, Timeouts, WorkerSpec
 from modelproxy.worker.handler import Handler
 from modelproxy.worker.ledger import Row
+from modelproxy.worker.relay import Relay
 from modelproxy.worker.stats import Stats
 from modelproxy.worker.wire.sse import PING
 
@@ -648,6 +649,21 @@ async def test_a_plain_answer_is_waited_for() -> None:
         got = await it.fetch()
 
     assert got.body == WHOLE
+
+
+@pytest.mark.parametrize(
+    ("kind", "url"),
+    [
+        ("anthropic", "https://api.anthropic.com"),
+        ("ollama", "http://127.0.0.1:11434"),
+        ("openrouter", "https://openrouter.ai/api"),
+    ],
+)
+async def test_a_provider_without_an_address_is_where_its_kind_is(kind: str, url: str) -> None:
+    """A prompt for a local model never goes to Anthropic because nobody said where the model is."""
+    spec = WorkerSpec("a", f"{kind}/m", kind, kind, "m", 3457, options=Options(api="anthropic"))
+
+    assert Relay(spec, (b"x-proxy-model", b"m")).place.base.url == url
 
 
 async def test_an_unreachable_provider() -> None:
