@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -218,3 +218,29 @@ def test_models_are_listed_by_their_providers(here: Estate) -> None:
     assert {"ollama/codellama", "ollama/small"} <= {row["id"] for row in listed}
     assert tried["ok"]
     assert "ollama/codellama" not in [row["name"] for row in here.house.ps()]
+
+
+def test_a_key_that_keys_set_replaces_is_sent_from_then_on(here: Estate) -> None:
+    """Whoever was refused says keys set, and nothing else."""
+    write(here, '[providers.openrouter]\nbase_url = "FR"\n')
+
+    def of(generation: int) -> Callable[[dict[str, Any]], bool]:
+        return lambda one: bool(one["generation"] == generation)
+
+    for key, generation in ((KEY, 1), ("sk-or-a-newer-one-987654", 2)):
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "modelproxy.ctl", "keys", "set", "openrouter"],
+            env=here.house.env,
+            input=f"{key}\n",
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert (done.returncode, key in done.stdout + done.stderr) == (0, False)
+        row = here.house.tell("up", "openrouter/some/model", "--port", "0", "--json")
+        here.house.tell("reload", "--json")  # it is seen without, too; this does not wait for that
+        here.house.wait_row(of(generation), "openrouter/some/model")
+        post(row["port"], msg())
+        assert here.fr.asked[-1].headers["authorization"] == f"Bearer {key}"
+    (here.house.home / "config" / "modelproxy" / "keys.toml").unlink()
