@@ -235,6 +235,17 @@ def test_p43_a_call_goes_on_behind_the_word_for_the_end() -> None:
     ]
 
 
+def test_p43_a_call_behind_the_end_of_a_text_is_not_lost() -> None:
+    """Where there are tools to call."""
+    frame = Frame(Names(["f"]), offered=("f",))
+    said = event("stop", content="a"), event("stop", tool_calls=call(name="f", arguments="{}"))
+    done = b"data: [DONE]\n\n"
+
+    assert items(*said, done, frame=frame) == [Text("a"), ToolCall("toolu_0", "f"), Finish()]
+    assert items(said[0], b'data: {"error":{"message":"no bill"}}\n\n', frame=frame) == [Text("a"), Finish()]
+    assert items(said[0], frame=frame) == [Text("a"), Finish()]
+
+
 def test_an_error_behind_an_end_that_waits_for_calls() -> None:
     """A whole answer is not lost to it; half a call is."""
     error = b'data: {"error":{"message":"no bill"}}\n\n'

@@ -7,8 +7,8 @@ nobody), and pages of gateways. The first bytes tell which.
 
 Text and reasoning pass at once. Calls are kept until the server has said how it finished, and then come whole,
 last and repaired; without that word they never come, because half a call is not for executing. Where there are
-calls they wait for the stream's own end as well: some servers say the word in front of the last fragments.
-Without calls `Finish` is said in the moment it is read: what follows it is only the bill, and an answer must not
+tools to call they wait for the stream's own end as well: some servers say the word in front of the last fragments.
+Without tools `Finish` is said in the moment it is read: what follows it is only the bill, and an answer must not
 be lost to a connection that breaks behind its end. An error anywhere before is a `Failure`.
 """
 
@@ -386,7 +386,7 @@ class _Answer:
         self._has_calls = False
         self._refused = False
         self._end_said: Finish | None = None
-        """How the server ended an answer with calls, of which more may come."""
+        """How the server ended an answer of which more calls may come."""
         self._finished = False
         self.said_something = False
         self._spoke = False
@@ -577,7 +577,7 @@ class _Answer:
                 Failure(Kind.PROVIDER, f"{self._name}, model {self._terms.model}: ended with {word[:80]!r}")
             ]
         end = self._meant(FINISHES.get(word, "end_turn"), word, chunk)
-        if is_whole or not self._calls:
+        if is_whole or not (self._calls or self._frame.offered):
             return self.finish(end)
         self._end_said = end
         return []
