@@ -173,6 +173,13 @@ PROVIDER = Section(
             example='{ "qwen3:8b" = false, "gpt-oss" = "low" }',
             default="[what the client asks]",
         ),
+        "tool_images": Field(
+            Choice("lift", "inline"),
+            "Ollama: where pictures of a tool's result go: behind the results (lift), or with the result itself "
+            "(inline), which not every version and template reads",
+            example='"inline"',
+            default='"lift"',
+        ),
         "headers": Field(
             TableOf("a table of texts", Header(), HEADER_NAME, "is not the name of a header"),
             "sent along with every request; they win over ours",

@@ -86,6 +86,8 @@ class Options:
     keep_alive: str | int | None = None
     think: bool | str | None = None
     """For Ollama: this value for this model, whatever the client says."""
+    tool_images: str | None = None
+    """For Ollama, `inline`: pictures of a tool's result stay in its message. None: they are lifted out of it."""
     context_window: int | None = None
     max_output_tokens: int | None = None
     capabilities: list[str] | None = None

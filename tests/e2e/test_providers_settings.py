@@ -32,6 +32,11 @@ kind = "ollama"
 base_url = "{fo}"
 num_ctx = 4096
 
+[providers.seeing]
+kind = "ollama"
+base_url = "{fo}"
+tool_images = "inline"
+
 [providers.work]
 kind = "openai"
 base_url = "{fr}"
@@ -109,6 +114,23 @@ def test_s133_s134_thinking_by_model_and_the_address_of_the_configuration(here: 
     assert (named["model"], named["think"], named["keep_alive"]) == ("qwen3.6:35b-a3b", False, "20m")
     assert other["model"] == "codellama"
     assert "think" not in other
+
+
+def test_p14_pictures_of_a_result_where_the_configuration_wants_them(here: Estate) -> None:
+    png = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "iVBORw0K"}}
+    call = {"type": "tool_use", "id": "toolu_1", "name": "Read", "input": {}}
+    messages = [
+        {"role": "user", "content": "look"},
+        {"role": "assistant", "content": [call]},
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "toolu_1", "content": [png]}]},
+    ]
+    assert post(here.up("seeing/model"), msg(messages=messages)).status == 200
+    kept = here.fo.sent["messages"][2:]
+    assert post(here.up("ollama/codellama"), msg(messages=messages)).status == 200
+    lifted = here.fo.sent["messages"][2:]
+
+    assert [(one["role"], one.get("images")) for one in kept] == [("tool", ["iVBORw0K"])]
+    assert [(one["role"], one.get("images")) for one in lifted] == [("tool", None), ("user", ["iVBORw0K"])]
 
 
 def test_s134_a_project_cannot_redirect_traffic(here: Estate, tmp_path: Path) -> None:

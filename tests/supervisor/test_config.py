@@ -41,6 +41,7 @@ headers = { "x-team" = "blue" }
 num_ctx = "auto"
 keep_alive = "10m"
 think = { "qwen3:8b" = false, "gpt-oss" = "low" }
+tool_images = "inline"
 context_window = 65536
 max_output_tokens = 8192
 capabilities = ["tools", "vision"]
@@ -77,6 +78,7 @@ def test_everything_that_can_be_said_of_a_provider() -> None:
     assert work.options == Options(
         headers={"x-team": "blue"},
         keep_alive="10m",
+        tool_images="inline",
         context_window=65536,
         max_output_tokens=8192,
         capabilities=["tools", "vision"],
@@ -210,6 +212,7 @@ def test_every_problem_at_once_with_path_line_and_value() -> None:
         ("capabilities = 5", "must be a list of texts"),
         ('server = "vlm"', f'must be one of {", ".join(SERVERS)}; did you mean "vllm"?'),
         ('api = "openai"', "must be one of anthropic"),
+        ('tool_images = "below"', "must be one of lift, inline"),
         ("keep_alive = []", 'must be a text like "10m" or a number of seconds'),
         ("num_ctx = 5", 'must be "auto" or a whole number from 512 to 100000000'),
     ],

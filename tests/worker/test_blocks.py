@@ -199,5 +199,22 @@ def test_a_result_that_holds_a_result_is_not_lost() -> None:
     assert said.results[0].text == "[result of an earlier tool call]\ninner"
 
 
+def test_pictures_stay_with_their_result_where_its_message_takes_them() -> None:
+    said = user_turn(
+        [result("1", [PNG, PDF]), result("2", [PNG, LINK])],
+        {"1": "Read"},
+        Sight(image_urls=False, documents=True, in_results=True),
+    )
+
+    assert [one.text for one in said.results] == [
+        "[image 1 attached]\n[document 1 attached below]",
+        "[image 2 attached]\n[image omitted: the model's server takes no image addresses: "
+        "https://x.example/a.png]",
+    ]
+    assert [len(one.images) for one in said.results] == [1, 1]
+    assert said.parts[0] == "[document 1 from tool Read]"
+    assert len(said.parts) == 2
+
+
 def test_lifted_pictures_of_an_unknown_tool_have_a_label() -> None:
     assert user_turn([result("1", [PNG])], {}, Sight()).parts[0] == "[image 1]"

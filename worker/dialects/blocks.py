@@ -66,6 +66,8 @@ class Sight:
     images: bool = True
     image_urls: bool = True
     documents: bool = False
+    in_results: bool = False
+    """A tool's message takes pictures itself."""
 
     def omission(self, media: Media) -> str | None:
         """What stands in the place of something that cannot be shown; None: it can."""
@@ -303,11 +305,13 @@ class Result:
     id: str
     name: str
     text: str
+    images: list[Image] = attrs.Factory(list)
+    """Its pictures, where a tool's message takes them; else they are lifted."""
 
 
 @attrs.frozen
 class UserTurn:
-    """A user's turn for servers whose tool messages hold only text."""
+    """A user's turn for servers whose tool messages hold only text, or text and pictures."""
 
     results: list[Result]
     parts: list[Part]
@@ -337,9 +341,8 @@ def user_turn(blocks: Iterable[Block], names: dict[str, str], sight: Sight) -> U
             others.append(_seen(block, sight, counts))
             continue
         call = _text(block.get("tool_use_id"))
-        name = names.get(call, "")
-        text, media = _flattened(block, name, sight, counts)
-        results.append(Result(call, name, text))
+        result, media = _flattened(block, call, names.get(call, ""), sight, counts)
+        results.append(result)
         lifted += media
     return UserTurn(results, [part for part in [*lifted, *others] if part], counts[_OMITTED])
 
@@ -364,8 +367,11 @@ def _is_only_named(block: Block) -> bool:
     return kind not in _SAY and not kind.endswith("_tool_result") and not thinking.is_thinking(block)
 
 
-def _flattened(block: Block, name: str, sight: Sight, counts: Counter[str]) -> tuple[str, list[Part]]:
+def _flattened(
+    block: Block, call: str, name: str, sight: Sight, counts: Counter[str]
+) -> tuple[Result, list[Part]]:
     lines: list[str] = []
+    kept: list[Image] = []
     lifted: list[Part] = []
     for inner in _inner(block.get("content")):
         part = _seen(inner, sight, counts)
@@ -375,6 +381,11 @@ def _flattened(block: Block, name: str, sight: Sight, counts: Counter[str]) -> t
         kind = "document" if isinstance(part, Document) else "image"
         counts[kind] += 1
         label = f"{kind} {counts[kind]}"
+        if sight.in_results and isinstance(part, Image):
+            lines.append(f"[{label} attached]")
+            kept.append(part)
+            continue
         lines.append(f"[{label} attached below]")
         lifted += [f"[{label} from tool {name}]" if name else f"[{label}]", part]
-    return result_text(block, "\n".join(line for line in lines if line)), lifted
+    text = result_text(block, "\n".join(line for line in lines if line))
+    return Result(call, name, text, kept), lifted

@@ -137,7 +137,8 @@ def _messages(prepared: Prepared, terms: Terms) -> tuple[list[dict[str, Any]], i
 
 
 def _sight(terms: Terms) -> Sight:
-    return Sight(images=terms.can("vision"), image_urls=False)
+    in_results = terms.options.tool_images == "inline"
+    return Sight(images=terms.can("vision"), image_urls=False, in_results=in_results)
 
 
 def _duty(prepared: Prepared) -> str:
@@ -158,9 +159,11 @@ def _tool_loop(turns: list[Turn]) -> int:
 def _user(said: UserTurn) -> Iterator[dict[str, Any]]:
     for result in said.results:
         # Both, because old versions match by name and new ones by id.
+        pictures = {"images": [image.data for image in result.images]} if result.images else {}
         yield {
             "role": "tool",
             "content": result.text,
+            **pictures,
             "tool_name": result.name,
             "tool_call_id": names.upstream_id(result.id),
         }
