@@ -13,7 +13,6 @@ import faulthandler
 import gc
 import os
 import random
-import resource
 import signal
 import socket
 import sys
@@ -25,6 +24,8 @@ from pathlib import Path
 
 import attrs
 import trio
+
+from modelproxy.worker.httpd import raise_file_limit
 
 from . import bequest, check, config, fleet, kernel, lock, logs, notify, paths, service, sockets, state
 from .commands import Commands
@@ -99,7 +100,7 @@ def main(argv: list[str] | None = None) -> int:
         _say(f"is already running (pid {holder or 'unknown'})")
         return EXIT_OK
     _send_away_the_lost(where)
-    _raise_file_limit()
+    raise_file_limit()  # every proxy costs a few, and whoever is started has it from here
     ending = _Ending()
     log = _Log(where.daemon_log)
     _note_signals(ending)
@@ -206,15 +207,6 @@ def _hand_signals_on(ending: _Ending) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, _HEEDED)
     for signum in ending.missed:
         signal.pthread_kill(threading.get_ident(), signum)
-
-
-def _raise_file_limit() -> None:
-    """Each proxy costs a few descriptors; the soft limit of a login is often 1024."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    except (OSError, ValueError):  # macOS names an "unlimited" that it does not take
-        pass
 
 
 async def _serve(

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from . import serve
 from .contract import EXIT_USAGE, WorkerSpec, problems, strict_converter
+from .net import raise_file_limit
 
 _BIRTH = "--birth-fd"
 
@@ -29,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         sys.stderr.write(f"modelproxy worker: {error}\n")
         return EXIT_USAGE
+    raise_file_limit()  # with a supervisor it is the supervisor's
     return serve.run(listeners, spec=spec, ledger=arguments.ledger)
 
 

@@ -53,7 +53,7 @@ from .httpd_parse import (
     render_head,
     wants_close,
 )
-from .net import RECV_SIZE, HangUps, RawSocket, Spare, Stalled, hang_ups
+from .net import RECV_SIZE, HangUps, RawSocket, Spare, Stalled, hang_ups, raise_file_limit
 
 CHANCE_S = 1.0
 """How long a draining server waits for a request that is probably on its way."""
@@ -734,4 +734,5 @@ __all__ = [
     "Refuse",
     "Request",
     "Server",
+    "raise_file_limit",
 ]

@@ -23,6 +23,7 @@ for that: it is given up, its place is taken by a connection that is told and cl
 from __future__ import annotations
 
 import os
+import resource
 import select
 import socket
 from collections.abc import Callable
@@ -118,6 +119,15 @@ class RawSocket:
         if self.socket.fileno() >= 0 and self.socket.family in (socket.AF_INET, socket.AF_INET6):
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
         self.close()
+
+
+def raise_file_limit() -> None:
+    """As far as this process may: each connection costs a descriptor, and the soft limit of a login is often 1024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError):  # macOS names an "unlimited" that it does not take
+        pass
 
 
 class Spare:
@@ -259,4 +269,5 @@ __all__ = [
     "Spare",
     "Stalled",
     "hang_ups",
+    "raise_file_limit",
 ]

@@ -289,20 +289,28 @@ def test_a_full_disk_fails_no_request(tmp_path: Path) -> None:
 
 
 def test_a_worker_alone_writes_where_it_is_told(tmp_path: Path) -> None:
-    """And nothing anywhere without being told."""
+    """And nothing anywhere without being told. It has all the descriptors that it may have."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     port = free_port()
     fields = {"name": "demo", "model_id": "echo/demo", "provider": "echo", "kind": "echo", "model": "demo"}
     (tmp_path / "spec.json").write_text(json.dumps({**fields, "port": port}))
     command = [sys.executable, "-P", "-m", "modelproxy.worker", "--spec", str(tmp_path / "spec.json")]
     command += ["--ledger", str(tmp_path / "l.db")]
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as worker:
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard)),
+    ) as worker:
         assert worker.stderr is not None
         assert b" ready " in worker.stderr.readline()
+        limits = resource.prlimit(worker.pid, resource.RLIMIT_NOFILE)
         post(port, message())
         worker.terminate()
         worker.stderr.read()
     db = sqlite3.connect(tmp_path / "l.db")
 
+    assert limits == (hard, hard)
     assert db.execute("SELECT status FROM requests").fetchall() == [(200,)]
     db.close()
 
