@@ -180,6 +180,14 @@ PROVIDER = Section(
             example='"inline"',
             default='"lift"',
         ),
+        "pdf_to_text": Field(
+            Text(),
+            "a shell command that reads a PDF from its standard input and writes its text to its standard "
+            "output, within 20 s: what a model is shown of a PDF whose server takes no files",
+            example='"pdftotext -layout - -"',
+            default="[a PDF is only named]",
+            project="trusted",
+        ),
         "headers": Field(
             TableOf("a table of texts", Header(), HEADER_NAME, "is not the name of a header"),
             "sent along with every request; they win over ours",

@@ -96,6 +96,8 @@ class Options:
     """`anthropic`: the server speaks the Messages API itself; its bytes are passed through."""
     server: str | None = None
     """What speaks chat completions there (`vllm`, `groq`, …), where neither its name nor its address tells."""
+    pdf_to_text: str | None = None
+    """A shell command: a PDF on its standard input, the text on its standard output."""
     picker_alias: str | None = None
     """The id under which Claude Code's picker shows the model. None: one is made of its name."""
     retries: int = 0

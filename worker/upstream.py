@@ -32,7 +32,7 @@ from typing import Any
 import attrs
 import trio
 
-from . import __version__, attempts, discovery, pool
+from . import __version__, attempts, discovery, materials, pool
 from .contract import WorkerSpec
 from .dial import Base, Dialer, Proxies, Unreachable, basic, parse_base
 from .dialects.seam import Call, Condition, Decoder, Dialect, Headers, NewId, Sizes, Terms
@@ -121,6 +121,7 @@ class Upstream:
         self.limits = Limits.of(place.spec, local=place.base.origin.local)
         self.discovery = Discovery(place, survey, pool)
         self.patience = Patience(place.spec, jitter)
+        self.materials = materials.of(place.spec.options, log)
 
     def answer(self, ask: Ask) -> _Answering:
         """Nothing is sent before the first `receive`."""
@@ -299,6 +300,7 @@ class _Answering:
         limits = self._far.limits
         patience_s = min(discovery.PROBE_S, limits.first_byte_s / 2, limits.connect_s / 2)
         terms = await self._far.discovery.terms(patience_s)
+        await self._make_ready(terms)
         offers, tries = itertools.count(1), itertools.count()
         while True:
             attempt = await self._attempt(terms)
@@ -314,6 +316,13 @@ class _Answering:
             else:
                 return [*attempt.counts, attempt.failure]
             self.retries += 1
+            self._clock.again()
+
+    async def _make_ready(self, terms: Terms) -> None:
+        """What the request needs and does not hold. It is not the provider who lets us wait for that."""
+        assert self._clock is not None  # made by `receive`
+        if self._far.materials is not None:
+            self._ask = await self._far.materials.fill(self._ask, self._far.dialect.sight(terms))
             self._clock.again()
 
     def _learn(self, old: Terms, new: Terms) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import attrs
 
 from modelproxy.worker import failures
+from modelproxy.worker.dialects.blocks import Sight
 from modelproxy.worker.dialects.seam import Call, Headers, NewId, Terms
 from modelproxy.worker.failures import Failure, Kind, Refused
 from modelproxy.worker.wire import codec
@@ -30,6 +31,9 @@ class Tiny:
             raise RecursionError
         notes = ("dropped a hat",) if ask.model == "noted" else ()
         return Call(PATH, codec.dumps({"model": terms.model}), [(b"x-tiny", b"1")], notes=notes)
+
+    def sight(self, terms: Terms) -> Sight:
+        return Sight()
 
     def decoder(self, ask: Ask, terms: Terms, *, new_id: NewId) -> Decoder:
         return Decoder()

@@ -332,7 +332,7 @@ class House:
 # --- clients --------------------------------------------------------------------------------------
 
 
-def message(text: str = "hello there", *, stream: bool = False) -> dict[str, Any]:
+def message(text: Any = "hello there", *, stream: bool = False) -> dict[str, Any]:
     return {
         "model": "claude-sonnet-4-5",
         "max_tokens": 100_000,
@@ -407,7 +407,7 @@ class Waiting:
 class Stream:
     """A streamed answer that is being read."""
 
-    def __init__(self, port: int, text: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(self, port: int, text: Any, headers: Mapping[str, str] | None = None) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=LIMIT_S)
         self._connection.request(
             "POST",

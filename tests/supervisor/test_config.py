@@ -47,6 +47,7 @@ max_output_tokens = 8192
 capabilities = ["tools", "vision"]
 api = "anthropic"
 server = "vllm"
+pdf_to_text = "pdftotext - -"
 picker_alias = { "qwen3:8b" = "claude-qwen" }
 retries = 2
 hold = "5s"
@@ -84,6 +85,7 @@ def test_everything_that_can_be_said_of_a_provider() -> None:
         capabilities=["tools", "vision"],
         api="anthropic",
         server="vllm",
+        pdf_to_text="pdftotext - -",
         retries=2,
         hold_s=5.0,
         ping_s=20.0,

@@ -23,7 +23,9 @@ from fakes.upstream import Certificate, Reply, Upstream
 from modelproxy.worker import discovery, upstream
 from modelproxy.worker.contract import Options, Timeouts, WorkerSpec
 from modelproxy.worker.dial import Dialer
+from modelproxy.worker.dialects.blocks import Sight
 from modelproxy.worker.failures import Failure, Kind
+from modelproxy.worker.materials import Materials
 from modelproxy.worker.pool import Pool
 from modelproxy.worker.provider import Condition, Provider, provider
 from modelproxy.worker.wire import asks, codec
@@ -511,6 +513,38 @@ def test_limits_depend_on_where_the_provider_is() -> None:
 
     assert attrs.astuple(local) == (5, 300, 300, float("inf"))
     assert attrs.astuple(away) == (10, 300, 120, float("inf"))
+
+
+class Slow(Materials):
+    """Gets something, and takes its time."""
+
+    def __init__(self, clock: trio.testing.MockClock, **changes: str) -> None:
+        super().__init__(Options(), lambda *_, **__: None)
+        self._clock = clock
+        self._changes = changes
+
+    async def fill(self, ask: Ask, sight: Sight) -> Ask:
+        await trio.lowlevel.checkpoint()
+        self._clock.jump(1000)
+        return attrs.evolve(ask, **self._changes)  # type: ignore[arg-type]  # of texts only
+
+
+async def test_what_is_made_ready_is_what_is_asked(far: Upstream, mock_clock: trio.testing.MockClock) -> None:
+    one = real(far)
+    one.materials = Slow(mock_clock, model="refused")
+
+    assert await failing(one) == (Kind.INVALID, "not with me")
+
+
+async def test_the_time_for_it_is_not_the_providers(
+    far: Upstream, mock_clock: trio.testing.MockClock
+) -> None:
+    mock_clock.rate = 1.0
+    far.on("/chat", Reply(body=A + B + END))
+    one = real(far, times=Timeouts(connect_s=100, first_byte_s=100))
+    one.materials = Slow(mock_clock)
+
+    assert await everything(one) == WHOLE
 
 
 # --- repeating ------------------------------------------------------------------------------------

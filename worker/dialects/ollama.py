@@ -68,6 +68,9 @@ class Ollama:
         notes = (*prepared.notes, f"blocks only named: {omitted}") if omitted else prepared.notes
         return Call("/api/chat", codec.dumps(said), _headers(terms), notes=notes)
 
+    def sight(self, terms: Terms) -> Sight:
+        return _sight(terms)
+
     def decoder(self, ask: Ask, terms: Terms, *, new_id: NewId) -> Decoder:
         return Decoder(ask, terms, new_id)
 

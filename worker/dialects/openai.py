@@ -64,6 +64,9 @@ class OpenAI:
         )
         return Call(PATH, body, headers(ask, terms, ways), notes=notes)
 
+    def sight(self, terms: Terms) -> Sight:
+        return _sight(terms, self.server.with_model(terms.model, terms.facts))
+
     def decoder(self, ask: Ask, terms: Terms, *, new_id: NewId) -> Decoder:
         ways = self.server.with_model(terms.model, terms.facts)
         return Decoder(ask, terms, ways, _frame(ask, ways), new_id=new_id)

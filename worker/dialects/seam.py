@@ -16,6 +16,7 @@ from modelproxy.worker.failures import Failure
 from modelproxy.worker.wire.asks import Ask
 from modelproxy.worker.wire.items import Item
 
+from .blocks import Sight
 from .memory import Memory
 
 Headers = list[tuple[bytes, bytes]]
@@ -104,6 +105,9 @@ class Decoder(Protocol):
 class Dialect(Protocol):
     def call(self, ask: Ask, terms: Terms) -> Call:
         """The request in the provider's words. Raises `Refused` for what cannot be served honestly."""
+
+    def sight(self, terms: Terms) -> Sight:
+        """Which kinds of part the model can be shown."""
 
     def decoder(self, ask: Ask, terms: Terms, *, new_id: NewId) -> Decoder:
         """For the body of a 200."""
