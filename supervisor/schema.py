@@ -188,6 +188,13 @@ PROVIDER = Section(
             default="[a PDF is only named]",
             project="trusted",
         ),
+        "tools_unsupported": Field(
+            Choice("error", "strip", "prompt"),
+            "what becomes of tools, for a model that can call none: the request is refused (error), they are left "
+            "out (strip), or the prompt describes them and calls are read out of the text (prompt)",
+            example='"prompt"',
+            default='"error"',
+        ),
         "headers": Field(
             TableOf("a table of texts", Header(), HEADER_NAME, "is not the name of a header"),
             "sent along with every request; they win over ours",

@@ -194,6 +194,8 @@ class Call:
         found = [(b"request-id", self.id.encode())]
         if self.fallbacks and self.far is not None:
             found.append((b"x-proxy-fallback", app.header_safe(self.far.name)))
+        if self.source is not None:
+            found += self.source.remarks
         if self.via is not None and self.account is not None:
             found.append((app.RECORDED_HEADER, b"1"))
         if self.route is not None:

@@ -82,6 +82,8 @@ class Options:
 
     headers: dict[str, str] = attrs.Factory(dict)
     """Sent along with every request."""
+    tools_unsupported: str | None = None
+    """What becomes of tools that the model cannot be given: `strip` or `prompt`. None: they are refused."""
     num_ctx: int | None = None
     keep_alive: str | int | None = None
     think: bool | str | None = None

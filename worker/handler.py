@@ -695,6 +695,7 @@ class _Nothing:
     def __init__(self) -> None:
         self._items: list[Item] | None = [Usage(output_tokens=0, cost_usd=0.0), Finish("max_tokens")]
         self.retries = 0
+        self.remarks: Headers = []
 
     async def receive(self) -> list[Item] | None:
         await trio.lowlevel.checkpoint()

@@ -15,7 +15,7 @@ import trio
 
 from .contract import WorkerSpec
 from .dialects import echo
-from .dialects.seam import Condition, NewId, Sizes
+from .dialects.seam import Condition, Headers, NewId, Sizes
 from .failures import Failure
 from .wire.asks import Ask
 from .wire.items import Item
@@ -30,6 +30,10 @@ class Source(Protocol):
     @property
     def retries(self) -> int:
         """How often the far side was asked again for it."""
+
+    @property
+    def remarks(self) -> Headers:
+        """What the head of the client's answer says of how it was asked, as far as that is known by now."""
 
     async def receive(self) -> Sequence[Item] | None:
         """What came in together, at least one item; None: nothing more will come."""
@@ -91,6 +95,7 @@ class Paced:
         self._failure: Failure | None = None
         self._over = False
         self.retries = 0
+        self.remarks: Headers = []
 
     async def receive(self) -> list[Item] | None:
         """Wait as the script says, then return what comes before its next pause."""

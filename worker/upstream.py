@@ -233,6 +233,7 @@ class _Answering:
         self._over = False
         self.retries = 0
         """How often it was asked again, for whatever reason."""
+        self.remarks: Headers = []
 
     async def receive(self) -> list[Item] | None:
         """What came in together; None when nothing more will."""
@@ -335,6 +336,7 @@ class _Answering:
         try:
             call = self._call(terms)
             self._tell(call)
+            self.remarks = call.remarks
             answer = self._answer = await self._send(call)
         except Refused as refused:
             return [refused.failure]

@@ -13,7 +13,7 @@ import pytest
 from fakes.house import ask, free_port, get, post, workers_of
 from fakes.upstream import Reply
 
-from .providers import Estate, estate, msg
+from .providers import Estate, estate, message_of, msg
 from .test_secrets import command_lines, environments
 
 pytestmark = pytest.mark.slow
@@ -36,6 +36,17 @@ num_ctx = 4096
 kind = "ollama"
 base_url = "{fo}"
 tool_images = "inline"
+
+[providers.described]
+kind = "ollama"
+base_url = "{fo}"
+capabilities = ["vision"]
+tools_unsupported = "prompt"
+
+[providers.bare]
+kind = "openai"
+base_url = "{fr}"
+tools_unsupported = "strip"
 
 [providers.work]
 kind = "openai"
@@ -131,6 +142,57 @@ def test_p14_pictures_of_a_result_where_the_configuration_wants_them(here: Estat
 
     assert [(one["role"], one.get("images")) for one in kept] == [("tool", ["iVBORw0K"])]
     assert [(one["role"], one.get("images")) for one in lifted] == [("tool", None), ("user", ["iVBORw0K"])]
+
+
+BASH = {"name": "Bash", "input_schema": {"type": "object"}}
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_section15_tools_in_words_for_a_model_that_has_none(here: Estate, streamed: bool) -> None:
+    """The call is cut in the middle of its tags, and a client is sent a real one all the same."""
+    call = '<tool_call>\n{"name": "Bash", "arguments": {"command": "ls"}}\n</tool_call>'
+    here.fo.say("Let me ", "look.\n", *(call[at : at + 7] for at in range(0, len(call), 7)))
+    port = here.up("described/model")
+    answer = post(port, msg(tools=[BASH], stream=streamed))
+    message = message_of(port, msg(tools=[BASH]), streamed=streamed)
+    [text, used] = message["content"]
+    result = {"type": "tool_result", "tool_use_id": used["id"], "content": "a.txt"}
+    turns = [
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": message["content"]},
+        {"role": "user", "content": [result]},
+    ]
+    here.fo.say("One file.")
+    last = message_of(port, msg(tools=[BASH], messages=turns), streamed=streamed)
+
+    assert answer.headers["x-proxy-tools"] == "prompt"
+    assert text == {"type": "text", "text": "Let me look."}
+    assert (used["name"], used["input"], message["stop_reason"]) == ("Bash", {"command": "ls"}, "tool_use")
+    assert "tools" not in here.fo.sent
+    assert "# Tools" in here.fo.sent["messages"][0]["content"]
+    assert here.fo.sent["messages"][-1]["content"] == '<tool_result name="Bash">\na.txt\n</tool_result>'
+    assert last["content"] == [{"type": "text", "text": "One file."}]
+    assert "tools described in the system text" in here.house.command("logs", "described/model").stdout
+
+
+def test_section15_tools_that_a_server_refuses_are_left_out_where_that_is_wanted(here: Estate) -> None:
+    """It is found out once; whoever has chosen nothing is told."""
+    error = {"error": {"message": "tools param requires --jinja flag", "code": 500}}
+    refusal = Reply(500, json.dumps(error).encode())
+    here.fr.instead(refusal)
+    refused = post(here.up("mybox/foo"), msg(tools=[BASH]))
+    here.fr.instead(refusal, Reply(body=json.dumps(here.fr.whole(here.fr.said)).encode()))
+    first = post(here.up("bare/foo"), msg(tools=[BASH]))
+    asked = [seen.json() for seen in here.fr.asked[1:]]
+    here.fr.instead()
+    second = post(here.up("bare/foo"), msg(tools=[BASH], stream=True))
+
+    assert refused.status >= 400
+    assert ["tools" in body for body in asked] == [True, False]
+    assert (first.status, first.headers["x-proxy-tools"]) == (200, "strip")
+    assert (second.status, second.headers["x-proxy-tools"]) == (200, "strip")
+    assert "tools" not in here.fr.sent
+    assert "tools left out: 1" in here.house.command("logs", "bare/foo").stdout
 
 
 def test_s134_a_project_cannot_redirect_traffic(here: Estate, tmp_path: Path) -> None:

@@ -53,6 +53,7 @@ class FakeSource:
     def __init__(self, script: Sequence[Step]) -> None:
         self.closed = False
         self.retries = 0
+        self.remarks: list[tuple[bytes, bytes]] = []
         self._steps = list(script)
 
     async def receive(self) -> list[Item] | None:

@@ -102,6 +102,7 @@ class Script:
         self.asked: list[Ask] = []
         self.closed = 0
         self.retries = 0
+        self.remarks: list[tuple[bytes, bytes]] = []
 
     def answer(self, ask: Ask) -> Script:
         self.asked.append(ask)

@@ -141,7 +141,7 @@ def part_of(block: Block, sight: Sight) -> Part:
 def as_shown(block: Block, sight: Sight) -> Block:
     """A block with words in the place of what a model with this sight is only told of; for estimates."""
     if block["type"] == "tool_result":
-        return {**block, "content": [_as_shown(one, sight) for one in _inner(block.get("content"))]}
+        return {**block, "content": [_as_shown(one, sight) for one in inner(block.get("content"))]}
     return _as_shown(block, sight)
 
 
@@ -179,7 +179,7 @@ def _lines(*lines: Any) -> str:
     return "\n".join(line for line in lines if isinstance(line, str) and line)
 
 
-def _inner(content: Any) -> Iterable[Block]:
+def inner(content: Any) -> Iterable[Block]:
     """The blocks of a content that nobody has checked yet."""
     if isinstance(content, str):
         content = [{"type": "text", "text": content}]
@@ -217,7 +217,7 @@ def _whereabouts(source: Any) -> str:
 
 def _shallow(content: Any) -> Iterable[str]:
     """Texts of nested blocks, one level deep: what is nested deeper was never checked for circles of depth."""
-    for block in _inner(content):
+    for block in inner(content):
         yield _say_text(block) if block["type"] == "text" else f"[{block['type']} omitted]"
 
 
@@ -373,8 +373,8 @@ def _flattened(
     lines: list[str] = []
     kept: list[Image] = []
     lifted: list[Part] = []
-    for inner in _inner(block.get("content")):
-        part = _seen(inner, sight, counts)
+    for one in inner(block.get("content")):
+        part = _seen(one, sight, counts)
         if isinstance(part, str):
             lines.append(part)
             continue

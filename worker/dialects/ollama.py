@@ -27,7 +27,7 @@ from modelproxy.worker.wire import ollama as wire
 from modelproxy.worker.wire.asks import Ask
 from modelproxy.worker.wire.items import Finish, Item, Text, Thinking, ToolCall, Usage
 
-from . import arguments, errors, names, thinking
+from . import arguments, errors, names, seam, thinking, toolless
 from .batches import Batches
 from .blocks import Image, Sight, UserTurn, text_of, user_turn
 from .fences import Fences
@@ -45,7 +45,8 @@ class Ollama:
     """The dialect."""
 
     def call(self, ask: Ask, terms: Terms) -> Call:
-        prepared = prepare(ask, terms)
+        wanted = prepare(ask, terms)
+        prepared = toolless.settled(wanted, terms, _sight(terms))
         _refuse_tools(prepared, terms)
         size = prepared.input_tokens(_sight(terms), _tool_loop(prepared.turns))
         window = window_of(terms)
@@ -66,13 +67,14 @@ class Ollama:
         }
         said = {key: value for key, value in body.items() if value is not None}
         notes = (*prepared.notes, f"blocks only named: {omitted}") if omitted else prepared.notes
-        return Call("/api/chat", codec.dumps(said), _headers(terms), notes=notes)
+        remarks = toolless.remarks(wanted, terms)
+        return Call("/api/chat", codec.dumps(said), _headers(terms), notes=notes, remarks=remarks)
 
     def sight(self, terms: Terms) -> Sight:
         return _sight(terms)
 
-    def decoder(self, ask: Ask, terms: Terms, *, new_id: NewId) -> Decoder:
-        return Decoder(ask, terms, new_id)
+    def decoder(self, ask: Ask, terms: Terms, *, new_id: NewId) -> seam.Decoder:
+        return toolless.reader(Decoder(ask, terms, new_id), ask, terms, new_id)
 
     def failure(self, ask: Ask, terms: Terms, status: int, headers: Headers, body: bytes) -> Failure:
         said = errors.read(body)
@@ -312,12 +314,15 @@ def _needs_level(terms: Terms) -> bool:
 def again(ask: Ask, terms: Terms, status: int, body: bytes) -> Terms | None:
     """The terms under which the same request is worth sending once more; None: it is not.
 
-    Levels of thinking and then thinking itself are given up, which is worth remembering; a call that the
+    Levels of thinking and then thinking itself are given up, and tools where that was chosen, which is worth
+    remembering; a call that the
     model wrote badly may come out well the next time, under the terms as they are.
     """
     words = errors.read(body).message
     if status == 500 and _BAD_CALL.search(words):
         return terms
+    if (without := toolless.again(terms, words)) is not None:
+        return without
     if status != 400 or not _ABOUT_THINKING.search(words):
         return None
     sent = _think(ask, prepare(ask, terms), terms)

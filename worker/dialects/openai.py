@@ -18,7 +18,7 @@ from modelproxy.worker.failures import Failure, Kind, Refused
 from modelproxy.worker.wire import codec
 from modelproxy.worker.wire.asks import Ask
 
-from . import blocks, errors, names, quirks, reasoning, schemas
+from . import blocks, errors, names, quirks, reasoning, schemas, seam, toolless
 from .blocks import Image, ImageUrl, Part, Sight
 from .chunks import Decoder, Frame
 from .names import Names
@@ -49,7 +49,8 @@ class OpenAI:
 
     def call(self, ask: Ask, terms: Terms) -> Call:
         ways = self.server.with_model(terms.model, terms.facts)
-        prepared = prepare(ask, terms)
+        wanted = prepare(ask, terms)
+        prepared = toolless.settled(wanted, terms, _sight(terms, ways))
         if prepared.tools and not terms.can("tools"):
             # Without them an agent only talks, and nobody sees why.
             words = f"model {terms.model} does not support tools; choose a tool-capable model"
@@ -62,14 +63,16 @@ class OpenAI:
         notes = (
             (*prepared.notes, f"blocks only named: {request.omitted}") if request.omitted else prepared.notes
         )
-        return Call(PATH, body, headers(ask, terms, ways), notes=notes)
+        remarks = toolless.remarks(wanted, terms)
+        return Call(PATH, body, headers(ask, terms, ways), notes=notes, remarks=remarks)
 
     def sight(self, terms: Terms) -> Sight:
         return _sight(terms, self.server.with_model(terms.model, terms.facts))
 
-    def decoder(self, ask: Ask, terms: Terms, *, new_id: NewId) -> Decoder:
+    def decoder(self, ask: Ask, terms: Terms, *, new_id: NewId) -> seam.Decoder:
         ways = self.server.with_model(terms.model, terms.facts)
-        return Decoder(ask, terms, ways, _frame(ask, ways), new_id=new_id)
+        inner = Decoder(ask, terms, ways, _frame(ask, ways), new_id=new_id)
+        return toolless.reader(inner, ask, terms, new_id)
 
     def failure(self, ask: Ask, terms: Terms, status: int, headers: Headers, body: bytes) -> Failure:
         return errors.from_answer(
@@ -80,10 +83,14 @@ class OpenAI:
 def again(ask: Ask, terms: Terms, status: int, body: bytes) -> Terms | None:
     """The terms under which a refused request may succeed, None when there are none.
 
-    A model that wrote a bad call may write a good one; a parameter that nobody needs can be left out.
+    A model that wrote a bad call may write a good one; a parameter that nobody needs can be left out, and so can
+    tools where that was chosen.
     """
-    if "tool_use_failed" in errors.read(body).words:
+    said = errors.read(body)
+    if "tool_use_failed" in said.words:
         return terms
+    if (without := toolless.again(terms, said.message)) is not None:
+        return without
     refused = terms.facts.get(quirks.REFUSED)
     known = refused if isinstance(refused, tuple) else ()
     name = errors.unsupported(status, body, [one for one in quirks.DISPENSABLE if one not in known])

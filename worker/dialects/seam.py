@@ -79,6 +79,8 @@ class Call:
     method: str = "POST"
     notes: tuple[str, ...] = ()
     """What was left out or changed on the way, for the log: `dropped 2 images: no vision`."""
+    remarks: Headers = attrs.field(factory=list)
+    """What of it the head of the client's answer says."""
 
 
 class Decoder(Protocol):
