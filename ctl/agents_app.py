@@ -39,7 +39,8 @@ def set_(
         str,
         typer.Argument(
             metavar="MODEL",
-            help="provider/model-name, an alias, a proxy, or claude: its own model.",
+            help="provider/model-name, an alias, a proxy, a name that one provider lists, or claude: its own "
+            "model.",
             autocompletion=complete.models,
         ),
     ],
@@ -47,7 +48,8 @@ def set_(
 ) -> int:
     """Let an agent use a model
 
-    One line of your config.toml; the rest stays as it is.
+    One line of your config.toml; the rest stays as it is. A name that only a provider's list has is written
+    with its provider: what an agent uses does not change with the lists.
 
     \b
     Examples:
@@ -56,13 +58,16 @@ def set_(
     """
     from modelproxy.supervisor import editing
     from modelproxy.supervisor.paths import find
+    from modelproxy.supervisor.schema import NATIVE
 
+    from . import names
     from .applying import apply_or_warn
     from .config_file import change
 
     if not agent.strip() or not agent.isprintable():
         raise usage(f'"{agent}" is not the name of an agent', "for example code-reviewer")
     path = ("models", "agents", agent)
+    model = model if model in NATIVE else names.model(find(), model)
     change(find().config_file, lambda old: editing.with_value(old, path, model))
     apply_or_warn(find())
     tell_who_goes_before(path)

@@ -25,7 +25,9 @@ class Refused(ValueError):
         self.status = status
 
 
-def get(base_url: str, path: str, headers: Mapping[str, str]) -> dict[str, Any]:
+def get(
+    base_url: str, path: str, headers: Mapping[str, str], patience_s: float = PATIENCE_S
+) -> dict[str, Any]:
     """The JSON object at `path`. OSError, HTTPException: nobody answered; ValueError: something else came."""
     parts = urlsplit(base_url)
     proxy = _proxy(parts.scheme, parts.hostname or "", parts.port)
@@ -34,7 +36,7 @@ def get(base_url: str, path: str, headers: Mapping[str, str]) -> dict[str, Any]:
     if proxy is not None and parts.scheme == "http":
         place = f"http://{parts.netloc.rpartition('@')[2]}{place}"
         sent |= proxy.headers
-    connection = _connection(parts.scheme, parts.hostname or "", parts.port, proxy)
+    connection = _connection(parts.scheme, parts.hostname or "", parts.port, proxy, patience_s)
     try:
         connection.request("GET", place, headers=sent)
         answer = connection.getresponse()
@@ -71,12 +73,14 @@ def _proxy(scheme: str, host: str, port: int | None) -> _Proxy | None:
     return None if not url or proxy_bypass(place) else _Proxy(url)
 
 
-def _connection(scheme: str, host: str, port: int | None, proxy: _Proxy | None) -> http.client.HTTPConnection:
+def _connection(
+    scheme: str, host: str, port: int | None, proxy: _Proxy | None, patience_s: float
+) -> http.client.HTTPConnection:
     where = (proxy.host, proxy.port) if proxy else (host, port)
     if scheme != "https":
-        return http.client.HTTPConnection(*where, timeout=PATIENCE_S)
+        return http.client.HTTPConnection(*where, timeout=patience_s)
     context = ssl.create_default_context()
-    connection = http.client.HTTPSConnection(*where, timeout=PATIENCE_S, context=context)
+    connection = http.client.HTTPSConnection(*where, timeout=patience_s, context=context)
     if proxy is not None:
         connection.set_tunnel(host, port or 443, proxy.headers)
     return connection

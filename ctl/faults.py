@@ -29,7 +29,9 @@ EXIT_NO_DAEMON = 3
 EXIT_INTERRUPTED = 130
 
 # What the caller got wrong, and what says that nobody answers; every other code is a plain failure.
-_USAGE = frozenset({"usage", "bad_request", "bad_model_id", "unsupported_provider", "bad_port"})
+_USAGE = frozenset(
+    {"usage", "bad_request", "bad_model_id", "ambiguous_name", "unsupported_provider", "bad_port"}
+)
 _NO_DAEMON = frozenset({"daemon_not_running", "daemon_timeout", "daemon_gone", "daemon_start_failed"})
 
 REPORT = "please report it: run again with MODELPROXY_DEBUG=1 and send what it prints"

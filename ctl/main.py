@@ -212,7 +212,8 @@ def up(
         str,
         typer.Argument(
             metavar="MODEL",
-            help="provider/model-name, an alias, or a proxy of the configuration.",
+            help="provider/model-name, an alias, a proxy of the configuration, or a name that one provider "
+            "lists.",
             autocompletion=complete.models,
         ),
     ],
@@ -272,7 +273,7 @@ def up(
 
     began, where = time.monotonic(), find()
     wanted = request(
-        model=names.model(where, model),
+        model=names.model(where, model, base_url=base_url, trust_project=trust_project),
         port=None if port is None else typed.port(port),
         base_url=base_url,
         grace_s=_seconds(grace),

@@ -1,15 +1,10 @@
-"""Names of models and the providers behind them: `proxyctl models`.
-
-Lists come from the providers themselves, asked at the same time and with little patience: who does not answer
-costs a warning, not the list.
-"""
+"""Names of models and the providers behind them: `proxyctl models`."""
 
 from __future__ import annotations
 
 import http.client
 import json
 import os
-import threading
 import time
 from typing import Any
 
@@ -17,17 +12,18 @@ import attrs
 
 from modelproxy.supervisor import aliases
 from modelproxy.supervisor.config import Provider
-from modelproxy.supervisor.keys import KeyUnavailableError, fetch, stored
 from modelproxy.supervisor.paths import Paths
 from modelproxy.supervisor.schema import NATIVE
 from modelproxy.supervisor.values import close
 
-from . import far, health, settings
+from . import discovered, far, health, settings
 from .agents import proxies
 from .config_view import provider_table
 from .environment import sent_along
 from .faults import Fault
 from .keys import mask
+from .listing import ask, in_words, key_of, worth_asking
+from .names import FRONT
 
 TEST_PATIENCE_S = 300.0
 
@@ -49,10 +45,20 @@ def resolve(paths: Paths, name: str) -> tuple[dict[str, Any], Fault | None]:
         return {"requested": name, "resolved": resolved.model_id, "source": "config", "proxy": name}, None
     if resolved is not None:
         return {"requested": name, "resolved": resolved.model_id, "source": resolved.source}, None
-    return {"requested": name, "resolved": None, "source": None}, _unresolved(paths, name, found)
+    unknown: dict[str, Any] = {"requested": name, "resolved": None, "source": None}
+    if name in (*NATIVE, FRONT) or name in found.table("models", "agents"):
+        return unknown, _unresolved(paths, name, found, None)
+    seen = discovered.seek(paths, found, name)
+    if seen is None or not seen.matches:
+        return unknown, _unresolved(paths, name, found, seen)
+    if len(seen.matches) > 1:
+        return unknown, discovered.ambiguous(name, seen.matches)
+    [model_id] = seen.matches
+    by = model_id.partition("/")[0]
+    return {"requested": name, "resolved": model_id, "source": "discovered", "provider": by}, None
 
 
-def _unresolved(paths: Paths, name: str, found: settings.Settings) -> Fault:
+def _unresolved(paths: Paths, name: str, found: settings.Settings, seen: discovered.Seen | None) -> Fault:
     """Why a name means nothing, and what its user may have meant."""
     if name in NATIVE:
         words = f'"{name}" is an agent\'s own model, without a proxy'
@@ -63,11 +69,12 @@ def _unresolved(paths: Paths, name: str, found: settings.Settings) -> Fault:
     if slash and provider and model:
         return _unsupported(paths, provider, list(provider_table(found)))
     known = [*found.table("aliases"), *found.table("proxies"), *(row["model"] for row in _running(paths))]
+    known += seen.known if seen is not None else ()
     hint = "Expected: provider/model-name, an alias, or a proxy"
     if name in found.table("models", "agents"):
         hint = f"it is the name of an agent: proxyctl agents resolve {name}"
-    elif not slash and name.isprintable() and 0 < len(name) <= 60 and " " not in name:
-        hint += f"; proxyctl models search {name.split(':')[0]} asks the providers"
+    elif seen is not None:
+        hint = "; ".join((hint, *seen.silent))
     return Fault("unknown_model", aliases.unknown(name, known), hint)
 
 
@@ -106,7 +113,7 @@ def _unsupported(paths: Paths, name: str, known: list[str]) -> Fault:
 
 
 def _provider(name: str, one: Provider, configured: bool, paths: Paths) -> dict[str, Any]:
-    source, key = _key(name, one, paths)
+    source, key = key_of(paths, name, one)
     options = {
         field: value
         for field, value in attrs.asdict(one.options).items()
@@ -130,26 +137,6 @@ def _provider(name: str, one: Provider, configured: bool, paths: Paths) -> dict[
     }
 
 
-def _key(name: str, one: Provider, paths: Paths) -> tuple[str | None, str | None]:
-    """Where the key comes from, and the key; a command is named and not run."""
-    key = attrs.evolve(one.key, command=None)
-    sources = (
-        (attrs.evolve(key, value=None, file=None), f"variable {key.env}"),
-        (attrs.evolve(key, env=None, file=None), "config.toml"),
-        (attrs.evolve(key, env=None, value=None), f"file {key.file}"),
-    )
-    try:
-        for source, words in sources:
-            if (found := fetch(source)) is not None:
-                return words, found
-        if one.key.command is not None:
-            return f"command {one.key.command.split()[0]}", None
-        found = stored(paths.keys_file, name)
-    except KeyUnavailableError as error:
-        return str(error), None
-    return (None if found is None else "keys.toml"), found
-
-
 # --- lists ------------------------------------------------------------------------------------------------
 
 
@@ -161,109 +148,12 @@ def listed(paths: Paths, only: str | None, *, free: bool) -> tuple[list[dict[str
     table = provider_table(found)
     if only is not None and only not in table:
         raise _unsupported(paths, only, list(table))
-    asked = [only] if only is not None else _worth_asking(found, table, paths)
-    rows: list[dict[str, Any]] = []
-    silent: list[str] = []
-
-    def ask(name: str) -> None:
-        try:
-            rows.extend(_offers(name, table[name], paths))
-        except (OSError, ValueError, http.client.HTTPException, KeyUnavailableError) as error:
-            silent.append(_silence(name, table[name], error, paths))
-
-    threads = [threading.Thread(target=ask, args=(name,), daemon=True) for name in asked]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    asked = [only] if only is not None else worth_asking(paths, found, table)
+    rows, silent = ask(paths, {name: table[name] for name in asked}, far.PATIENCE_S)
     if only is not None and silent:
         raise Fault("provider_unreachable", silent[0], f"proxyctl models providers {only}")
     chosen = [row for row in rows if not free or row["free"]]
-    return sorted(chosen, key=lambda row: str(row["id"])), sorted(silent)
-
-
-def _worth_asking(found: settings.Settings, table: dict[str, Provider], paths: Paths) -> list[str]:
-    """Those that are configured or have a key, and the local one."""
-    said = found.table("providers")
-    return [
-        name
-        for name, one in table.items()
-        if one.base_url and (name in said or name == "ollama" or _key(name, one, paths)[0] is not None)
-    ]
-
-
-def _silence(name: str, one: Provider, error: Exception, paths: Paths) -> str:
-    """Why there is no list, and what helps."""
-    if isinstance(error, KeyUnavailableError):
-        return f"{name} was not asked: {error}"
-    if not isinstance(error, far.Refused):
-        return f"{name} ({one.base_url}) did not answer: {_words(error)}"
-    helps = ""
-    if error.status in (401, 403):
-        held = _key(name, one, paths)[0] is not None
-        helps = f"; {'it does not take the key' if held else 'it wants a key'}: proxyctl keys set {name}"
-    return f"{name} ({one.base_url}) has no list for us: {error}{helps}"
-
-
-def _words(error: Exception) -> str:
-    if isinstance(error, TimeoutError):
-        return f"nothing within {far.PATIENCE_S:g} s"
-    return (
-        error.strerror
-        if isinstance(error, OSError) and error.strerror
-        else str(error) or type(error).__name__
-    )
-
-
-def _offers(name: str, one: Provider, paths: Paths) -> list[dict[str, Any]]:
-    if one.base_url is None:
-        return []
-    key = fetch(one.key) or stored(paths.keys_file, name)
-    path, listing, headers = _QUESTIONS.get(one.kind, _QUESTIONS["openai"])
-    sent = {**headers, **({"Authorization": f"Bearer {key}"} if key else {}), **one.options.headers}
-    if one.kind == "anthropic" and key:
-        sent = {**headers, "x-api-key": key, **one.options.headers}
-    document = far.get(one.base_url, path, {field: text for field, text in sent.items() if text})
-    entries = document.get(listing)
-    if not isinstance(entries, list):
-        raise ValueError("its list of models is none")
-    return [_row(name, one, entry) for entry in entries if isinstance(entry, dict) and _id(entry)]
-
-
-_QUESTIONS: dict[str, tuple[str, str, dict[str, str]]] = {
-    "ollama": ("/api/tags", "models", {}),
-    "openai": ("/models", "data", {}),
-    "openrouter": ("/models", "data", {}),
-    "anthropic": ("/v1/models?limit=1000", "data", {"anthropic-version": "2023-06-01"}),
-}
-
-
-def _id(entry: dict[str, Any]) -> str:
-    found = entry.get("id") or entry.get("model") or entry.get("name")
-    return found if isinstance(found, str) else ""
-
-
-def _row(name: str, one: Provider, entry: dict[str, Any]) -> dict[str, Any]:
-    pricing = entry.get("pricing")
-    window = entry.get("context_length") or entry.get("max_model_len") or entry.get("context_window")
-    return {
-        "id": f"{name}/{_id(entry)}",
-        "provider": name,
-        "name": _id(entry),
-        "display_name": entry.get("display_name")
-        or (entry.get("name") if "id" in entry else None)
-        or _id(entry),
-        "context_window": window if isinstance(window, int) else None,
-        # Local models cost nothing; elsewhere only a price of nothing says so.
-        "free": one.kind == "ollama" or (isinstance(pricing, dict) and _is_nothing(pricing)),
-    }
-
-
-def _is_nothing(pricing: dict[str, Any]) -> bool:
-    try:
-        return all(float(pricing.get(key, 1)) == 0 for key in ("prompt", "completion"))
-    except (TypeError, ValueError):
-        return False
+    return sorted(chosen, key=lambda row: str(row["id"])), silent
 
 
 def search(paths: Paths, words: str) -> tuple[list[dict[str, Any]], list[str]]:
@@ -337,7 +227,11 @@ def _ask(port: int) -> dict[str, Any]:
         answer = connection.getresponse()
         document = json.loads(answer.read())
     except (OSError, ValueError, http.client.HTTPException) as error:
-        return {"ok": False, "status": None, "error": {"type": "api_error", "message": _words(error)}}
+        return {
+            "ok": False,
+            "status": None,
+            "error": {"type": "api_error", "message": in_words(error, TEST_PATIENCE_S)},
+        }
     finally:
         connection.close()
     took = round((time.monotonic() - began) * 1000, 1)

@@ -17,7 +17,7 @@ Name = Annotated[
     str,
     typer.Argument(
         metavar="NAME",
-        help="A model id, an alias, or a proxy of the configuration.",
+        help="A model id, an alias, a proxy of the configuration, or a name that one provider lists.",
         autocompletion=complete.models,
     ),
 ]
@@ -101,6 +101,9 @@ def _print(rows: list[dict[str, Any]], silent: list[str], *, json: bool) -> int:
 def resolve(name: Name, json: Json = False) -> int:
     """Tell which model a name means, and who says so
 
+    config: an alias or a proxy of the configuration. exact: it is the model's own name. discovered: nobody has
+    configured it, and exactly one provider lists it now.
+
     \b
     Examples:
       proxyctl models resolve claude-haiku-4-5 --json
@@ -118,7 +121,8 @@ def resolve(name: Name, json: Json = False) -> int:
     if json:
         say_json(answer)
     else:
-        say(f"{answer['requested']}  {answer['resolved']}  ({answer['source']})")
+        by = f" by asking {answer['provider']}" if answer["source"] == "discovered" else ""
+        say(f"{answer['requested']}  {answer['resolved']}  ({answer['source']}{by})")
     return EXIT_OK
 
 

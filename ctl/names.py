@@ -1,7 +1,8 @@
-"""What may be typed where a model is wanted: a model id, an alias, or a proxy's name of the configuration.
+"""What may be typed where a model is wanted: a model id, an alias, a proxy's name, or what a provider lists.
 
-A model id is taken as it is; only a bare word costs a look into the files, so that a typing error is answered
-here and starts no supervisor.
+A model id is taken as it is; only a bare word costs a look into the files, and only one that stands nowhere in
+them a question to the providers (`discovered`). So a typing error is answered here and starts no supervisor,
+which hears of full names only, and asks nobody in its one loop.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 from modelproxy.supervisor.paths import Paths
 
 from . import typed
-from .faults import Fault
+from .faults import Fault, talk
 
 _VARIABLES = ("MODELPROXY_DEFAULT_PORT", "MODELPROXY_MODEL", "MODELPROXY_FALLBACK")
 """As in the schema; a test compares them. Said twice because reading the schema costs more than asking."""
@@ -26,8 +27,18 @@ def fallback(paths: Paths, texts: list[str] | None) -> list[str] | None:
     return typed.fallback(texts, lambda text: model(paths, text, words=(typed.OWN,)))
 
 
-def model(paths: Paths, text: str, *, words: tuple[str, ...] = ()) -> str:
-    """`text`, if it can mean a model here. `words` are known as well, to whoever has mistyped one."""
+def model(
+    paths: Paths,
+    text: str,
+    *,
+    words: tuple[str, ...] = (),
+    base_url: str | None = None,
+    trust_project: bool = False,
+) -> str:
+    """`text`, if it can mean a model here; the full id of one that a provider was found to have.
+
+    `words` are known as well, to whoever has mistyped one. With a `base_url` no list tells what is there.
+    """
     if text == FRONT:
         return text
     if not text or "/" in text or not text.isprintable():
@@ -35,29 +46,50 @@ def model(paths: Paths, text: str, *, words: tuple[str, ...] = ()) -> str:
     from modelproxy.supervisor import aliases
     from modelproxy.supervisor.values import close
 
-    from . import settings
+    from . import discovered, settings
 
-    found = settings.read(paths)
+    found = settings.read(paths, trust_project=trust_project)
     names, proxies = found.table("aliases"), found.table("proxies")
     if aliases.find(text, names) is not None or text in proxies:
         return text
     if found.wrong:
         raise settings.bad_config(found.wrong)  # it may well stand in what cannot be read
+    seen = None if base_url is not None else discovered.seek(paths, found, text)
+    if seen is not None and len(seen.matches) == 1:
+        [model_id] = seen.matches
+        talk(f"note: {text} is {model_id}, discovered in the list of {model_id.partition('/')[0]}")
+        return model_id
+    if seen is not None and seen.matches:
+        raise discovered.ambiguous(text, seen.matches)
     known = [*words, *names, *proxies, *([FRONT] if close(text, [FRONT]) else [])]
-    hint = f"{aliases.unknown(text, known)}; " if known else f"for example ollama/{text}; "
-    hint += f"proxyctl models search {text.partition(':')[0]} asks the providers"
-    raise Fault("bad_model_id", f'Invalid model "{text}". {typed.MODEL_FORM}', hint)
+    known += seen.known if seen is not None else ()
+    hints = [aliases.unknown(text, known) if known else f"for example ollama/{text}"]
+    hints += seen.silent if seen is not None else ()
+    hints += [] if base_url is None else [f"with --base-url say the provider too, like openai/{text}"]
+    raise Fault("bad_model_id", f'Invalid model "{text}". {typed.MODEL_FORM}', "; ".join(hints))
 
 
 def target(paths: Paths, text: str) -> str:
-    """What an alias stands for; everything else as it is. For what names a proxy that is or was there."""
+    """What an alias stands for; else the one model known here that is called so behind its provider's name.
+
+    For what names a proxy that is or was there; everything else is taken as it is.
+    """
     if "/" in text or text.isdigit():
         return text
     from modelproxy.supervisor import aliases
 
-    from . import settings
+    from . import discovered, offline, settings
 
-    return aliases.find(text, settings.read(paths).table("aliases")) or text
+    alias = aliases.find(text, settings.read(paths).table("aliases"))
+    if alias is not None:
+        return alias
+    rows, _ = offline.views(paths, everything=True)
+    if any(row["name"] == text for row in rows):
+        return text
+    meant = aliases.called(text, {str(row["model"]): bool(row["wanted"]) for row in rows})
+    if len(meant) > 1:
+        raise discovered.ambiguous(text, meant)
+    return meant[0] if meant else text
 
 
 def overlay(paths: Paths, *, trust_project: bool = False) -> dict[str, Any]:

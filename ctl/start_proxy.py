@@ -110,7 +110,7 @@ def start_proxy(
         return _refuse("--model is required", EXIT_FAILED)
     paths = find()
     wanted = request(
-        model=names.model(paths, model),
+        model=names.model(paths, model, base_url=base_url),
         port=None if port is None else typed.port(port),
         base_url=base_url,
         pid_file=None if pid_file is None else typed.pid_file(pid_file),

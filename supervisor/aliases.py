@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import attrs
 
 _LISTED = 10
+_SIMILAR = 0.4
 
 
 @attrs.frozen
@@ -20,7 +21,8 @@ class Resolved:
     requested: str
     model_id: str
     source: str
-    """`exact`: it is the model's own name. `config`: an alias of the configuration."""
+    """`exact`: it is the model's own name. `config`: an alias of the configuration. What the providers list is
+    for `proxyctl` to find out, below both."""
 
 
 def resolve(name: str, aliases: Mapping[str, str], providers: Collection[str]) -> Resolved | None:
@@ -54,11 +56,31 @@ def fits(name: str, glob: str) -> bool:
     return re.fullmatch(pattern, name, re.DOTALL) is not None
 
 
+def called(word: str, model_ids: Mapping[str, bool]) -> list[str]:
+    """The model ids that are `word` behind their provider's name; those marked True go before all others."""
+    meant = [model_id for model_id in sorted(model_ids) if word and model_id.partition("/")[2] == word]
+    return [model_id for model_id in meant if model_ids[model_id]] or meant
+
+
+def either(names: Sequence[str]) -> str:
+    """`a or b`, `a, b or c`."""
+    return " or ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
+
+
 def nearest(name: str, known: Iterable[str]) -> list[str]:
-    """What there is, the most similar first."""
-    names = sorted(set(known))
-    close = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
-    return [*close, *(other for other in names if other not in close)][:_LISTED]
+    """What there is, the most similar first; of a model id the part behind a slash may be what is similar."""
+    likeness = {other: _likeness(name, other) for other in set(known)}
+    return sorted(likeness, key=lambda other: (-likeness[other], other))[:_LISTED]
+
+
+def _likeness(name: str, other: str) -> float:
+    """From 0 to 1; below what anybody would call similar all are alike, and the alphabet decides."""
+    matcher = difflib.SequenceMatcher(None, b=name.lower())
+    found = 0.0
+    for part in {other, other.partition("/")[2], other.rpartition("/")[2]}:
+        matcher.set_seq1(part.lower())
+        found = max(found, matcher.ratio())
+    return found if found >= _SIMILAR else 0.0
 
 
 def unknown(name: str, known: Iterable[str]) -> str:

@@ -205,14 +205,26 @@ class Commands:
         return self.find_one(await self._meant(target))
 
     async def _meant(self, target: str) -> str:
-        """An alias is as good as its model, where nothing of ours is called so."""
+        """Where nothing of ours is called so, an alias is as good as its model, and so is a model's own name."""
         if target == "all" or self.find(target, stopped=True):
             return target
         try:
             config = await trio.to_thread.run_sync(self.read_config)
         except Fault:
-            return target
-        return aliases.find(target, config.aliases) or target
+            return self._called(target)
+        return aliases.find(target, config.aliases) or self._called(target)
+
+    def _called(self, target: str) -> str:
+        """Behind its provider's name, and one model only: a command must not choose whom it ends."""
+        models: dict[str, bool] = {}
+        for unit in self._keeper.units.values():
+            model_id, is_up = unit.proxy.spec.model_id, unit.proxy.state is not State.STOPPED
+            models[model_id] = models.get(model_id, False) or is_up
+        meant = aliases.called(target, models)
+        if len(meant) > 1:
+            hint = f"say which one, for example {meant[0]}"
+            raise Fault("ambiguous_name", f'"{target}" may be {aliases.either(meant)}', hint)
+        return meant[0] if meant else target
 
     def find_one(self, target: str) -> Unit:
         found = self.find(target, stopped=False) or self.find(target, stopped=True)

@@ -55,6 +55,7 @@ EXIT_NO_DAEMON = 3
 STATUS = {
     "bad_request": 400,
     "bad_model_id": 400,
+    "ambiguous_name": 400,
     "unsupported_provider": 400,
     "bad_port": 400,
     "bad_config": 409,

@@ -11,6 +11,7 @@ from modelproxy.supervisor import protocol, quotas, routes
 EXPECTED_EXIT = {
     "bad_request": 2,
     "bad_model_id": 2,
+    "ambiguous_name": 2,
     "unsupported_provider": 2,
     "bad_port": 2,
     "usage": 2,

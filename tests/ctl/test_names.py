@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,12 @@ from fakes.control import Control
 from fakes.terminal import Run
 
 from modelproxy.ctl import names, settings
+from modelproxy.ctl.faults import Fault
 from modelproxy.supervisor import layers, schema
 from modelproxy.supervisor.paths import Paths
+
+NOBODY = 'providers.ollama.base_url = "http://127.0.0.1:1"\n'
+"""No Ollama of the machine that the tests run on has a say."""
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +27,7 @@ def folder(paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
         monkeypatch.delenv(variable, raising=False)
     paths.config.mkdir(parents=True)
     paths.config_file.write_text(
-        'aliases = { local = "ollama/x", "gpt-*" = "ollama/y" }\nproxies.coder.model = "local"'
+        'aliases = { local = "ollama/x", "gpt-*" = "ollama/y" }\nproxies.coder.model = "local"\n' + NOBODY
     )
     return found
 
@@ -124,12 +129,35 @@ def test_what_a_command_about_a_proxy_means(paths: Paths, text: str, meant: str)
 def test_who_does_not_know_the_form_is_told_how_to_find_a_model(
     run: Run, control: Control, paths: Paths
 ) -> None:
-    """No provider is asked for a word that may be a slip."""
-    paths.config_file.unlink()
+    """And which provider could not be asked."""
+    paths.config_file.write_text(NOBODY)
     ran = run("up", "qwen3-coder:30b")
 
     assert ran.code == 2
     assert ran.err.endswith(
-        "hint: for example ollama/qwen3-coder:30b; proxyctl models search qwen3-coder asks the providers\n"
+        "hint: for example ollama/qwen3-coder:30b; ollama (http://127.0.0.1:1) did not answer: "
+        "Connection refused\n"
     )
     assert control.asked == []
+
+
+def test_the_one_proxy_of_a_model_is_meant_by_its_bare_name(paths: Paths) -> None:
+    """What is wanted goes before what has been there; of two of the same rank none is chosen."""
+
+    def known(*records: tuple[str, str, bool]) -> None:
+        proxies = [
+            {"name": name, "wanted": wanted, "spec": {"model_id": model}} for name, model, wanted in records
+        ]
+        paths.state_file.write_text(json.dumps({"proxies": proxies}))
+
+    known(("ollama/m", "ollama/m", True), ("work/m", "work/m", False), ("z", "work/z", True))
+    assert names.target(paths, "m") == "ollama/m"
+    assert names.target(paths, "z") == "z"  # a proxy's own name
+    assert names.target(paths, "ollama") == "ollama"
+    known(("ollama/m", "ollama/m", True), ("work/m", "work/m", True))
+    with pytest.raises(Fault) as refused:
+        names.target(paths, "m")
+    assert (refused.value.code, refused.value.message) == (
+        "ambiguous_name",
+        '"m" may be ollama/m or work/m',
+    )

@@ -23,6 +23,7 @@ from fakes.house import (
     wait_gone,
     workers_of,
 )
+from fakes.upstream import Reply, Upstream
 
 from .conftest import Served
 
@@ -142,6 +143,21 @@ def test_s56_a_malformed_model_is_refused_by_both_commands(house: House) -> None
     error = house.tell("up", "--json", "invalid", code=2)["error"]
     assert error["code"] == "bad_model_id"
     assert house.processes() == []
+
+
+def test_a_bare_name_is_sought_where_models_are_listed(house: House) -> None:
+    """From the list of a provider to a proxy that is known by the model's own name."""
+    house.start()
+    with Upstream() as far:
+        far.on("/api/tags", Reply(body=b'{"models":[{"name":"codellama:latest"}]}'))
+        house.tell("config", "set", "providers.ollama.base_url", far.url, "--json")
+        row = house.tell("up", "codellama", "--port", "0", "--json")
+    lost = house.tell("up", "codelama", "--json", code=2)["error"]
+    stopped = house.tell("down", "codellama", "--json")
+
+    assert row["name"] == stopped["name"] == "ollama/codellama"
+    assert f"ollama ({far.url}) did not answer: Connection refused" in lost["hint"]
+    assert [one["name"] for one in house.tell("ps", "-a", "--json")] == ["ollama/codellama"]
 
 
 def test_s56_s19_an_unsupported_provider_is_refused_with_the_nearest_one(house: House) -> None:

@@ -58,4 +58,18 @@ def test_s105_the_nearest_come_first_and_the_list_has_an_end() -> None:
 
     assert said.startswith("Model 'codr' not available. Available models: coder, coder-big, ")
     assert said.endswith("and 14 more")
+    known = ["openrouter/qwen/qwen3-coder", "ollama/aaa", "echo/demo"]
+    assert aliases.nearest("Qwen3", known)[0] == "openrouter/qwen/qwen3-coder"
+    assert aliases.nearest("zzz", known) == sorted(known)
     assert aliases.unknown("x", []) == "Model 'x' not available. Available models: none is configured"
+
+
+def test_a_model_is_called_as_behind_its_provider() -> None:
+    """The vendor is part of a name; what goes before hides the rest."""
+    known = {"ollama/m": False, "work/m": False, "openrouter/a/m": True, "front": True, "ollama/n": True}
+
+    assert aliases.called("m", known) == ["ollama/m", "work/m"]
+    assert aliases.called("m", known | {"work/m": True}) == ["work/m"]
+    assert aliases.called("a/m", known) == ["openrouter/a/m"]
+    assert aliases.called("", known) == aliases.called("nn", known) == []
+    assert [aliases.either(list(names)) for names in ("a", "ab", "abc")] == ["a", "a or b", "a, b or c"]

@@ -397,6 +397,24 @@ async def test_an_alias_is_its_model_to_every_command(world: World, usual_port: 
     assert (await refused(partial(world.commands.down, "lokal", DownRequest()))).code == "unknown_proxy"
 
 
+async def test_a_model_may_be_named_without_its_provider_where_no_other_is_called_so(world: World) -> None:
+    """What is up goes before what was; who might mean two is asked."""
+    configure(world, 'providers.other.kind = "echo"\naliases.beta = "echo/alpha"')
+    for name in ("echo/alpha", "echo/beta", "other/beta"):
+        await up(world, name)
+
+    assert (await world.commands.about("alpha")).name == "echo/alpha"
+    assert (await world.commands.about("beta")).name == "echo/alpha"  # an alias of the configuration
+    configure(world, 'providers.other.kind = "echo"')
+    fault = await refused(partial(world.commands.down, "beta", DownRequest()))
+    assert (fault.code, fault.message) == ("ambiguous_name", '"beta" may be echo/beta or other/beta')
+    await world.commands.down("other/beta", DownRequest())
+    [limited] = await world.commands.set("beta", SetRequest(rpm=5))
+    [stopped] = await world.commands.down("beta", DownRequest())
+    assert limited.name == stopped.name == "echo/beta"
+    assert (await refused(partial(world.commands.down, "lpha", DownRequest()))).code == "unknown_proxy"
+
+
 # --- ports ----------------------------------------------------------------------------------------
 
 
