@@ -468,6 +468,7 @@ class Commands:
         unit = self._keeper.units.get(name) or self._keeper.create(Proxy(name, spec))
         unit.listeners = listeners
         unit.pid_file, unit.key_given = request.pid_file, _gives_key(request)
+        unit.address_given = request.base_url is not None
         self._keeper.apply(unit, fleet.Up(spec, _care(request, order.care)))
         self.doors.tell()
         return _Wished(unit, False, unit.proxy.order, [*order.notes, *notes])
@@ -487,12 +488,14 @@ class Commands:
         spec = unit.proxy.spec
         said = order.route.options if request.replace else ProxyOptions()
         lost = unit.proxy.key_lost
+        # An address that came with `up` is to stay as well, and any other is the configuration's.
+        moves = request.base_url is not None or (request.replace and not unit.address_given)
         fallback_said = request.fallback is not None or said.fallback is not None or lost
         wanted = attrs.evolve(
             order.spec,
             name=spec.name,
             port=spec.port,
-            base_url=order.spec.base_url if request.base_url is not None else spec.base_url,
+            base_url=order.spec.base_url if moves else spec.base_url,
             grace_s=_first(request.grace_s, said.grace_s, spec.grace_s),
             fallback=order.spec.fallback if fallback_said else spec.fallback,
             quota=quotas.granted(request, quotas.granted(said, spec.quota)),
@@ -517,6 +520,7 @@ class Commands:
             )
         if request.pid_file is not None:
             unit.pid_file = request.pid_file
+        unit.address_given = unit.address_given or request.base_url is not None
         if _gives_key(request) or request.replace:
             unit.key_given = _gives_key(request) or (
                 unit.key_given and bequest.of(wanted) == bequest.of(spec)

@@ -388,6 +388,7 @@ class Keeper:
             last_pid=proxy.last_pid,
             care=proxy.care,
             key_given=unit.key_given,
+            address_given=unit.address_given,
             kept=unit.kept,
             idle=proxy.idle_since is not None,
             deaths=self._dated(unit),
@@ -459,6 +460,7 @@ class Keeper:
             )
         )
         unit.pid_file, unit.key_given, unit.kept = record.pid_file, record.key_given, record.kept
+        unit.address_given = record.address_given
         unit.listeners, unit.dated = listeners, dated
         for worker in record.workers:
             self._recall_worker(unit, worker)

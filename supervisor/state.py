@@ -50,6 +50,8 @@ class ProxyRecord:
     care: Care = attrs.Factory(Care)
     key_given: bool = True
     """A key of it came with `up` and lived in memory only; else the configuration has it."""
+    address_given: bool = True
+    """Its provider's address came with `up`; earlier versions did not say."""
     kept: bool = True
     """It was not only for those who held a lease of it."""
     idle: bool = False

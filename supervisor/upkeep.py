@@ -43,6 +43,8 @@ class Unit:
     """Over the task that waits for an idle proxy's next connection."""
     key_given: bool = False
     """A key of it came with `up`: the configuration does not know it."""
+    address_given: bool = True
+    """So did its provider's address, or nobody knows."""
     pid_file: str | None = None
     """One more place for the pid, by the user's wish."""
     kept: bool = True

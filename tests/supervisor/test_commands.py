@@ -159,6 +159,27 @@ async def test_replace_rolls_to_the_new_options(world: World) -> None:
     assert world.worker(generation=2).spec == world.proxy().spec
 
 
+async def test_replace_takes_the_configured_address_unless_one_was_said(
+    make_world: Callable[[], World],
+) -> None:
+    """Who came up in a project, or before an edit, has an address that nobody said; the next supervisor knows."""
+    first = await make_world().start()
+    here = {"providers": {"mine": {"kind": "ollama", "base_url": "http://project"}}}
+    await up(first, "mine/m", port=0, overlay=here)
+    await up(first, "mine/said", port=0, overlay=here, base_url="http://said")
+    configure(first, '[providers.mine]\nkind = "ollama"\nbase_url = "http://own"')
+    give_back(first)
+    second = await make_world().start()
+    await second.until(lambda: second.proxy("mine/said").state is State.READY)
+    moved = await up(second, "mine/m", port=None, replace=True)
+    stays = await up(second, "mine/said", port=None, replace=True)
+    silent = await up(second, "mine/m", port=None, overlay=here)
+
+    assert (moved.base_url, moved.reused) == ("http://own", False)
+    assert (stays.base_url, stays.reused) == ("http://said", True)
+    assert (silent.base_url, silent.reused) == ("http://own", True)
+
+
 async def test_replace_that_fails_says_so(world: World) -> None:
     """The old worker goes on with the old options."""
     await up(world)

@@ -32,6 +32,7 @@ RECORD = ProxyRecord(
     pid_file="/x.pid",
     care=Care(lazy=True, idle_stop_s=900.0, max_rss=2**29),
     key_given=False,
+    address_given=False,
     idle=True,
     deaths=[Death(1.75e9, "SIGKILL", 3, 77, was_ready=True, lived_s=4.5), Death(1.76e9, "exit 1", 4)],
 )
