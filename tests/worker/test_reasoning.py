@@ -102,6 +102,13 @@ def test_pieces_of_entries() -> None:
 _entries = st.lists(st.sampled_from([TEXT, SIGNED, SECRET, SUMMARY, {**TEXT, "index": 1}]), max_size=8)
 
 
+def test_records_of_two_searches_stay_two() -> None:
+    record = {"type": "reasoning.server_tool_call", "tool_name": "openrouter:web_search", "result": "{}"}
+    first, second = record | {"arguments": '{"query":"a"}'}, record | {"arguments": '{"query":"b"}'}
+
+    assert merged([first, second]) == [first, second]
+
+
 @given(_entries)
 def test_entries_come_back_as_they_were_put_together(entries: list[dict[str, Any]]) -> None:
     reasoning, _ = collect("omitted", ("t", entries))

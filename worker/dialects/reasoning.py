@@ -105,7 +105,7 @@ def _place(entries: Details, piece: dict[str, Any]) -> int | None:
     return None
 
 
-_WHOLE = ("id", "format", "signature", "data")
+_WHOLE = ("id", "format", "signature", "data", "tool_call_id", "arguments")
 """Never in pieces: two different ones are of two entries."""
 _GROWING = ("text", "summary")
 
