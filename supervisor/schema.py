@@ -207,6 +207,13 @@ PROVIDER = Section(
             example='"vllm"',
             default="[by its name, its address or what its list says]",
         ),
+        "web_search": Field(
+            Flag(),
+            "OpenRouter: a client's web search is run by OpenRouter's own, which costs extra. false: a request for "
+            "nothing else is refused, beside other tools it is left out",
+            example="true",
+            default="false",
+        ),
         "picker_alias": Field(
             TableOf(
                 'a table of model = "claude-…" or "anthropic-…"',

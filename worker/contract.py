@@ -100,6 +100,8 @@ class Options:
     """What speaks chat completions there (`vllm`, `groq`, …), where neither its name nor its address tells."""
     pdf_to_text: str | None = None
     """A shell command: a PDF on its standard input, the text on its standard output."""
+    web_search: bool = False
+    """The provider's own web search may stand in for Anthropic's, where it has one (OpenRouter)."""
     picker_alias: str | None = None
     """The id under which Claude Code's picker shows the model. None: one is made of its name."""
     retries: int = 0

@@ -30,6 +30,8 @@ class Gauge:
         """Compare an untuned estimate with what the provider said of the same prompt."""
         if said.input_tokens is None or estimate < SMALLEST:
             return
+        if said.web_searches:
+            return  # what was found has been read as well, and once more for each search
         counted = said.input_tokens + said.cache_read_input_tokens + said.cache_creation_input_tokens
         ratio = counted / estimate
         if not LEAST <= ratio <= MOST:

@@ -27,6 +27,11 @@ base_url = "{{fa}}"
 [providers.openrouter]
 base_url = "{{fr}}"
 api_key = "{KEY}"
+[providers.searching]
+kind = "openrouter"
+base_url = "{{fr}}"
+api_key = "{KEY}"
+web_search = true
 [models.agents]
 code-reviewer = "ollama/codellama"
 Explore = "openrouter/x/y"

@@ -8,10 +8,11 @@ from typing import Any
 
 import attrs
 import pytest
+from e2e.providers import Said
 from fakes.upstream import Reply, Seen
 
 from .conftest import REAL_KEY, Desk
-from .dialogue import call, send
+from .dialogue import call, obedient, send
 
 pytestmark = [pytest.mark.slow, pytest.mark.clients]
 
@@ -70,6 +71,28 @@ def test_a_model_uses_tools_and_keeps_to_its_window(desk: Desk, claude: str, mod
         assert (used, facts["contextWindow"]) == (MODEL, 65536)
     assert REAL_KEY not in str([seen.headers for seen in desk.estate.fo.requests])
     assert desk.routes(2) == [(model, None)] * 2
+
+
+def test_a_web_search(desk: Desk, claude: str) -> None:
+    """Without OpenRouter's the agent is told that there is none; with it, what was found."""
+    order = "look it up" + call("WebSearch", query="trio python")
+    usage = {"server_tool_use": {"web_search_requests": 1}}
+    found = Said(("Trio is a library.",), sources=(("Trio", "https://trio.example/"),), usage=usage)
+    usual = obedient("fr")
+
+    def searching(document: Any) -> Said:
+        tools = [tool["type"] for tool in document.get("tools", ())]
+        return found if "openrouter:web_search" in tools else usual(document)
+
+    desk.estate.fr.script = searching
+    words = (claude, "--allowedTools", "WebSearch", "-p", order)
+    without, within = (
+        desk.run(*through(f"{name}/x/y", "--", *words)) for name in ("openrouter", "searching")
+    )
+
+    assert "cannot run the server tool web_search" in without.stdout, without
+    assert "https://trio.example/" in within.stdout, within
+    assert "Trio is a library." in within.stdout
 
 
 def test_an_agent_of_its_own(desk: Desk, claude: str) -> None:

@@ -33,6 +33,8 @@ class Said:
     """None: what fits; an empty text: the answer does not say why it ends."""
     usage: dict[str, Any] = attrs.Factory(dict)
     pause: float = 0.0
+    sources: tuple[tuple[str, str], ...] = ()
+    """Title and address of what a router's search found; said behind the text."""
 
 
 def lines(*documents: dict[str, Any]) -> tuple[bytes, ...]:
@@ -182,6 +184,8 @@ class Router(_Far):
             message["tool_calls"] = self._calls(said)
         if said.thinking:
             message["reasoning"] = said.thinking
+        if said.sources:
+            message["annotations"] = self._annotations(said)
         choice = {"index": 0, "message": message, **self._finish(said)}
         return {"id": "gen-1", "object": "chat.completion", "choices": [choice], "usage": self._usage(said)}
 
@@ -191,6 +195,8 @@ class Router(_Far):
         if said.thinking:
             deltas.append({"reasoning": said.thinking})
         deltas += [{"content": piece} for piece in said.pieces]
+        if said.sources:
+            deltas.append({"annotations": self._annotations(said)})
         for number, call in enumerate(self._calls(said)):
             function, arguments = call["function"], call["function"]["arguments"]
             half = len(arguments) // 2
@@ -215,6 +221,12 @@ class Router(_Far):
                 },
             }
             for number, (name, given) in enumerate(said.calls)
+        ]
+
+    def _annotations(self, said: Said) -> list[dict[str, Any]]:
+        return [
+            {"type": "url_citation", "url_citation": {"title": title, "url": url, "content": "an excerpt"}}
+            for title, url in said.sources
         ]
 
     def _finish(self, said: Said) -> dict[str, Any]:

@@ -147,6 +147,8 @@ class _Reader:
         if block["type"] in ("tool_use", "server_tool_use"):
             _must(isinstance(block["id"], str) and bool(block["id"]), "a tool call without id")
             _must(isinstance(block["name"], str), "a tool call without name")
+        if block["type"] == "web_search_tool_result":
+            _check_search(block, content)
         ids = [other["id"] for other in content if "id" in other]
         _must(block.get("id") not in ids, "a repeated tool id")
         self._open, self._json, self._signed = block, "", False
@@ -199,6 +201,10 @@ class _Reader:
         calls = [block for block in self.said.message["content"] if block["type"] == "tool_use"]
         _must(bool(calls) or delta["stop_reason"] != "tool_use", "tool_use without a call")
         _must(not calls or delta["stop_reason"] != "end_turn", "end_turn beside a call")
+        blocks = self.said.message["content"]
+        asked = [block["id"] for block in blocks if block["type"] == "server_tool_use"]
+        answered = [block["tool_use_id"] for block in blocks if block["type"] == "web_search_tool_result"]
+        _must(asked == answered, f"searches {asked}, results {answered}")
         _check_usage(document["usage"])
         self.said.message.update(delta, usage=document["usage"])
         self._delta_seen = True
@@ -215,6 +221,23 @@ class _Reader:
         _must(document["request_id"].startswith("req_"), "no request_id")
         self.said.error = document
         self.ended = True
+
+
+def _check_search(block: dict[str, Any], before: list[dict[str, Any]]) -> None:
+    """A result comes whole, right behind the search it belongs to."""
+    call = before[-1] if before else {}
+    _must(call.get("type") == "server_tool_use" and call["name"] == "web_search", "a result without a search")
+    _must(call["id"].startswith("srvtoolu_"), f"a search's id {call['id']!r}")
+    _must(block["tool_use_id"] == call["id"], "the result of another search")
+    content = block["content"]
+    if isinstance(content, dict):
+        _must(content["type"] == "web_search_tool_result_error" and bool(content["error_code"]), "no error")
+        return
+    for found in content:
+        _must(found["type"] == "web_search_result", f"{found['type']} in a result")
+        for field in ("url", "title", "encrypted_content"):
+            _must(isinstance(found[field], str), f"{field} of a source is no text")
+        _must(found["page_age"] is None or isinstance(found["page_age"], str), "page_age of a source")
 
 
 def _check_usage(usage: dict[str, Any]) -> None:

@@ -49,6 +49,7 @@ capabilities = ["tools", "vision"]
 api = "anthropic"
 server = "vllm"
 pdf_to_text = "pdftotext - -"
+web_search = true
 picker_alias = { "qwen3:8b" = "claude-qwen" }
 retries = 2
 hold = "5s"
@@ -88,6 +89,7 @@ def test_everything_that_can_be_said_of_a_provider() -> None:
         api="anthropic",
         server="vllm",
         pdf_to_text="pdftotext - -",
+        web_search=True,
         retries=2,
         hold_s=5.0,
         ping_s=20.0,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from modelproxy.worker.failures import Failure, Kind, Refused
 from modelproxy.worker.wire import asks, codec, sse
 from modelproxy.worker.wire.anthropic import Head, Stream, Whole
-from modelproxy.worker.wire.items import Block, Finish, Item, Text, Thinking, ToolCall, Usage
+from modelproxy.worker.wire.items import Block, Finish, Item, ServerCall, Text, Thinking, ToolCall, Usage
 
 GOOD: dict[str, Any] = {"model": "m", "max_tokens": 10, "messages": [{"role": "user", "content": "hi"}]}
 BOOM = Failure(Kind.PROVIDER, "boom")
@@ -393,7 +393,12 @@ _items = st.one_of(
         ToolCall, st.uuids().map(lambda one: f"toolu_{one.hex}"), st.text(min_size=1), st.just(b'{"a":"b"}')
     ),
     st.just(Block({"type": "redacted_thinking", "data": "x"})),
-    st.builds(Usage, st.none() | st.integers(0, 9), st.none() | st.integers(0, 9)),
+    st.builds(
+        Usage,
+        st.none() | st.integers(0, 9),
+        st.none() | st.integers(0, 9),
+        web_searches=st.none() | st.integers(0, 9),
+    ),
     _finishes,
     st.just(BOOM),
 )
@@ -418,6 +423,34 @@ def test_any_items_give_a_grammatical_stream_that_says_what_the_plain_answer_say
     assert b"".join(parts) == streamed(items, of)
     pinged = sse.PING.join(part for part in parts[:2]) + b"".join(parts[2:])
     assert grammar.check(pinged).pings == 1
+
+
+SOURCE = {"type": "web_search_result", "url": "u", "title": "t", "encrypted_content": "", "page_age": None}
+SEARCHED: list[Item] = [
+    ServerCall("srvtoolu_1", "web_search", b'{"query":"q"}'),
+    Block({"type": "web_search_tool_result", "tool_use_id": "srvtoolu_1", "content": [SOURCE]}),
+    Usage(3, 4, web_searches=2),
+    Text("found"),
+    Finish("end_turn"),
+]
+
+
+def test_a_search_of_the_server_says_the_same_streamed_and_plain() -> None:
+    """Nobody has to answer it, so the turn ends as any other."""
+    said = grammar.check(streamed(SEARCHED))
+    body, failure = whole(SEARCHED, head())
+
+    assert failure is None
+    assert said.message == body
+    assert body is not None
+    assert [block["type"] for block in body["content"]] == [
+        "server_tool_use",
+        "web_search_tool_result",
+        "text",
+    ]
+    assert body["content"][0]["input"] == {"query": "q"}
+    assert body["content"][1]["content"] == [SOURCE]
+    assert (body["stop_reason"], body["usage"]["server_tool_use"]) == ("end_turn", {"web_search_requests": 2})
 
 
 # --- the checker itself: it must be able to fail --------------------------------------------------
@@ -450,6 +483,32 @@ def test_the_grammar_checker_notices(old: bytes, new: bytes) -> None:
 
     with pytest.raises((grammar.Ungrammatical, ValueError)):
         grammar.check(SMALL.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        [SEARCHED[0], *SEARCHED[2:]],
+        SEARCHED[1:],
+        [SEARCHED[0], SEARCHED[3], *SEARCHED[1:]],
+        [ServerCall("srvtoolu_2", "web_search"), *SEARCHED[1:]],
+        [ServerCall("toolu_1", "web_search"), *SEARCHED[1:]],
+        [
+            SEARCHED[0],
+            Block(
+                {
+                    "type": "web_search_tool_result",
+                    "tool_use_id": "srvtoolu_1",
+                    "content": [{**SOURCE, "url": 1}],
+                }
+            ),
+            Finish(),
+        ],
+    ],
+)
+def test_the_grammar_checker_notices_a_search_that_is_none(items: list[Item]) -> None:
+    with pytest.raises(grammar.Ungrammatical):
+        grammar.check(streamed(items))
 
 
 @pytest.mark.parametrize("extra", [sse.PING, SMALL, Stream(head()).fail(BOOM)])

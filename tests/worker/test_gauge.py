@@ -28,8 +28,15 @@ def test_all_kinds_of_input_make_the_prompt() -> None:
 
 @pytest.mark.parametrize(
     ("estimate", "said"),
-    [(1000, Usage(None)), (199, Usage(150)), (1000, Usage(10)), (1000, Usage(0)), (1000, Usage(2001))],
-    ids=["nothing said", "too small to tell", "only what was not cached", "nothing", "implausible"],
+    [
+        (1000, Usage(None)),
+        (199, Usage(150)),
+        (1000, Usage(10)),
+        (1000, Usage(0)),
+        (1000, Usage(2001)),
+        (1000, Usage(1900, web_searches=1)),
+    ],
+    ids=["nothing said", "too small", "only what was not cached", "nothing", "implausible", "what was found"],
 )
 def test_what_teaches_nothing(estimate: int, said: Usage) -> None:
     gauge = Gauge()

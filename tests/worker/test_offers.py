@@ -23,7 +23,7 @@ def deferred(name: str) -> dict[str, Any]:
     return tool(name, defer_loading=True)
 
 
-def offer(tools: list[Any], *content: Any, choice: Any = None) -> Offer:
+def offer(tools: list[Any], *content: Any, choice: Any = None, searches_web: bool = False) -> Offer:
     """Of a request with these tools, whose history holds these blocks."""
     messages: list[Any] = [{"role": "user", "content": "hi"}]
     if content:
@@ -31,7 +31,7 @@ def offer(tools: list[Any], *content: Any, choice: Any = None) -> Offer:
             {"role": "system" if content[0]["type"].startswith("tool_a") else "user", "content": content}
         )
     body = {"model": "m", "max_tokens": 9, "messages": messages, "tools": tools, "tool_choice": choice}
-    return offers.offer(asks.ask(codec.dumps(body)), "work")
+    return offers.offer(asks.ask(codec.dumps(body)), "work", searches_web=searches_web)
 
 
 def names(tools: list[Any], *content: Any, choice: Any = None) -> list[str]:
@@ -113,6 +113,32 @@ def test_p07_beside_other_tools_a_server_tool_is_left_out_and_noted() -> None:
     assert [one.name for one in found.tools] == ["a"]
     assert found.choice == Choice("auto")
     assert found.notes == ("left out server tools: web_search",)
+
+
+def test_a_search_that_the_provider_runs_is_on_offer_alone_and_beside_others() -> None:
+    alone = offer([SEARCH], searches_web=True)
+    beside = offer([tool("a"), SEARCH, {"type": "web_fetch_1", "name": "web_fetch"}], searches_web=True)
+
+    assert (alone.tools, alone.search, alone.notes) == ([], SEARCH, ())
+    assert ([one.name for one in beside.tools], beside.search) == (["a"], SEARCH)
+    assert beside.notes == ("left out server tools: web_fetch",)
+    assert offer([tool("a")], searches_web=True).search is None
+
+
+@pytest.mark.parametrize(
+    "choice", [Choice("any"), Choice("tool", "web_search"), Choice("auto"), Choice("none")]
+)
+def test_a_search_can_be_chosen(choice: Choice) -> None:
+    asked = {"type": choice.type} | ({"name": choice.name} if choice.name else {})
+
+    assert offer([SEARCH], choice=asked, searches_web=True).choice == choice
+
+
+def test_what_the_provider_does_not_run_stays_refused_beside_a_search() -> None:
+    with pytest.raises(Refused, match="needs Anthropic"):
+        offer([SEARCH, {"type": "computer_1", "name": "computer"}], searches_web=True)
+    with pytest.raises(Refused, match="cannot run the server tool web_fetch"):
+        offer([{"type": "web_fetch_1", "name": "web_fetch"}], searches_web=True)
 
 
 @pytest.mark.parametrize("kind", ["computer_20251124", "browser_toolset_1"])

@@ -27,7 +27,7 @@ from modelproxy.worker.failures import Failure, Kind, Refused
 from modelproxy.worker.wire import codec, hops, longs, sse
 from modelproxy.worker.wire.items import Usage
 
-from . import errors, quirks, thinking
+from . import errors, quirks, searches, thinking
 from .seam import Headers, Terms
 
 KIND = "anthropic"
@@ -125,11 +125,16 @@ def _is_model(token: bytes) -> bool:
 
 
 def without_foreign_thinking(body: bytes) -> bytes:
-    """The same without reasoning that Anthropic would refuse: ours, and what nobody has signed.
+    """The same without what Anthropic would refuse: reasoning of ours or that nobody has signed, and searches
+    that it has not run.
 
     A session that began at another provider brings such blocks, and each would fail every later turn.
     """
-    return _without(body, thinking.is_foreign_to_anthropic) if _MAY_BE_FOREIGN.search(body) else body
+    return _without(body, _is_foreign) if _MAY_BE_FOREIGN.search(body) else body
+
+
+def _is_foreign(block: dict[str, Any]) -> bool:
+    return thinking.is_foreign_to_anthropic(block) or searches.is_ours(block)
 
 
 def _without(body: bytes, goes: Callable[[dict[str, Any]], bool]) -> bytes:
@@ -172,7 +177,7 @@ def _type_in(block: Any) -> Any:
     return block.get("type") if isinstance(block, dict) else None
 
 
-_MAY_BE_FOREIGN = re.compile(rb'"px1\.|"signature"\s*:\s*(?:""|null)')
+_MAY_BE_FOREIGN = re.compile(rb'"px1\.|"signature"\s*:\s*(?:""|null)|"srvtoolu_px_')
 _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\]]', re.DOTALL)
 _VALUE = re.compile(rb'\s*:\s*("[^"\\]*(?:\\.[^"\\]*)*"|[^\s,}\]\[{"]+)', re.DOTALL)
 

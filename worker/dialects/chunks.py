@@ -36,6 +36,7 @@ from .names import Names
 from .quirks import Quirks
 from .reasoning import Reasoning
 from .seam import NewId, Terms
+from .searches import Held
 from .stops import Stops
 from .thinking import Inline
 
@@ -90,6 +91,8 @@ class Frame:
     json_only: bool = False
     most_tokens: int | None = None
     """Where more had to be asked for than the client wants."""
+    search: str = ""
+    """The server's own name for the web search that was on offer."""
 
 
 class Decoder:
@@ -105,19 +108,20 @@ class Decoder:
         self._odd: dict[str, Any] | None = None
         """Something in the stream that is no chunk: when nothing else comes, it may say why."""
         self._batches = Batches()
-        self._answer = _Answer(ask, terms, quirks, frame, new_id)
+        self._held = Held(frame.search, new_id) if frame.search else None
+        self._answer = _Answer(ask, terms, quirks, frame, new_id, self._held)
 
     def feed(self, data: bytes) -> list[Item]:
         if self._over:
             return []
         if self._body is not None:
-            return self._batches.take(self._items(self._body.feed(data)))
+            return self._batches.take(self._ordered(self._items(self._body.feed(data))))
         self._head += data
         form = _form(self._head)
         if form is None:
             return []
         self._body, head, self._head = form(), self._head, b""
-        return self._batches.take(self._items(self._body.feed(head)))
+        return self._batches.take(self._ordered(self._items(self._body.feed(head))))
 
     def rest(self) -> list[Item]:
         return self._batches.rest()
@@ -132,11 +136,21 @@ class Decoder:
 
     def end(self) -> list[Item]:
         if self._over:
-            return []
+            return self._batches.take(self._held.release()) if self._held else []
         if self._body is None:
             self._body, head, self._head = _Garbage(), self._head, b""
             self._body.feed(head)
-        return self._batches.take(self._ending(self._body.end()))
+        return self._batches.take(self._to_the_end(self._body.end()))
+
+    def _to_the_end(self, found: Iterable[_Found]) -> Iterator[Item]:
+        yield from self._ordered(self._ending(found))
+        yield from self._held.release() if self._held else ()
+
+    def _ordered(self, items: Iterator[Item]) -> Iterator[Item]:
+        """What a search found goes before the text that speaks of it."""
+        if self._held is None:
+            return items
+        return (one for item in items for one in self._held.take(item))
 
     def _ending(self, found: Iterable[_Found]) -> Iterator[Item]:
         yield from self._items(found)
@@ -364,10 +378,13 @@ LONGEST_HEAD = 64 * 1024
 class _Answer:
     """Chunks in, items out."""
 
-    def __init__(self, ask: Ask, terms: Terms, quirks: Quirks, frame: Frame, new_id: NewId) -> None:
+    def __init__(
+        self, ask: Ask, terms: Terms, quirks: Quirks, frame: Frame, new_id: NewId, held: Held | None
+    ) -> None:
         self._terms = terms
         self._quirks = quirks
         self._frame = frame
+        self._held = held
         self._new_id = new_id
         self._name = quirks.title or terms.provider
         self._reasoning = Reasoning(terms.provider, terms.model, display=ask.thinking, memory=terms.memory)
@@ -395,6 +412,8 @@ class _Answer:
     def add(self, chunk: Chunk, *, is_whole: bool) -> list[Item]:
         """The items of one chunk, in the order in which they make sense."""
         items: list[Item] = []
+        if self._held is not None:
+            self._held.note(chunk.annotations, chunk.details)
         if self._end_said is not None:
             self._add_calls(self._news(chunk))
         elif not self._finished:
@@ -558,7 +577,10 @@ class _Answer:
     def count(self, said: dict[str, Any] | None) -> list[Item]:
         """Some servers repeat the counts in every chunk."""
         ways = self._quirks
-        usage = self._usage if said is None else openai.usage(said, cost=ways.cost, by_sum=ways.counts_by_sum)
+        usage = self._usage
+        if said is not None:
+            by_sum, searches = ways.counts_by_sum, self._held is not None
+            usage = openai.usage(said, cost=ways.cost, by_sum=by_sum, searches=searches)
         if usage is None or usage == self._usage:
             return []
         self._usage = usage
@@ -577,7 +599,7 @@ class _Answer:
                 Failure(Kind.PROVIDER, f"{self._name}, model {self._terms.model}: ended with {word[:80]!r}")
             ]
         end = self._meant(FINISHES.get(word, "end_turn"), word, chunk)
-        if is_whole or not (self._calls or self._frame.offered):
+        if is_whole or not (self._calls or self._frame.offered or self._frame.search):
             return self.finish(end)
         self._end_said = end
         return []
@@ -597,12 +619,15 @@ class _Answer:
         usage, window = self._usage, self._terms.window
         if usage is None or window is None or usage.input_tokens is None or usage.output_tokens is None:
             return False
+        if usage.web_searches:
+            return False  # the counts are sums over several prompts
         prompt = usage.input_tokens + usage.cache_read_input_tokens + usage.cache_creation_input_tokens
         return prompt + usage.output_tokens >= window
 
     def _tool_calls(self, *, truncated: bool) -> list[Item] | Failure:
         found: list[Item] = []
-        calls = self._calls.all()
+        # The server's own search is nobody else's to run.
+        calls = [call for call in self._calls.all() if not call.name or call.name != self._frame.search]
         for call in calls if self._frame.parallel else calls[:1]:
             name = self._name_of(call)
             if name is None:

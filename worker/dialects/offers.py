@@ -10,6 +10,8 @@ import attrs
 from modelproxy.worker.failures import Failure, Kind, Refused
 from modelproxy.worker.wire.asks import Ask
 
+from . import searches
+
 Block = dict[str, Any]
 
 PLACEHOLDER = "DeferredToolPlaceholder"
@@ -42,26 +44,41 @@ class Offer:
     choice: Choice
     parallel: bool
     notes: tuple[str, ...] = ()
+    search: Block | None = None
+    """The web search as the client described it, where the provider runs one."""
 
 
-def offer(ask: Ask, provider: str) -> Offer:
+def offer(ask: Ask, provider: str, *, searches_web: bool = False) -> Offer:
     """Select the tools. Raises `Refused` where leaving one out would make the model invent its results."""
     notes: list[str] = []
     tools: dict[str, Tool] = {}
     missing: list[str] = []
     wanted = _Wanted(ask)
+    search = search_in(ask) if searches_web else None
     for described in ask.tools:
+        if search is not None and is_search(described):
+            continue
         kind, name = _text(described.get("type")), _text(described.get("name"))
         if _is_for_anthropic_only(described):
             missing.append(name or kind)
         elif name and name != PLACEHOLDER and name not in tools and wanted.is_wanted(described):
             tools[name] = _tool(described)
     if missing:
-        _refuse_if_alone(ask, provider, missing)
+        _refuse_if_alone(ask, provider, missing, search)
         notes.append(f"left out server tools: {', '.join(missing)}")
-    choice = _choice(ask, tools, missing)
+    choice = _choice(ask, tools, missing, search)
     parallel = ask.tool_choice.get("disable_parallel_tool_use") is not True
-    return Offer(list(tools.values()), choice, parallel, tuple(notes))
+    return Offer(list(tools.values()), choice, parallel, tuple(notes), search)
+
+
+def search_in(ask: Ask) -> Block | None:
+    """The web search among a request's tools."""
+    return next((described for described in ask.tools if is_search(described)), None)
+
+
+def is_search(described: Block) -> bool:
+    """Whether this is Anthropic's web search, of whatever date."""
+    return _text(described.get("type")).startswith(searches.PREFIX)
 
 
 # --- what others run ------------------------------------------------------------------------------
@@ -89,13 +106,15 @@ def _is_for_anthropic_only(described: Block) -> bool:
     return _own_schema(kind) is None and not isinstance(described.get("input_schema"), dict)
 
 
-def _refuse_if_alone(ask: Ask, provider: str, missing: list[str]) -> None:
+def _refuse_if_alone(ask: Ask, provider: str, missing: list[str], search: Block | None) -> None:
     """A request for nothing but server tools is a question that only they can answer."""
     for described in ask.tools:
         if _text(described.get("type")).startswith(_SCREEN_TOOLS):
             raise _refused(f"tool {_name_of(described)} needs Anthropic; {provider} cannot run it")
+    if search is not None or _only_searches_tools(ask.tools):
+        return
     rest = [one for one in ask.tools if not _is_for_anthropic_only(one)]
-    if not any(one.get("name") != PLACEHOLDER for one in rest) and not _only_searches_tools(ask.tools):
+    if not any(one.get("name") != PLACEHOLDER for one in rest):
         raise _refused(f"{provider} cannot run the server tool {', '.join(missing)}")
 
 
@@ -243,13 +262,13 @@ def _names_in(value: Any) -> Iterable[str]:
             yield one
 
 
-def _choice(ask: Ask, tools: dict[str, Tool], missing: list[str]) -> Choice:
+def _choice(ask: Ask, tools: dict[str, Tool], missing: list[str], search: Block | None) -> Choice:
     """A choice must not outlive the tools that it chooses from: servers refuse that."""
     kind = ask.tool_choice["type"]
     if kind != "tool":
-        return Choice(kind) if tools else Choice()
+        return Choice(kind) if tools or search else Choice()
     name = ask.tool_choice["name"]
-    if name in tools:
+    if name in tools or (search is not None and name == search.get("name")):
         return Choice("tool", name)
     if name in missing:
         return Choice()

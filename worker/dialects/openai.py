@@ -18,7 +18,7 @@ from modelproxy.worker.failures import Failure, Kind, Refused
 from modelproxy.worker.wire import codec
 from modelproxy.worker.wire.asks import Ask
 
-from . import blocks, errors, names, quirks, reasoning, schemas, seam, toolless
+from . import blocks, errors, names, offers, quirks, reasoning, schemas, seam, searches, toolless
 from .blocks import Image, ImageUrl, Part, Sight
 from .chunks import Decoder, Frame
 from .names import Names
@@ -49,7 +49,7 @@ class OpenAI:
 
     def call(self, ask: Ask, terms: Terms) -> Call:
         ways = self.server.with_model(terms.model, terms.facts)
-        wanted = prepare(ask, terms)
+        wanted = prepare(ask, terms, searches_web=_searches_web(terms, ways))
         prepared = toolless.settled(wanted, terms, _sight(terms, ways))
         if prepared.tools and not terms.can("tools"):
             # Without them an agent only talks, and nobody sees why.
@@ -71,7 +71,7 @@ class OpenAI:
 
     def decoder(self, ask: Ask, terms: Terms, *, new_id: NewId) -> seam.Decoder:
         ways = self.server.with_model(terms.model, terms.facts)
-        inner = Decoder(ask, terms, ways, _frame(ask, ways), new_id=new_id)
+        inner = Decoder(ask, terms, ways, _frame(ask, terms, ways), new_id=new_id)
         return toolless.reader(inner, ask, terms, new_id)
 
     def failure(self, ask: Ask, terms: Terms, status: int, headers: Headers, body: bytes) -> Failure:
@@ -112,8 +112,15 @@ def headers(ask: Ask, terms: Terms, ways: Quirks) -> Headers:
     return [(name.encode("ascii"), value.encode("utf-8")) for name, value in found.items() if value]
 
 
-def _frame(ask: Ask, ways: Quirks) -> Frame:
-    offered = tuple(tool["name"] for tool in ask.tools if isinstance(tool.get("name"), str))
+def _searches_web(terms: Terms, ways: Quirks) -> bool:
+    """A model whose tools are left out or put into words has no use for this one either."""
+    return terms.options.web_search and bool(ways.search) and toolless.way(terms) is None
+
+
+def _frame(ask: Ask, terms: Terms, ways: Quirks) -> Frame:
+    search = offers.search_in(ask) if _searches_web(terms, ways) else None
+    callables = [tool for tool in ask.tools if search is None or not offers.is_search(tool)]
+    offered = tuple(tool["name"] for tool in callables if isinstance(tool.get("name"), str))
     told, kept = _stops(ask.stop_sequences, ways)
     return Frame(
         names=_names(ask),
@@ -123,6 +130,7 @@ def _frame(ask: Ask, ways: Quirks) -> Frame:
         parallel=ask.tool_choice.get("disable_parallel_tool_use") is not True,
         json_only=format_of(ask.body) is not None and not ask.tools,
         most_tokens=ask.max_tokens if 0 < ask.max_tokens < ways.min_output else None,
+        search="" if search is None else ways.search,
     )
 
 
@@ -181,7 +189,7 @@ class _Request:
             {} if self._automatic is None else {"cache_control": self._automatic},
         ):
             found |= part
-        if self._prepared.tools or self._prepared.format is not None:
+        if "tools" in found or self._prepared.format is not None:
             found |= self._ways.body_with_tools
         if self._prepared.prefill:
             found |= self._ways.body_with_prefill
@@ -286,17 +294,29 @@ class _Request:
 
     def _tools(self) -> dict[str, Any]:
         prepared = self._prepared
-        if not prepared.tools:
+        described = [_tool(self._names, tool, self._schema) for tool in prepared.tools]
+        if prepared.search is not None:
+            described.append(_search(prepared.search, self._ways))
+        if not described:
             return {}
-        found: dict[str, Any] = {"tools": [_tool(self._names, tool, self._schema) for tool in prepared.tools]}
+        found: dict[str, Any] = {"tools": described}
         choice = prepared.choice
         if choice.type == "tool" and choice.name is not None:
-            found["tool_choice"] = {"type": "function", "function": {"name": self._names.out(choice.name)}}
+            found |= self._chosen(choice.name)
         elif choice.type != "auto":
             found["tool_choice"] = self._ways.any_tool if choice.type == "any" else choice.type
-        if not prepared.parallel and self._ways.parallel_switch:
+        if prepared.tools and not prepared.parallel and self._ways.parallel_switch:
             found["parallel_tool_calls"] = False
         return found
+
+    def _chosen(self, name: str) -> dict[str, Any]:
+        if any(tool.name == name for tool in self._prepared.tools):
+            return {"tool_choice": {"type": "function", "function": {"name": self._names.out(name)}}}
+        # Claude Code always chooses its search; a model that has only that finds it unforced as well.
+        supported = self._terms.facts.get("supported_parameters")
+        if isinstance(supported, list) and supported and "tool_choice" not in supported:
+            return {}
+        return {"tool_choice": {"type": self._ways.search}}
 
     def _format(self) -> dict[str, Any]:
         if self._prepared.format is None:
@@ -386,6 +406,12 @@ def _tool(names: Names, tool: Any, schema: Callable[[Any], schemas.Schema]) -> d
         "parameters": schema(tool.schema),
     }
     return {"type": "function", "function": function}
+
+
+def _search(described: Message, ways: Quirks) -> dict[str, Any]:
+    found: dict[str, Any] = {"type": ways.search}
+    limits = searches.parameters(described)
+    return found | {"parameters": limits} if limits else found
 
 
 def _is_strict(schema: Any) -> bool:

@@ -64,6 +64,8 @@ class Quirks:
     files: bool = False
     session: bool = False
     """Takes a `session_id` and keeps a session at one provider."""
+    search: str = ""
+    """The type of its own tool that searches the web; offered only where the user wants that."""
     tiers: dict[str, str] = attrs.Factory(dict)
     """What a client's `speed` is as a `service_tier`."""
     body: dict[str, Any] = attrs.Factory(dict)
@@ -182,6 +184,7 @@ SERVERS: dict[str, Quirks] = {
         usage_on_request=False,
         files=True,
         session=True,
+        search="openrouter:web_search",
         tiers={"fast": "priority"},
         # Providers that lack a parameter ignore it in silence unless they are told not to.
         body_with_tools={"provider": {"require_parameters": True}},

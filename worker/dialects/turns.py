@@ -72,6 +72,8 @@ class Prepared:
     """The last turn is the beginning of the answer; it must not be repeated."""
     notes: tuple[str, ...] = ()
     """What was left out, for the log."""
+    search: Block | None = None
+    """The web search that the provider is to run, as the client described it."""
 
     def input_tokens(self, sight: Sight, replays_from: int = 0) -> int:
         """An estimate of what is really sent: the client's own request also holds what a model is only told of.
@@ -99,10 +101,13 @@ class Prepared:
         )
 
 
-def prepare(ask: Ask, terms: Terms) -> Prepared:
-    """Put a request in order. Raises `Refused` for what cannot be served honestly."""
+def prepare(ask: Ask, terms: Terms, *, searches_web: bool = False) -> Prepared:
+    """Put a request in order. Raises `Refused` for what cannot be served honestly.
+
+    `searches_web`: the provider has a search of its own, and may use it.
+    """
     _refuse_features(ask.body, terms)
-    offered = offer(ask, terms.provider)
+    offered = offer(ask, terms.provider, searches_web=searches_web)
     history = _History(terms)
     turns = history.turns(ask.messages)
     system = _system_blocks(ask.body.get("system"))
@@ -118,6 +123,7 @@ def prepare(ask: Ask, terms: Terms) -> Prepared:
         format=format_of(ask.body),
         prefill=turns[-1].role == "assistant",
         notes=_notes(ask, offered, history),
+        search=offered.search,
     )
 
 

@@ -24,7 +24,7 @@ from modelproxy.worker.failures import Failure, Kind, envelope
 
 from . import codec, sse
 from .asks import Ask
-from .items import Block, Finish, Item, Text, Thinking, ToolCall, Usage
+from .items import Block, Finish, Item, ServerCall, Text, Thinking, ToolCall, Usage
 
 
 @attrs.frozen
@@ -60,7 +60,7 @@ class _Sink(Protocol):
     def signature(self, signature: str) -> None: ...
     def arguments(self, arguments: bytes) -> None: ...
     def close(self) -> None: ...
-    def end(self, finish: Finish, usage: dict[str, int]) -> None: ...
+    def end(self, finish: Finish, usage: dict[str, Any]) -> None: ...
 
 
 class Turn:
@@ -103,7 +103,7 @@ class Turn:
         if not self.blocks and not self._head.may_be_empty:
             self._switch(Text, {"type": "text", "text": ""})
         self._close()
-        self._sink.end(self._true_finish(self._finish), self.usage())
+        self._sink.end(self._true_finish(self._finish), self._shown_usage())
 
     @property
     def said(self) -> Usage:
@@ -125,6 +125,11 @@ class Turn:
             "cache_creation_input_tokens": said.cache_creation_input_tokens,
             "cache_read_input_tokens": said.cache_read_input_tokens,
         }
+
+    def _shown_usage(self) -> dict[str, Any]:
+        """What the client is told besides: searches are paid for, too."""
+        searches = self._usage.web_searches
+        return self.usage() | ({"server_tool_use": {"web_search_requests": searches}} if searches else {})
 
     def _true_finish(self, finish: Finish) -> Finish:
         """Providers say `stop` beside calls, and call a turn a tool turn that has no call."""
@@ -161,6 +166,12 @@ class Turn:
         self._sink.arguments(item.arguments)
         self._sink.close()
 
+    def _server_call(self, item: ServerCall) -> None:
+        """Nobody has to answer it, so it does not make a turn of calls."""
+        self._switch(None, {"type": "server_tool_use", "id": item.id, "name": item.name, "input": {}})
+        self._sink.arguments(item.arguments)
+        self._sink.close()
+
     def _block(self, item: Block) -> None:
         self._switch(None, item.content)
         self._sink.close()
@@ -173,6 +184,7 @@ class Turn:
         Text: _text,
         Thinking: _thinking,
         ToolCall: _call,
+        ServerCall: _server_call,
         Block: _block,
         Finish: _finished,
     }
@@ -325,7 +337,7 @@ class _Events:
     def close(self) -> None:
         self._out.append(_BLOCK_STOP % self._index)
 
-    def end(self, finish: Finish, usage: dict[str, int]) -> None:
+    def end(self, finish: Finish, usage: dict[str, Any]) -> None:
         reason, sequence = codec.dumps(finish.stop_reason), codec.dumps(finish.stop_sequence)
         self._out.append(_END % (reason, sequence, codec.dumps(usage)))
 
@@ -366,7 +378,7 @@ class _Body:
     def close(self) -> None:
         self._out.write(self._tail)
 
-    def end(self, finish: Finish, usage: dict[str, int]) -> None:
+    def end(self, finish: Finish, usage: dict[str, Any]) -> None:
         ending = {"stop_reason": finish.stop_reason, "stop_sequence": finish.stop_sequence, "usage": usage}
         self._out.write(b"]," + codec.dumps(ending)[1:])
 
@@ -378,5 +390,6 @@ _TAILS = {
     "text": (-len('"}'), b'"}'),
     "thinking": (-len('","signature":""}'), b'","signature":""}'),
     "tool_use": (-len("{}}"), b"{}}"),
+    "server_tool_use": (-len("{}}"), b"{}}"),
 }
 """How much of a shell comes behind its contents, and that."""

@@ -39,6 +39,15 @@ class ToolCall:
 
 
 @attrs.frozen
+class ServerCall:
+    """A call that the provider has answered itself; the `Block` behind it says what came of it."""
+
+    id: str
+    name: str
+    arguments: bytes = b"{}"
+
+
+@attrs.frozen
 class Block:
     """A content block that travels whole inside its start event, such as `redacted_thinking`."""
 
@@ -55,6 +64,8 @@ class Usage:
     cache_read_input_tokens: int = 0
     cost_usd: float | None = None
     """What the provider says it charges for the answer; 0 is free, None is unknown."""
+    web_searches: int | None = None
+    """How often the provider has searched the web; None where no search was on offer."""
 
 
 @attrs.frozen
@@ -65,4 +76,4 @@ class Finish:
     stop_sequence: str | None = None
 
 
-Item = Text | Thinking | ToolCall | Block | Usage | Finish | Failure
+Item = Text | Thinking | ToolCall | ServerCall | Block | Usage | Finish | Failure

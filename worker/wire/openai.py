@@ -44,6 +44,8 @@ class Chunk:
     """OpenRouter's `reasoning_details`."""
     fragments: list[Fragment] = attrs.Factory(list)
     images: int = 0
+    annotations: list[dict[str, Any]] = attrs.Factory(list)
+    """What a text refers to: sources of a search."""
     finish: str = ""
     """In lower case; empty while the answer goes on."""
     native_finish: str = ""
@@ -138,6 +140,7 @@ def _of_choice(choice: dict[str, Any], reasoning: tuple[str, ...], usage: dict[s
         details=_objects(said.get("reasoning_details")),
         fragments=list(_fragments(said)),
         images=len(_objects(said.get("images"))),
+        annotations=_objects(said.get("annotations")),
         finish=_word(choice.get("finish_reason")),
         native_finish=_word(choice.get("native_finish_reason")),
         stopped_by=_text(choice.get("stop_reason")),
@@ -208,11 +211,13 @@ def _usage(document: dict[str, Any], choice: dict[str, Any]) -> dict[str, Any] |
     return next((place for place in places if isinstance(place, dict) and place), None)
 
 
-def usage(said: dict[str, Any], *, cost: str | None = None, by_sum: bool = False) -> Usage:
+def usage(
+    said: dict[str, Any], *, cost: str | None = None, by_sum: bool = False, searches: bool = False
+) -> Usage:
     """Counts as Anthropic counts: what came from the cache or went into it is no input.
 
     `cost` names the field that holds what was charged, where the server charges. `by_sum`: what is output shows
-    only in the sum.
+    only in the sum. `searches`: the server may have searched the web, and counts how often.
     """
     prompt_details = _dict(said.get("prompt_tokens_details"))
     prompt = _first(said, "prompt_tokens", "input_tokens")
@@ -229,6 +234,7 @@ def usage(said: dict[str, Any], *, cost: str | None = None, by_sum: bool = False
         cache_creation_input_tokens=written,
         cache_read_input_tokens=read,
         cost_usd=None if cost is None else _cost(said, cost),
+        web_searches=_first(_dict(said.get("server_tool_use")), "web_search_requests") if searches else None,
     )
 
 
