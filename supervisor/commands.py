@@ -58,6 +58,7 @@ from .upkeep import Unit
 
 _PORT_HANDOVER_S = 5.0
 """How long a new proxy waits for a port that one of our own leaving workers still holds."""
+_MEND = "mend it and say it again; what runs goes on by the last one that was good"
 _SOONER_S = 1.0
 """A worker may have written something before somebody waited for it."""
 _NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
@@ -278,8 +279,20 @@ class Commands:
         return attrs.evolve(spec, api_key=key, fallback=fallback)
 
     async def _wish(self, request: UpRequest) -> _Wished:
-        """Put the wish on record; a port that a leaving worker of ours still holds is waited for."""
-        order = await self._resolve(request)
+        """Put the wish on record. What was made for a front that cannot be had goes again with its lease."""
+        if request.lease is not None:
+            return await self._placed(request, request.lease)
+        making = secrets.token_hex(8)
+        try:
+            return await self._placed(request, making)
+        finally:
+            held = any(making in unit.leases for unit in self._keeper.units.values())
+            if held and not (self.closing or self.leaving):
+                await self._keeper.ask(lambda: self._let_go(making), refusable=False)
+
+    async def _placed(self, request: UpRequest, making: str) -> _Wished:
+        """A port that a leaving worker of ours still holds is waited for."""
+        order = await self._resolve(request, making)
         deadline = trio.current_time() + _PORT_HANDOVER_S
         while True:
             self.refuse_when_closing()
@@ -297,12 +310,12 @@ class Commands:
                     "port_in_use", f"cannot listen on port {request.port}: {error.strerror}"
                 ) from None
 
-    async def _resolve(self, request: UpRequest) -> _Order:
+    async def _resolve(self, request: UpRequest, making: str) -> _Order:
         """The configuration is read anew each time, so that an edit needs no ceremony."""
         config = await trio.to_thread.run_sync(self.read_config, request.overlay)
         table = fronts.table_of(request.model, config)
         if table is not None:
-            return await self._resolve_front(request, table, config)
+            return await self._resolve_front(attrs.evolve(request, lease=making), table, config)
         route = self._route(request.model, config)
         options = route.options
         targets = self._targets(request, route, config)
@@ -382,7 +395,7 @@ class Commands:
         except FileNotFoundError:
             text = ""
         except UnicodeDecodeError:
-            raise Fault("bad_config", f"{where}: not UTF-8", "mend it and say it again") from None
+            raise Fault("bad_config", f"{where}: not UTF-8", _MEND) from None
         except OSError as error:
             raise Fault("bad_config", f"{where} cannot be read: {error.strerror}") from None
         try:
@@ -390,7 +403,7 @@ class Commands:
             if not overlay:
                 return config
         except ConfigError as error:
-            raise Fault("bad_config", f"{where}: {error}", "mend it and say it again") from None
+            raise Fault("bad_config", f"{where}: {error}", _MEND) from None
         try:
             return configuration.build(layers.merged(configuration.load(text), overlay))
         except ConfigError as error:
@@ -456,6 +469,7 @@ class Commands:
         unit = wished.unit
         if request.lease is None:
             unit.kept = True
+            self.doors.keep(unit.proxy)
         else:
             unit.kept = unit.kept and running is not None
             unit.leases.add(request.lease)

@@ -139,6 +139,13 @@ class Doors:
             for place in proxy.spec.front.places:
                 self._claim(serving.get(place.name), lease)
 
+    def keep(self, proxy: Proxy) -> None:
+        """Inside the loop: what a front leads to stays as long as the front does, until it is taken down."""
+        if proxy.spec.front is not None:
+            serving = self._serving()
+            for place in proxy.spec.front.places:
+                self._claim(serving.get(place.name), None)
+
     def _serving(self) -> _Serving:
         """Whom each place's name means now: one walk for all places of all fronts."""
         found: dict[str, Unit] = {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import attrs
 import pytest
 from fakes import clock
@@ -118,6 +120,35 @@ async def test_a_key_that_is_missing_stops_it_only_where_a_rule_leads_there(worl
     assert place.url is None
     assert place.trouble.startswith("openrouter needs an API key")
     assert view.notes[0].startswith("openrouter/x cannot be reached through the front: openrouter needs")
+
+
+async def test_a_front_that_cannot_be_had_leaves_nothing_behind(world: World) -> None:
+    """But what somebody else has brought up, before or meanwhile."""
+    configure(world, FILE)
+    await up(world, "echo/small")
+    with socket.create_server(("127.0.0.1", 0)) as stranger, pytest.raises(Fault) as caught:
+        await world.commands.up(UpRequest("front", port=stranger.getsockname()[1]))
+
+    assert caught.value.code == "port_in_use"
+    wanted = {name for name, unit in world.keeper.units.items() if unit.proxy.wanted}
+    assert wanted == {"echo/small"}
+    configure(world, FILE.replace("[proxies.coder]", '[proxies.a]\nmodel = "far/y"\n[proxies.coder]'))
+    with pytest.raises(Fault) as caught:
+        await up(world, "front/work")
+    assert caught.value.code == "missing_api_key"
+    assert {name for name, unit in world.keeper.units.items() if unit.proxy.wanted} == wanted
+
+
+async def test_what_a_front_leads_to_stays_and_is_held_by_nobody(world: World) -> None:
+    """Also a place that was there for a while only."""
+    configure(world, FILE)
+    async with world.commands.lease(UpRequest("echo/big", port=0), again=False):
+        await up(world)
+        assert world.keeper.units["echo/big"].kept
+    units = {name: unit for name, unit in world.keeper.units.items() if unit.proxy.wanted}
+
+    assert set(units) == {"front", "echo/big", "echo/small", "coder"}
+    assert all(unit.kept and not unit.leases for unit in units.values())
 
 
 async def test_keys_that_are_given_reach_the_places(world: World) -> None:
