@@ -98,9 +98,12 @@ def env(
             "--for", metavar="CLIENT", help="claude, anthropic (SDKs and others), aider or opencode."
         ),
     ] = "claude",
-    shell: Annotated[str, typer.Option("--shell", metavar="SHELL", help="sh, fish or json.")] = "sh",
+    shell: Annotated[
+        str | None, typer.Option("--shell", metavar="SHELL", help="sh (if nothing is said), fish or json.")
+    ] = None,
     agent: Agent = None,
     port: Port = None,
+    json: Annotated[bool, typer.Option("--json", help="As --shell json; errors too.")] = False,
 ) -> int:
     """Print what a shell must say so that its programs use a proxy
 
@@ -128,6 +131,9 @@ def env(
 
     if client not in environment.CLIENTS:
         raise usage(f'"{client}" is no client that is known', f"one of {', '.join(environment.CLIENTS)}")
+    if json and shell not in (None, "json"):
+        raise usage(f"--json and --shell {shell} say two things", "say one of them")
+    shell = "json" if json else shell or "sh"
     if shell not in environment.SHELLS:
         raise usage(f'"{shell}" is no shell that is known', f"one of {', '.join(environment.SHELLS)}")
     if client in ("openai", "codex"):
@@ -137,6 +143,8 @@ def env(
     if target is None:
         who = "no agent has a model of ours" if asking is None else f'the agent "{asking}" uses its own model'
         talk(f"note: {who}, so nothing changes")
+        if shell == "json":
+            say("{}" if client == "opencode" else environment.script(environment.Changes({}), shell))
         return EXIT_OK
     wanted = request(model=target, port=None if port is None else typed.port(port))
     goal = goal_of(where, bring_up(where, wanted), asking)

@@ -166,6 +166,21 @@ def commands(command: Any, path: tuple[str, ...] = ()) -> set[tuple[str, ...]]:
     return {path}.union(*(commands(child, (*path, name)) for name, child in below.items()))
 
 
+def without_json(command: Any, path: tuple[str, ...] = ()) -> set[str]:
+    """Every command that is shown and takes no `--json`."""
+    if hasattr(command, "commands"):
+        return set().union(*(without_json(child, (*path, name)) for name, child in command.commands.items()))
+    takes = any("--json" in one.opts for one in command.params)
+    return set() if takes or command.hidden else {" ".join(path)}
+
+
+def test_everything_takes_json_but_what_the_readme_says() -> None:
+    sentence = next(line for line in README.splitlines() if "Everything takes `--json` but " in line)
+    excepted = sentence.partition("Everything takes `--json` but ")[2].partition(",")[0]
+
+    assert without_json(typer.main.get_command(main.app)) == set(spans(excepted))
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_command_that_is_named_exists(document: Path) -> None:
     """`proxyctl` followed by words, in code and in code blocks."""

@@ -75,3 +75,15 @@ def test_json_of_the_command_is_not_ours(run: Run, control: Control) -> None:
 
     assert (done.code, done.out) == (2, "")
     assert done.err.startswith("error: ")
+
+
+def test_env_in_json(run: Run, control: Control) -> None:
+    """Also where nothing changes, and when it fails."""
+    told = run("env", "ollama/x", "--json", "--port", "4000")
+
+    assert told.json["set"]["ANTHROPIC_BASE_URL"] == "http://127.0.0.1:4000"
+    assert told.out == run("env", "ollama/x", "--shell", "json").out
+    assert run("env", "--json").json == {"set": {}, "unset": []}
+    assert run("env", "--json", "--for", "opencode").json == {}
+    assert run("env", "--json", "--shell", "fish").json["error"]["code"] == "usage"
+    assert run("env", "--json", "x/").json["error"]["code"] == "bad_model_id"
