@@ -198,9 +198,11 @@ _TIMEOUTS = {
 }
 _OPTIONS = {
     **{name: name for name in ("headers", "keep_alive", "context_window", "max_output_tokens")},
-    **{name: name for name in ("capabilities", "api", "server", "retries", "tool_images", "pdf_to_text")},
-    "tools_unsupported": "tools_unsupported",
-    "web_search": "web_search",
+    **{name: name for name in ("capabilities", "api", "server", "retries")},
+    **{
+        name: name
+        for name in ("tool_images", "pdf_to_text", "fetch_images", "tools_unsupported", "web_search")
+    },
     "hold": "hold_s",
     "ping": "ping_s",
 }

@@ -188,6 +188,14 @@ PROVIDER = Section(
             default="[a PDF is only named]",
             project="trusted",
         ),
+        "fetch_images": Field(
+            Flag(),
+            "pictures of which a request has only the address are fetched by the proxy and sent along, for "
+            "servers that take no addresses; never from this machine or its network",
+            example="true",
+            default="false",
+            project="trusted",
+        ),
         "tools_unsupported": Field(
             Choice("error", "strip", "prompt"),
             "what becomes of tools, for a model that can call none: the request is refused (error), they are left "

@@ -98,6 +98,8 @@ class Options:
     """`anthropic`: the server speaks the Messages API itself; its bytes are passed through."""
     server: str | None = None
     """What speaks chat completions there (`vllm`, `groq`, …), where neither its name nor its address tells."""
+    fetch_images: bool = False
+    """Pictures of which a request has only the address are fetched here and sent along."""
     pdf_to_text: str | None = None
     """A shell command: a PDF on its standard input, the text on its standard output."""
     web_search: bool = False

@@ -22,7 +22,7 @@ import os
 import socket
 import ssl
 import urllib.parse
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
 import attrs
@@ -316,19 +316,30 @@ def system_tls() -> ssl.SSLContext:
     return context
 
 
+Connect = Callable[[Origin], Awaitable[socket.socket]]
+
+
 class Dialer:
-    """Makes connections. `make_tls` is called once, when the first is to be encrypted."""
+    """Makes connections. `make_tls` is called once, when the first is to be encrypted.
+
+    `connect` decides where they may lead; without one, to whatever the name means.
+    """
 
     def __init__(
-        self, proxies: Proxies | None = None, *, make_tls: Callable[[], ssl.SSLContext] = system_tls
+        self,
+        proxies: Proxies | None = None,
+        *,
+        make_tls: Callable[[], ssl.SSLContext] = system_tls,
+        connect: Connect | None = None,
     ) -> None:
         self.proxies = proxies or Proxies()
+        self._connect = connect or reach
         self._make_tls = make_tls
         self._tls: ssl.SSLContext | None = None
 
     async def dial(self, origin: Origin, proxy: Proxy | None) -> Stream:
         """A connection to `origin`. Raises Unreachable."""
-        sock = await _connect(proxy.origin if proxy else origin)
+        sock = await self._connect(proxy.origin if proxy else origin)
         try:
             stream = Plain(sock)
             if not origin.tls:
@@ -360,7 +371,8 @@ class Dialer:
         return stream
 
 
-async def _connect(origin: Origin) -> socket.socket:
+async def reach(origin: Origin) -> socket.socket:
+    """A socket to the first of its addresses that accepts. Raises Unreachable."""
     try:
         stream = await trio.open_tcp_stream(origin.host, origin.port)
     except OSError as error:
@@ -437,6 +449,7 @@ __all__ = [
     "basic",
     "is_loopback",
     "parse_base",
+    "reach",
     "reason",
     "system_tls",
 ]

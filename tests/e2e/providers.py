@@ -7,7 +7,7 @@ is one `Said`, whatever the protocol and the mode; `instead` gives anything else
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -372,7 +372,7 @@ ROUTED = "openrouter/anthropic/claude-3-haiku"
 
 
 @contextmanager
-def estate(config: str = "", *, bad_workers: bool = False) -> Iterator[Estate]:
+def estate(config: str = "", *, bad_workers: bool = False, arguments: Sequence[str] = ()) -> Iterator[Estate]:
     """`config` is a template: {fo}, {fr} and {fa} are the fakes' base URLs."""
     with ExitStack() as stack:
         fo, fr = stack.enter_context(Ollama()), stack.enter_context(Router())
@@ -383,7 +383,7 @@ def estate(config: str = "", *, bad_workers: bool = False) -> Iterator[Estate]:
         text = config.replace("{fo}", fo.base).replace("{fr}", fr.base).replace("{fa}", fa.base)
         (folder / "config.toml").write_text(text)
         (folder / "config.toml").chmod(0o600)
-        house.start(bad_workers=bad_workers)
+        house.start(bad_workers=bad_workers, arguments=arguments)
         yield Estate(house, fo, fr, fa)
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from fakes import grammar
 from fakes.house import Stream
+from fakes.upstream import Reply, Upstream
+from fakes.venturesome_worker import SHOWN
 
 from .providers import KEY, Estate, estate, msg, post
 
@@ -37,6 +39,20 @@ kind = "ollama"
 base_url = "{fo}"
 pdf_to_text = "echo no such font >&2; exit 1"
 
+[providers.fetching]
+kind = "ollama"
+base_url = "{fo}"
+fetch_images = true
+
+[providers.local]
+kind = "openai"
+base_url = "{fr}"
+fetch_images = true
+
+[providers.plain]
+kind = "openai"
+base_url = "{fr}"
+
 [providers.waiting]
 kind = "ollama"
 base_url = "{fo}"
@@ -56,7 +72,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def whole(folder: Path) -> Iterator[Estate]:
     text = CONFIG.replace("RUNS", f"{folder}/runs").replace("GATE", f"{folder}/gate").replace("KEY", KEY)
-    with estate(text) as found:
+    with estate(text, arguments=["--worker-module", "fakes.venturesome_worker"]) as found:
         yield found
 
 
@@ -145,3 +161,68 @@ def test_a_client_gets_pings_while_a_file_is_read(here: Estate, folder: Path) ->
     assert said.complete
     assert asked_meanwhile == []
     assert "SALES WENT UP" in here.fo.sent["messages"][-1]["content"]
+
+
+# --- pictures by their addresses ------------------------------------------------------------------
+
+PNG = b"\x89PNG\r\n\x1a\n and what follows"
+INLINE = base64.b64encode(PNG).decode()
+
+
+@pytest.fixture
+def gallery() -> Iterator[Upstream]:
+    """What stands for the internet."""
+    with Upstream(host=SHOWN) as found:
+        found.on("/a.png", Reply(body=PNG, headers=(("content-type", "image/png"),)))
+        yield found
+
+
+def picture(url: str) -> dict[str, Any]:
+    return {"type": "image", "source": {"type": "url", "url": url}}
+
+
+def test_a_picture_is_fetched_for_ollama_once(here: Estate, gallery: Upstream) -> None:
+    port, body = here.up("fetching/model"), msg([picture(f"{gallery.url}/a.png")])
+    for _ in range(2):
+        assert post(port, body).status == 200
+        assert here.fo.sent["messages"][-1]["images"] == [INLINE]
+
+    assert len(gallery.requests) == 1
+    assert here.fo.asked[0].body == here.fo.asked[1].body
+
+
+def test_so_it_is_for_a_server_of_ones_own(here: Estate, gallery: Upstream) -> None:
+    body = msg(messages=read_by_a_tool(picture(f"{gallery.url}/a.png")))
+    assert post(here.up("local/model"), body).status == 200
+    parts = here.fr.sent["messages"][-1]["content"]
+
+    assert parts[-1] == {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{INLINE}"}}
+
+
+def test_without_the_setting_the_address_is_passed_on_and_nobody_asked(
+    here: Estate, gallery: Upstream
+) -> None:
+    url = f"{gallery.url}/a.png"
+    assert post(here.up("plain/model"), msg([picture(url)])).status == 200
+    assert post(here.up("reading/model"), msg([picture(url)])).status == 200
+
+    assert here.fr.sent["messages"][-1]["content"] == [{"type": "image_url", "image_url": {"url": url}}]
+    assert here.fo.sent["messages"][-1]["content"] == (
+        f"[image omitted: the model's server takes no image addresses: {url}]"
+    )
+    assert gallery.connections == 0
+
+
+def test_a_prompt_cannot_read_the_users_network(here: Estate, gallery: Upstream) -> None:
+    """Neither by an address nor by one outside that leads there."""
+    with Upstream() as inner:
+        gallery.on("/moved", Reply(302, headers=(("location", f"{inner.url}/secret"),)))
+        urls = [f"{inner.url}/secret", f"{gallery.url}/moved", "http://169.254.169.254/latest/meta-data"]
+        assert post(here.up("fetching/model"), msg([picture(url) for url in urls])).status == 200
+        said = here.fo.sent["messages"][-1]
+
+        assert inner.connections == 0
+    words = "it is in this machine's own network, which is not asked"
+    assert said["content"].split("\n\n") == [f"[image omitted: {url}: {words}]" for url in urls]
+    assert "images" not in said
+    assert "image_unfetched" in here.house.command("logs", "fetching/model").stdout

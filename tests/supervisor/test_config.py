@@ -50,6 +50,7 @@ api = "anthropic"
 server = "vllm"
 pdf_to_text = "pdftotext - -"
 web_search = true
+fetch_images = true
 picker_alias = { "qwen3:8b" = "claude-qwen" }
 retries = 2
 hold = "5s"
@@ -90,6 +91,7 @@ def test_everything_that_can_be_said_of_a_provider() -> None:
         server="vllm",
         pdf_to_text="pdftotext - -",
         web_search=True,
+        fetch_images=True,
         retries=2,
         hold_s=5.0,
         ping_s=20.0,

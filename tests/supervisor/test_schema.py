@@ -52,7 +52,14 @@ def test_where_keys_and_prompts_go_is_not_for_projects() -> None:
     assert {"providers", "proxies.NAME.fallback", "remotes", "front"} <= guarded
     assert all(
         f"providers.NAME.{key}" in guarded
-        for key in ("api_key", "api_key_env", "api_key_file", "api_key_command", "pdf_to_text")
+        for key in (
+            "api_key",
+            "api_key_env",
+            "api_key_file",
+            "api_key_command",
+            "pdf_to_text",
+            "fetch_images",
+        )
     )
 
 

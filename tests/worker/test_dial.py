@@ -271,3 +271,18 @@ async def test_a_tunnel_that_is_refused(far: Upstream, reply: Reply, words: str)
     far.on("*", reply)
     with pytest.raises(Unreachable, match=words):
         await Dialer().dial(FAR_TLS, Proxy(Origin("127.0.0.1", far.port)))
+
+
+async def test_where_connections_lead_can_be_decided_elsewhere() -> None:
+    """TLS and all else stay as they are."""
+    asked: list[Origin] = []
+
+    async def nowhere(origin: Origin) -> socket.socket:
+        await trio.lowlevel.checkpoint()
+        asked.append(origin)
+        raise Unreachable("not there")
+
+    with pytest.raises(Unreachable, match="not there"):
+        await Dialer(connect=nowhere).dial(Origin("example.net", 443, tls=True), None)
+
+    assert asked == [Origin("example.net", 443, tls=True)]

@@ -7,19 +7,25 @@ from typing import Any
 import pytest
 
 from modelproxy.worker.dialects import material
-from modelproxy.worker.dialects.blocks import Document, Sight, document_of, part_of
+from modelproxy.worker.dialects.blocks import Document, Image, ImageUrl, Sight, document_of, part_of
 from modelproxy.worker.dialects.material import Lacking, Wishes, filled, wanted
 from modelproxy.worker.wire import asks, codec
 from modelproxy.worker.wire.asks import Ask
 
 PDFS = Wishes(pdfs=True)
+IMAGES = Wishes(images=True)
 NOTHING = Wishes()
+ADDRESS = ImageUrl("https://example.net/a.png")
 MEDIA = Document("report.pdf", "application/pdf", "QUJD")
 
 
 def pdf(**more: Any) -> dict[str, Any]:
     source = {"type": "base64", "media_type": "application/pdf", "data": "QUJD"}
     return {"type": "document", "source": source, "title": "report.pdf", **more}
+
+
+def picture(**source: Any) -> dict[str, Any]:
+    return {"type": "image", "source": source or {"type": "url", "url": "https://example.net/a.png"}}
 
 
 def result(*blocks: Any) -> dict[str, Any]:
@@ -52,6 +58,12 @@ def test_files_are_wanted_wherever_they_stand() -> None:
         (pdf(source={"type": "text", "media_type": "text/plain", "data": "abc"}), Sight(), PDFS),
         (pdf(source={"type": "url", "url": "https://example.net/a.pdf"}), Sight(), PDFS),
         (result(result(pdf())), Sight(), PDFS),
+        (picture(), Sight(), PDFS),
+        (picture(), Sight(images=False), IMAGES),
+        (picture(type="base64", media_type="image/png", data="QUJD"), Sight(), IMAGES),
+        (picture(type="url", url="data:image/png;base64,QUJD"), Sight(), IMAGES),
+        (picture(type="file", file_id="file_1"), Sight(), IMAGES),
+        (pdf(), Sight(), IMAGES),
         ({"type": "tool_result", "tool_use_id": "t"}, Sight(), PDFS),
         ({"type": "tool_result", "tool_use_id": "t", "content": "words"}, Sight(), PDFS),
     ],
@@ -107,3 +119,29 @@ def test_the_name_of_a_file_is_no_part_of_what_it_is() -> None:
 
     assert material.key_of(MEDIA) == material.key_of(other)
     assert material.key_of(MEDIA) != material.key_of(Document("report.pdf", "application/pdf", "QUJE"))
+
+
+@pytest.mark.parametrize("sight", [Sight(), Sight(image_urls=False)])
+def test_a_picture_comes_into_its_own_place(sight: Sight) -> None:
+    ask = asking([picture() | {"cache_control": {"type": "ephemeral"}}], [result(picture())])
+    found = filled(ask, sight, IMAGES, {ADDRESS: Image("image/webp", "QUJD")})
+    [block] = found.messages[0]["content"]
+    [inner] = found.messages[1]["content"][0]["content"]
+
+    assert wanted(ask, sight, IMAGES) == [ADDRESS, ADDRESS]
+    assert part_of(block, sight) == part_of(inner, sight) == Image("image/webp", "QUJD")
+    assert block["cache_control"] == {"type": "ephemeral"}
+
+
+def test_a_picture_that_could_not_be_fetched_is_said_with_its_address() -> None:
+    ask = asking([picture(type="url", url="https://example.net/" + "a" * 300)])
+    [media] = wanted(ask, Sight(), IMAGES)
+
+    assert shown(filled(ask, Sight(), IMAGES, {media: Lacking("it is gone")})) == (
+        f"[image omitted: https://example.net/{'a' * 180}: it is gone]"
+    )
+
+
+def test_an_address_is_what_a_picture_is_known_by() -> None:
+    assert material.key_of(ADDRESS) == material.key_of(ImageUrl(ADDRESS.url))
+    assert material.key_of(ADDRESS) != material.key_of(ImageUrl(ADDRESS.url + "?"))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 from typing import Any
 
+import pytest
 import trio
+from fakes.upstream import Reply, Upstream
 
 from modelproxy.worker import materials
 from modelproxy.worker.contract import Options
-from modelproxy.worker.dialects.blocks import Sight, part_of
+from modelproxy.worker.dialects.blocks import Image, Sight, part_of
+from modelproxy.worker.images import Images
 from modelproxy.worker.materials import Materials
 from modelproxy.worker.wire import asks, codec
 from modelproxy.worker.wire.asks import Ask
@@ -24,6 +28,19 @@ def silent(*_: Any, **__: Any) -> None:
 def pdf(data: str, title: str = "a.pdf") -> dict[str, Any]:
     source = {"type": "base64", "media_type": "application/pdf", "data": data}
     return {"type": "document", "source": source, "title": title}
+
+
+def picture(url: str) -> dict[str, Any]:
+    return {"type": "image", "source": {"type": "url", "url": url}}
+
+
+def fetching(**settings: Any) -> Materials:
+    images = Images(silent, allowed=lambda _: True)
+    return Materials(Options(fetch_images=True), silent, images=images, **settings)
+
+
+GIF = b"GIF89a and what follows"
+SHOWN = Image("image/gif", base64.b64encode(GIF).decode())
 
 
 def asking(*blocks: Any) -> Ask:
@@ -63,3 +80,49 @@ async def test_one_that_cannot_be_read_spoils_no_other() -> None:
         found = await made.fill(asking(pdf("YWJjCg=="), pdf("ZGVm", "b.pdf")), Sight())
 
     assert shown(found) == ["a.pdf\nabc", "[PDF omitted: b.pdf, 3 bytes: pdf_to_text ended with 1]"]
+
+
+async def test_each_picture_is_fetched_once() -> None:
+    made = fetching()
+    with Upstream() as far, trio.fail_after(LIMIT_S):
+        far.on("*", Reply(body=GIF, headers=(("content-type", "image/gif"),)))
+        ask = asking(*(picture(f"{far.url}/{name}") for name in "aba"))
+        turns = [shown(await made.fill(ask, Sight())) for _ in range(3)]
+
+        assert turns == [[SHOWN] * 3] * 3
+        assert sorted(seen.path for seen in far.requests) == ["/a", "/b"]
+
+
+async def test_a_setting_brings_only_what_it_says() -> None:
+    ask = asking(picture("http://127.0.0.1:9/a.png"), pdf("YWJj"))
+    images = materials.of(Options(fetch_images=True), silent)
+    texts = materials.of(Options(pdf_to_text="tr a-z A-Z"), silent)
+    assert images is not None
+    assert texts is not None
+
+    assert shown(await images.fill(ask, Sight()))[1] == "[PDF omitted: a.pdf, 3 bytes]"
+    address, text = shown(await texts.fill(ask, Sight()))
+    assert (address.url, text) == ("http://127.0.0.1:9/a.png", "a.pdf\nABC")
+
+
+@pytest.mark.parametrize("more", [0, 9])
+async def test_a_request_is_filled_up_to_a_bound_from_its_beginning(more: int) -> None:
+    """A longer history begins with what the shorter one gave."""
+    words = "[image omitted: {}: what this request is filled with is longer than 0 MiB]"
+    made = fetching(most=2 * len(SHOWN.data))
+    with Upstream() as far, trio.fail_after(LIMIT_S):
+        far.on("*", Reply(body=GIF, headers=(("content-type", "image/gif"),)))
+        urls = [f"{far.url}/{number}" for number in range(3 + more)]
+        found = shown(await made.fill(asking(*map(picture, urls)), Sight()))
+
+        assert found == [SHOWN, SHOWN, *(words.format(url) for url in urls[2:])]
+        assert len(far.requests) <= materials.AT_ONCE
+
+
+async def test_what_stands_there_twice_counts_twice() -> None:
+    made = fetching(most=2 * len(SHOWN.data))
+    with Upstream() as far, trio.fail_after(LIMIT_S):
+        far.on("*", Reply(body=GIF, headers=(("content-type", "image/gif"),)))
+        found = shown(await made.fill(asking(*[picture(f"{far.url}/a")] * 3), Sight()))
+
+    assert [isinstance(one, str) for one in found] == [True] * 3
