@@ -196,6 +196,13 @@ PROVIDER = Section(
             default="false",
             project="trusted",
         ),
+        "tool_stream": Field(
+            Choice("buffered", "live"),
+            "chat completions: when a streamed call reaches the client: whole and repaired when the answer has "
+            "ended (buffered), or while it is being written (live), and then one that is broken is an error",
+            example='"live"',
+            default='"buffered"',
+        ),
         "tools_unsupported": Field(
             Choice("error", "strip", "prompt"),
             "what becomes of tools, for a model that can call none: the request is refused (error), they are left "

@@ -82,6 +82,8 @@ class Options:
 
     headers: dict[str, str] = attrs.Factory(dict)
     """Sent along with every request."""
+    tool_stream: str | None = None
+    """`live`: a call's arguments are passed on while they come, and never repaired. None: calls come whole."""
     tools_unsupported: str | None = None
     """What becomes of tools that the model cannot be given: `strip` or `prompt`. None: they are refused."""
     num_ctx: int | None = None

@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fakes.house import ask, free_port, get, post, workers_of
+from fakes import grammar
+from fakes.house import Stream, ask, free_port, get, post, workers_of
 from fakes.upstream import Reply
 
-from .providers import Estate, estate, message_of, msg
+from .providers import Estate, error_of, estate, message_of, msg
 from .test_secrets import command_lines, environments
 
 pytestmark = pytest.mark.slow
@@ -47,6 +48,11 @@ tools_unsupported = "prompt"
 kind = "openai"
 base_url = "{fr}"
 tools_unsupported = "strip"
+
+[providers.lively]
+kind = "openai"
+base_url = "{fr}"
+tool_stream = "live"
 
 [providers.work]
 kind = "openai"
@@ -193,6 +199,41 @@ def test_section15_tools_that_a_server_refuses_are_left_out_where_that_is_wanted
     assert (second.status, second.headers["x-proxy-tools"]) == (200, "strip")
     assert "tools" not in here.fr.sent
     assert "tools left out: 1" in here.house.command("logs", "bare/foo").stdout
+
+
+def test_section12_arguments_reach_the_client_while_the_provider_still_writes_them(here: Estate) -> None:
+    here.fr.say("Look.", calls=(("Bash", {"command": "ls", "path": "/tmp"}), ("Bash", {"command": "pwd"})))
+    pieces = here.fr.streamed(here.fr.said)
+    gate = threading.Semaphore(0)
+    sse = (("content-type", "text/event-stream"),)
+    here.fr.instead(Reply(body=pieces, headers=sse, framing="chunked", gate=gate))
+    gate.release(next(at for at, one in enumerate(pieces) if b"arguments" in one))
+    reading = Stream(here.up("lively/model"), "hi")
+    reading.read_until(b"input_json_delta")
+    early = grammar.check(reading.seen.rpartition(b"event: ")[0], may_be_unfinished=True)
+    gate.release(len(pieces))
+    said = grammar.check(reading.rest())
+
+    assert early.names[-1] == "content_block_start"
+    assert said.message is not None
+    assert [block.get("input") for block in said.message["content"]] == [
+        None,
+        {"command": "ls", "path": "/tmp"},
+        {"command": "pwd"},
+    ]
+    assert said.message["stop_reason"] == "tool_use"
+
+
+def test_section12_what_went_live_and_is_no_object_is_an_error(here: Estate) -> None:
+    """The same answer to a request that wants no stream is repaired as ever."""
+    here.fr.say("Look.", calls=(("Bash", '{"command": "ls",}'),))
+    port = here.up("lively/model")
+    error = error_of(port, msg(), streamed=True)["error"]
+    repaired = message_of(port, msg(), streamed=False)
+
+    assert error["type"] == "api_error"
+    assert "cannot be repaired (tool_stream)" in error["message"]
+    assert repaired["content"][1]["input"] == {"command": "ls"}
 
 
 def test_s134_a_project_cannot_redirect_traffic(here: Estate, tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ num_ctx = "auto"
 keep_alive = "10m"
 think = { "qwen3:8b" = false, "gpt-oss" = "low" }
 tool_images = "inline"
+tool_stream = "live"
 tools_unsupported = "prompt"
 context_window = 65536
 max_output_tokens = 8192
@@ -83,6 +84,7 @@ def test_everything_that_can_be_said_of_a_provider() -> None:
         headers={"x-team": "blue"},
         keep_alive="10m",
         tool_images="inline",
+        tool_stream="live",
         tools_unsupported="prompt",
         context_window=65536,
         max_output_tokens=8192,
@@ -221,6 +223,7 @@ def test_every_problem_at_once_with_path_line_and_value() -> None:
         ('server = "vlm"', f'must be one of {", ".join(SERVERS)}; did you mean "vllm"?'),
         ('api = "openai"', "must be one of anthropic"),
         ('tool_images = "below"', "must be one of lift, inline"),
+        ('tool_stream = "lively"', 'must be one of buffered, live; did you mean "live"?'),
         ('tools_unsupported = "drop"', "must be one of error, strip, prompt"),
         ("keep_alive = []", 'must be a text like "10m" or a number of seconds'),
         ("num_ctx = 5", 'must be "auto" or a whole number from 512 to 100000000'),

@@ -13,7 +13,19 @@ from hypothesis import strategies as st
 from modelproxy.worker.failures import Failure, Kind, Refused
 from modelproxy.worker.wire import asks, codec, sse
 from modelproxy.worker.wire.anthropic import Head, Stream, Whole
-from modelproxy.worker.wire.items import Block, Finish, Item, ServerCall, Text, Thinking, ToolCall, Usage
+from modelproxy.worker.wire.items import (
+    Block,
+    CallPart,
+    CallStart,
+    CallStop,
+    Finish,
+    Item,
+    ServerCall,
+    Text,
+    Thinking,
+    ToolCall,
+    Usage,
+)
 
 GOOD: dict[str, Any] = {"model": "m", "max_tokens": 10, "messages": [{"role": "user", "content": "hi"}]}
 BOOM = Failure(Kind.PROVIDER, "boom")
@@ -402,10 +414,25 @@ _items = st.one_of(
     _finishes,
     st.just(BOOM),
 )
+_live = st.builds(
+    lambda one, rest: [CallStart(f"toolu_{one.hex}", "Bash"), *rest],
+    st.uuids(),
+    st.sampled_from(
+        [
+            [CallPart('{"a":'), Usage(1, 1), CallPart('"b"}'), CallStop()],
+            [CallStop()],
+            [CallPart('{"a"')],
+            [CallPart('{"a"'), BOOM],
+        ]
+    ),
+)
+_several: st.SearchStrategy[list[Item]] = st.lists(_items.map(lambda one: [one]) | _live, max_size=12).map(
+    lambda groups: [item for group in groups for item in group]
+)
 _heads = st.builds(head, st.sampled_from(["none", "omitted", "shown"]), may_be_empty=st.booleans())
 
 
-@given(st.lists(_items, max_size=12), _heads, st.integers(0, 12))
+@given(_several, _heads, st.integers(0, 12))
 def test_any_items_give_a_grammatical_stream_that_says_what_the_plain_answer_says(
     items: list[Item], of: Head, split: int
 ) -> None:
@@ -451,6 +478,17 @@ def test_a_search_of_the_server_says_the_same_streamed_and_plain() -> None:
     assert body["content"][0]["input"] == {"query": "q"}
     assert body["content"][1]["content"] == [SOURCE]
     assert (body["stop_reason"], body["usage"]["server_tool_use"]) == ("end_turn", {"web_search_requests": 2})
+
+
+def test_a_call_that_is_open_ends_only_as_its_source_says() -> None:
+    begun: list[Item] = [CallStart("toolu_1", "Bash"), CallPart('{"a":')]
+
+    for item in (Text("x"), Finish("tool_use"), CALL, None):
+        data = streamed([*begun, *([] if item is None else [item]), Finish()])
+        said = grammar.check(data)
+        assert not said.complete
+        assert said.names[-1] == "error"
+        assert "content_block_stop" not in said.names
 
 
 # --- the checker itself: it must be able to fail --------------------------------------------------

@@ -25,13 +25,14 @@ from modelproxy.worker import tokens
 from modelproxy.worker.failures import Failure, Kind
 from modelproxy.worker.wire import longs, openai, sse
 from modelproxy.worker.wire.asks import Ask
-from modelproxy.worker.wire.items import Finish, Item, Text, Thinking, ToolCall, Usage
+from modelproxy.worker.wire.items import CallStart, Finish, Item, Text, Thinking, ToolCall, Usage
 from modelproxy.worker.wire.openai import Chunk
 
 from . import arguments, errors
 from .batches import Batches
 from .fences import Fences
 from .fragments import Call, Calls
+from .live import Live
 from .names import Names
 from .quirks import Quirks
 from .reasoning import Reasoning
@@ -89,6 +90,8 @@ class Frame:
     parallel: bool = True
     """False: the client takes one call; some servers cannot be told, others do not listen."""
     json_only: bool = False
+    live: bool = False
+    """Arguments are passed on while they come."""
     most_tokens: int | None = None
     """Where more had to be asked for than the client wants."""
     search: str = ""
@@ -389,6 +392,8 @@ class _Answer:
         self._name = quirks.title or terms.provider
         self._reasoning = Reasoning(terms.provider, terms.model, display=ask.thinking, memory=terms.memory)
         self._calls = Calls(frame.names.seen)
+        who = f"{self._name}, model {terms.model}"
+        self._live = Live(self._calls, self._begun, who) if frame.live else None
         self._inline = Inline() if quirks.think_tags else None
         self._fences = Fences() if frame.json_only else None
         self._half = ""
@@ -415,7 +420,7 @@ class _Answer:
         if self._held is not None:
             self._held.note(chunk.annotations, chunk.details)
         if self._end_said is not None:
-            self._add_calls(self._news(chunk))
+            items += self._add_calls(self._news(chunk))
         elif not self._finished:
             items += self._say(chunk)
         items += self.count(chunk.usage)
@@ -451,22 +456,25 @@ class _Answer:
         if self._finished:
             return []
         self._end_said = None
+        if (trouble := self._trouble()) is not None:
+            return [trouble]
         items = self._flushed()
         if any(isinstance(item, Finish) for item in items):  # a stop sequence was in what had been held back
             return items
         calls = self._tool_calls(truncated=finish.stop_reason not in _WHOLE_ENDS)
-        if not calls and finish.stop_reason == "tool_use" and not self._spoke:
+        passed = [] if self._live is None else [*self._live.passed.values()]
+        if not (calls or passed) and finish.stop_reason == "tool_use" and not self._spoke:
             words = f"{self._name}, model {self._terms.model}: said that it calls a tool, but no call came"
             calls = Failure(Kind.PROVIDER, words)
         if isinstance(calls, Failure):
             return [*items, calls]
-        if self._refused and finish.stop_reason == "end_turn" and not calls:
+        if self._refused and finish.stop_reason == "end_turn" and not (calls or passed):
             finish = Finish("refusal")
         self._finished = True
         items += self._reasoning.close(final=True)
-        first = next((call for call in calls if isinstance(call, ToolCall)), None)
-        if first is not None:
-            self._reasoning.keep(first.id)
+        ids = [*passed, *(call.id for call in calls if isinstance(call, ToolCall))]
+        if ids:
+            self._reasoning.keep(ids[0])
         return [*items, *calls, finish]
 
     # --- pieces ---
@@ -480,13 +488,26 @@ class _Answer:
         if chunk.refusal:
             self._refused = True
             items += self._text(chunk.refusal)
-        self._add_calls(chunk)
+        if self._live is not None:
+            items = self._live.between(items)
+        items += self._add_calls(chunk)
         self.said_something = self.said_something or bool(items) or bool(self._calls)
         return items
 
-    def _add_calls(self, chunk: Chunk) -> None:
+    def _add_calls(self, chunk: Chunk) -> list[Item]:
         for fragment in chunk.fragments:
             self._calls.add(fragment)
+        return self._live.step() if self._live is not None and chunk.fragments else []
+
+    def _begun(self, call: Call) -> list[Item]:
+        """A call that is passed on live."""
+        name = self._name_of(call)
+        if name is None or self._finished or not (self._frame.parallel or call is self._calls.begun[0]):
+            return []
+        return [*self._reasoning.close(), CallStart(self._new_id("toolu_"), name)]
+
+    def _trouble(self) -> Failure | None:
+        return None if self._live is None else self._live.trouble()
 
     def _news(self, chunk: Chunk) -> Chunk:
         """What of a whole message no piece has said: some servers end a stream with all of it."""
@@ -625,10 +646,16 @@ class _Answer:
         return prompt + usage.output_tokens >= window
 
     def _tool_calls(self, *, truncated: bool) -> list[Item] | Failure:
+        if (trouble := self._trouble()) is not None:
+            return trouble
         found: list[Item] = []
         # The server's own search is nobody else's to run.
         calls = [call for call in self._calls.all() if not call.name or call.name != self._frame.search]
+        passed = {} if self._live is None else self._live.passed
         for call in calls if self._frame.parallel else calls[:1]:
+            if call in passed:
+                self._keep_extra(call, passed[call])
+                continue
             name = self._name_of(call)
             if name is None:
                 return Failure(
@@ -637,10 +664,13 @@ class _Answer:
             # Cut by the limit, brackets that balance still make a whole call; anything less is not executed.
             repaired = arguments.repair(call.arguments, truncated=truncated and not call.is_complete)
             call_id = self._new_id("toolu_")
-            if call.extra and self._quirks.signed_calls:
-                self._terms.memory.keep(call.extra, call_id)  # the client's block has no room for it
+            self._keep_extra(call, call_id)
             found.append(ToolCall(call_id, name, repaired))
         return found
+
+    def _keep_extra(self, call: Call, call_id: str) -> None:
+        if call.extra and self._quirks.signed_calls:
+            self._terms.memory.keep(call.extra, call_id)  # the client's block has no room for it
 
     def _name_of(self, call: Call) -> str | None:
         if call.name:

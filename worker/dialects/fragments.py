@@ -11,13 +11,13 @@ complete. What can begin none, because it has no name or its arguments are the m
 with what is there; a name that is none by itself is a piece of one that is on offer.
 
 Calls stay here until the answer ends: blocks must not interleave on the client's side, and before its end
-nobody knows that a call is whole.
+nobody knows that a call is whole. `live` passes them on earlier, where that was chosen.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from modelproxy.worker.wire.openai import Fragment
@@ -33,7 +33,15 @@ class Call:
         """What its maker wants back with it."""
         self.is_split = is_split
         """It shows itself only by a second object behind the arguments of another call."""
+        self.head = ""
+        """The first characters of the arguments."""
+        self.is_muddled = False
+        """Behind the arguments there is something that could be meant instead."""
         self._pieces: list[str] = []
+        self._behind: list[str] = []
+        """What came after their brackets were balanced."""
+        self._news: list[str] | None = None
+        """What has come since somebody asked; None: nobody did."""
         self._extent = Extent()
 
     @property
@@ -41,7 +49,13 @@ class Call:
         """All that was sent of them."""
         if len(self._pieces) > 1:
             self._pieces = ["".join(self._pieces)]
-        return self._pieces[0] if self._pieces else ""
+        return "".join((*self._pieces, *self._behind))
+
+    def news(self) -> str:
+        """What has come of the arguments since this was asked last, nothing behind their end included."""
+        found = self._pieces if self._news is None else self._news
+        self._news = []
+        return "".join(found)
 
     @property
     def has_arguments(self) -> bool:
@@ -65,15 +79,22 @@ class Call:
         rest = text
         if not self._extent.over:
             end = self._extent.feed(text)
+            self._take(text[:end])
             if end is None:
-                self._pieces.append(text)
                 return ""
-            self._pieces.append(text[:end])
             rest = text[end:]
         if rest.lstrip().startswith("{"):
             return rest.lstrip()
-        self._pieces.append(rest)
+        self._behind.append(rest)
+        self.is_muddled = self.is_muddled or "{" in rest or "[" in rest
         return ""
+
+    def _take(self, piece: str) -> None:
+        self._pieces.append(piece)
+        if self._news is not None:
+            self._news.append(piece)
+        if len(self.head) < _HEAD:
+            self.head += piece[:_HEAD]
 
     def says_again(self, others: list[Call]) -> bool:
         """True when one of the others says the same: to run it twice would be worse than once."""
@@ -84,7 +105,12 @@ class Call:
     def clear(self) -> None:
         """Forget the arguments: they were only a shell."""
         self._pieces.clear()
+        self._behind.clear()
+        self.head, self.is_muddled = "", False
         self._extent = Extent()
+
+
+_HEAD = 64
 
 
 class Calls:
@@ -98,6 +124,11 @@ class Calls:
 
     def __bool__(self) -> bool:
         return bool(self._calls)
+
+    @property
+    def begun(self) -> Sequence[Call]:
+        """All, also those that say nothing yet."""
+        return self._calls
 
     def all(self) -> list[Call]:
         """Those that said anything, each once; some servers send empty shells or say a call again whole."""

@@ -117,6 +117,11 @@ def _searches_web(terms: Terms, ways: Quirks) -> bool:
     return terms.options.web_search and bool(ways.search) and toolless.way(terms) is None
 
 
+def _is_live(ask: Ask, terms: Terms) -> bool:
+    """Nothing is gained where nobody reads along, and a call that is read out of a text is never half."""
+    return ask.stream and terms.options.tool_stream == "live" and toolless.way(terms) is None
+
+
 def _frame(ask: Ask, terms: Terms, ways: Quirks) -> Frame:
     search = offers.search_in(ask) if _searches_web(terms, ways) else None
     callables = [tool for tool in ask.tools if search is None or not offers.is_search(tool)]
@@ -129,6 +134,7 @@ def _frame(ask: Ask, terms: Terms, ways: Quirks) -> Frame:
         told_stops=tuple(told),
         parallel=ask.tool_choice.get("disable_parallel_tool_use") is not True,
         json_only=format_of(ask.body) is not None and not ask.tools,
+        live=_is_live(ask, terms) and search is None,
         most_tokens=ask.max_tokens if 0 < ask.max_tokens < ways.min_output else None,
         search="" if search is None else ways.search,
     )

@@ -24,7 +24,19 @@ from modelproxy.worker.failures import Failure, Kind, envelope
 
 from . import codec, sse
 from .asks import Ask
-from .items import Block, Finish, Item, ServerCall, Text, Thinking, ToolCall, Usage
+from .items import (
+    Block,
+    CallPart,
+    CallStart,
+    CallStop,
+    Finish,
+    Item,
+    ServerCall,
+    Text,
+    Thinking,
+    ToolCall,
+    Usage,
+)
 
 
 @attrs.frozen
@@ -59,6 +71,7 @@ class _Sink(Protocol):
     def thinking(self, text: str) -> None: ...
     def signature(self, signature: str) -> None: ...
     def arguments(self, arguments: bytes) -> None: ...
+    def part(self, text: str) -> None: ...
     def close(self) -> None: ...
     def end(self, finish: Finish, usage: dict[str, Any]) -> None: ...
 
@@ -69,7 +82,7 @@ class Turn:
     def __init__(self, head: Head, sink: _Sink) -> None:
         self._head = head
         self._sink = sink
-        self._open: type[Text | Thinking] | None = None
+        self._open: type[Text | Thinking | CallStart] | None = None
         self.blocks = 0
         """So many have begun."""
         self._calls = 0
@@ -89,6 +102,9 @@ class Turn:
         elif isinstance(item, Failure):
             # With the whole answer here, only its bill is missing: that is no reason to lose it.
             self.failure = item if self._finish is None else None
+        elif self._open is CallStart and type(item) not in (CallPart, CallStop):
+            # Whatever came next would end the call's block as if it were whole.
+            self.failure = Failure(Kind.CUT, "upstream did not finish a tool call")
         elif self._finish is None:
             self._ADD[type(item)](self, item)
 
@@ -96,7 +112,7 @@ class Turn:
         """The source has nothing more."""
         if self.failure is not None or self._ended:
             return
-        if self._finish is None:
+        if self._finish is None or self._open is CallStart:
             self.failure = Failure(Kind.CUT, "upstream closed the stream early")
             return
         self._ended = True
@@ -172,6 +188,18 @@ class Turn:
         self._sink.arguments(item.arguments)
         self._sink.close()
 
+    def _call_start(self, item: CallStart) -> None:
+        self._switch(CallStart, {"type": "tool_use", "id": item.id, "name": item.name, "input": {}})
+        self._calls += 1
+        self._output_bytes += len(item.name)
+
+    def _call_part(self, item: CallPart) -> None:
+        self._output_bytes += tokens.utf8_length(item.text)
+        self._sink.part(item.text)
+
+    def _call_stop(self, item: CallStop) -> None:
+        self._close()
+
     def _block(self, item: Block) -> None:
         self._switch(None, item.content)
         self._sink.close()
@@ -185,11 +213,14 @@ class Turn:
         Thinking: _thinking,
         ToolCall: _call,
         ServerCall: _server_call,
+        CallStart: _call_start,
+        CallPart: _call_part,
+        CallStop: _call_stop,
         Block: _block,
         Finish: _finished,
     }
 
-    def _switch(self, kind: type[Text | Thinking] | None, shell: dict[str, Any]) -> None:
+    def _switch(self, kind: type[Text | Thinking | CallStart] | None, shell: dict[str, Any]) -> None:
         self._close()
         self._open = kind
         self.blocks += 1
@@ -330,7 +361,9 @@ class _Events:
         self._delta(b"signature_delta", b"signature", signature)
 
     def arguments(self, arguments: bytes) -> None:
-        text = arguments.decode("utf-8")
+        self.part(arguments.decode("utf-8"))
+
+    def part(self, text: str) -> None:
         for start in range(0, len(text), LONGEST_ARGUMENTS):
             self._delta(b"input_json_delta", b"partial_json", text[start : start + LONGEST_ARGUMENTS])
 
@@ -373,6 +406,10 @@ class _Body:
 
     def arguments(self, arguments: bytes) -> None:
         self._out.write(arguments)
+        self._tail = b"}"
+
+    def part(self, text: str) -> None:
+        self._out.write(text.encode("utf-8", "surrogatepass"))
         self._tail = b"}"
 
     def close(self) -> None:

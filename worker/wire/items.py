@@ -2,7 +2,8 @@
 
 A source yields these in the order in which they happened. `Finish` says that the provider ended its
 answer on purpose; a source that stops without it was cut. A `Failure` ends the answer.
-Items are complete: a dialect that receives arguments in fragments keeps them until the call is whole.
+Items are complete: a dialect that receives arguments in fragments keeps them until the call is whole, unless it
+was told to pass them on live.
 """
 
 from __future__ import annotations
@@ -48,6 +49,26 @@ class ServerCall:
 
 
 @attrs.frozen
+class CallStart:
+    """A call that comes in parts. Until its `CallStop` there is nothing but parts, usage or a failure."""
+
+    id: str
+    name: str
+
+
+@attrs.frozen
+class CallPart:
+    """The next piece of its arguments, to the letter."""
+
+    text: str
+
+
+@attrs.frozen
+class CallStop:
+    """Its arguments were one JSON object."""
+
+
+@attrs.frozen
 class Block:
     """A content block that travels whole inside its start event, such as `redacted_thinking`."""
 
@@ -76,4 +97,16 @@ class Finish:
     stop_sequence: str | None = None
 
 
-Item = Text | Thinking | ToolCall | ServerCall | Block | Usage | Finish | Failure
+Item = (
+    Text
+    | Thinking
+    | ToolCall
+    | CallStart
+    | CallPart
+    | CallStop
+    | ServerCall
+    | Block
+    | Usage
+    | Finish
+    | Failure
+)
