@@ -195,6 +195,7 @@ def test_what_a_server_refuses_is_given_up_and_remembered(kind: str, way: str, w
     assert DIALECTS[kind].call(ask(), without).remarks == [(b"x-proxy-tools", way.encode())]
     assert AGAIN[kind](ask(), without, 400, json.dumps({"error": {"message": words}}).encode()) is None
     assert AGAIN[kind](ask(), known, 400, b'{"error":{"message":"something else"}}') is None
+    assert AGAIN[kind](ask(tools=[]), known, 400, json.dumps({"error": {"message": words}}).encode()) is None
 
 
 # --- the answer -----------------------------------------------------------------------------------

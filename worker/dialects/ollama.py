@@ -321,7 +321,7 @@ def again(ask: Ask, terms: Terms, status: int, body: bytes) -> Terms | None:
     words = errors.read(body).message
     if status == 500 and _BAD_CALL.search(words):
         return terms
-    if (without := toolless.again(terms, words)) is not None:
+    if (without := toolless.again(ask, terms, words)) is not None:
         return without
     if status != 400 or not _ABOUT_THINKING.search(words):
         return None

@@ -89,7 +89,7 @@ def again(ask: Ask, terms: Terms, status: int, body: bytes) -> Terms | None:
     said = errors.read(body)
     if "tool_use_failed" in said.words:
         return terms
-    if (without := toolless.again(terms, said.message)) is not None:
+    if (without := toolless.again(ask, terms, said.message)) is not None:
         return without
     refused = terms.facts.get(quirks.REFUSED)
     known = refused if isinstance(refused, tuple) else ()

@@ -42,11 +42,11 @@ def way(terms: Terms) -> str | None:
     return chosen if chosen in ("strip", "prompt") else None
 
 
-def again(terms: Terms, words: str) -> Terms | None:
+def again(ask: Ask, terms: Terms, words: str) -> Terms | None:
     """The terms after a server's refusal in these words; None: it is not about tools, or is to be told."""
     if terms.options.tools_unsupported not in ("strip", "prompt") or terms.facts.get(TOOLS) == "never":
         return None
-    if not _REFUSED.search(words):
+    if not (ask.tools and _REFUSED.search(words)):
         return None
     return attrs.evolve(terms, facts={**terms.facts, TOOLS: "never"})
 
