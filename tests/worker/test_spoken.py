@@ -197,6 +197,13 @@ def test_the_limit_inside_a_call_makes_it_one_that_nobody_runs() -> None:
     ]
 
 
+def test_a_model_that_repeats_a_broken_call_to_its_limit_does_not_cost_minutes() -> None:
+    """Each is open to the end of the text; were it read anew for each of them, it would take hours."""
+    broken = '<tool_call>{"name":{"Bash"</tool_call>'
+
+    assert read(Text(broken * 20_000), Finish()) == [Text(broken * 20_000), Finish()]
+
+
 def test_a_result_that_the_model_invents_ends_the_answer() -> None:
     found = read(
         Text(f"Now.{LS}\n<tool_result name="), Text('"Bash">a.txt</tool_result>'), Text(LS), Finish()

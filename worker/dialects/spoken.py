@@ -103,6 +103,10 @@ class Invented:
 _MOST_BLANKS = 4096
 """More of them in a row are shown at once; nobody writes so many before a call."""
 
+_MOST_ROUNDS = 32
+"""So many blocks without an end are told apart by their tags. Each is read anew to the end of the text, and a model
+that repeats a broken call to its limit must not cost minutes."""
+
 _BEFORE = re.compile(r"\s{0,64}(?:```\w{0,16}\s{0,64})?(?=\{)")
 _MAY_BE_BEFORE = re.compile(r"\s{0,64}(?:`{0,3}|```\w{0,16}\s{0,64})")
 # One bracket too many is a frequent slip.
@@ -138,6 +142,7 @@ class Blocks:
 
     def end(self) -> Iterator[str | Block | Invented]:
         """The text is over: what was held back."""
+        rounds = 0
         while self._state == self._inside:
             body, tag, rest = "".join(self._body).partition(CALL_END)
             if not tag:
@@ -146,6 +151,10 @@ class Blocks:
             # Its JSON is so wrong that it has no end; then the tag is one.
             self._raw, self._body = [*self._raw[:1], body, tag], [body]
             yield self._block(whole=True)
+            rounds += 1
+            if rounds == _MOST_ROUNDS:
+                yield rest
+                return
             yield from self.feed(rest)
         held, self._held = self._held, ""
         if self._state == self._behind:
