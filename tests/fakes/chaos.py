@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import math
 import os
 import random
 import re
@@ -58,6 +59,7 @@ EXTRA = "echo/extra"
 GAP_S = 0.2
 ANSWER_LIMIT_S = 40.0
 _LEADERLESS_S = 4.0
+_TO_BE_FOUND_S = 5.0  # of the calm's ten seconds, what a worker that was frozen before it may still need
 """After so long without one a supervisor that is starting is left alone."""
 _REST_S = 0.03
 _LONG_REST_S = 3.0
@@ -274,6 +276,8 @@ class Storm:
         self._anew_since = 0.0
         """A supervisor that began before is about to be executed anew: seconds since the epoch."""
         self._asking: list[threading.Thread] = []
+        self._until = math.inf
+        """When the storm ends."""
         self._ruled_at = time.monotonic()
         """When a supervisor was last known to have everything in its hands."""
 
@@ -297,10 +301,10 @@ class Storm:
             self._threads.append(client)
             client.start()
         self._begin("wisher", self._play_user)
-        until = time.monotonic() + seconds
+        self._until = time.monotonic() + seconds
         due = time.monotonic()
         names, weights = zip(*_FAULTS.items(), strict=True)
-        while time.monotonic() < until:
+        while time.monotonic() < self._until:
             due += GAP_S
             if self._is_held_by([self._supervisor()]):
                 self._ruled_at = time.monotonic()
@@ -378,8 +382,8 @@ class Storm:
         self._pause(self._some_worker(), self._dice.uniform(0.05, 1.5))
 
     def _do_freeze_worker(self) -> None:
-        """For ever: it has to be found and replaced."""
-        if (victim := self._some_worker()) is not None:
+        """For ever: it has to be found and replaced. Not at the very end: ten seconds of silence are no hang yet."""
+        if (victim := self._some_worker()) is not None and time.monotonic() < self._until - _TO_BE_FOUND_S:
             self._strike(*victim, signal.SIGSTOP)
 
     def _do_kill_supervisor(self) -> None:
