@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from modelproxy.supervisor import aliases, layers, schema
-from modelproxy.supervisor.config import BUILT_IN, ConfigError, Provider, build
+from modelproxy.supervisor.config import ConfigError, Provider, build
 from modelproxy.supervisor.keys import KeyUnavailableError, stored
 from modelproxy.supervisor.paths import Paths
 from modelproxy.supervisor.toml_lines import Path as Key
@@ -109,7 +109,8 @@ def _ports_of_now(paths: Paths) -> dict[str, int]:
 
 def _missing(found: settings.Settings, paths: Paths) -> Iterator[tuple[str, str]]:
     """(provider's table, sentence) for each provider that a mapping names and that has no key (S92)."""
-    providers = provider_table(found)
+    spoilt = spoilt_providers(found)
+    providers = {name: one for name, one in provider_table(found).items() if name not in spoilt}
     for name, users in sorted(_used(found, providers).items()):
         provider = providers[name]
         if provider.needs_key and not has_key(name, provider, paths):
@@ -149,17 +150,35 @@ def _model_of(path: Key, value: Any) -> list[str]:
 
 
 def provider_table(found: settings.Settings) -> dict[str, Provider]:
-    """The providers of all layers; the built-in ones when what the files say of them is wrong."""
+    """The providers of all layers. Of a table with mistakes nothing holds: what is built in stays as it is."""
+    tables = _said_providers(found)
+    spoilt = spoilt_providers(found)
+    return build({"providers": {name: one for name, one in tables.items() if name not in spoilt}}).providers
+
+
+def spoilt_providers(found: settings.Settings) -> set[str]:
+    """Whose tables have mistakes of their own. These are told; what would follow from them is guesswork."""
+    return {name for name, table in _said_providers(found).items() if _is_spoilt(name, table)}
+
+
+def _said_providers(found: settings.Settings) -> dict[str, Any]:
+    tables = found.document.get("providers")
+    return tables if isinstance(tables, dict) else {}
+
+
+def _is_spoilt(name: str, table: Any) -> bool:
     try:
-        return build({"providers": found.document.get("providers", {})}).providers
+        build({"providers": {name: table}})
     except ConfigError:
-        return dict(BUILT_IN)
+        return True
+    return False
 
 
 def stranger(paths: Paths, provider: str) -> str | None:
     """What to say of a key for a provider that there is none of (yet); None: there is one."""
-    known = provider_table(settings.read(paths))
-    if provider in known:
+    found = settings.read(paths)
+    known = provider_table(found)
+    if provider in known or provider in _said_providers(found):
         return None
     near = close(provider, known)
     meant = f'; did you mean "{near}"?' if near else f" yet; [providers.{provider}] makes one"

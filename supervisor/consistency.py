@@ -32,24 +32,28 @@ class _Checks:
         self._named = {name for name in _table(found, "proxies") if "/" not in name}
 
     def all(self) -> None:
-        for name, table in _table(self._found, "providers").items():
-            self._provider(("providers", name), name, table or {})
+        for name, table in self._tables("providers"):
+            self._provider(("providers", name), name, table)
         for name, target in self._aliases.items():
             self._alias(("aliases", name), name, target)
-        for name, table in _table(self._found, "proxies").items():
-            self._proxy(("proxies", name), name, table or {})
+        for name, table in self._tables("proxies"):
+            self._proxy(("proxies", name), name, table)
         self._ports()
         self._models(_table(self._found, "models"))
-        for name, table in _table(self._found, "front").items():
-            self._front(("front", name), table or {})
-        for name, table in _table(self._found, "tokens").items():
-            if "sha256" not in (table or {}):
+        for name, table in self._tables("front"):
+            self._front(("front", name), table)
+        for name, table in self._tables("tokens"):
+            if "sha256" not in table:
                 hint = f"sha256 is missing; proxyctl tokens add {name} makes a token"
                 self._report(("tokens", name), UNSHOWN, hint)
-        for name, table in _table(self._found, "remotes").items():
-            self._one_key(("remotes", name), table or {})
-            if "url" not in (table or {}):
+        for name, table in self._tables("remotes"):
+            self._one_key(("remotes", name), table)
+            if "url" not in table:
                 self._report(("remotes", name), UNSHOWN, "url is missing")
+
+    def _tables(self, kind: str) -> list[tuple[str, Mapping[str, Any]]]:
+        """Those that are tables; of what is none, nothing is missing."""
+        return [(name, table) for name, table in _table(self._found, kind).items() if table is not None]
 
     def _provider(self, path: Path, name: str, table: Mapping[str, Any]) -> None:
         self._one_key(path, table)
@@ -105,6 +109,8 @@ class _Checks:
         """`target` must be a model id, an alias, one of `words`, or the name of a proxy."""
         if target is None or target in words or self._is_known(target) or (proxies and target in self._named):
             return
+        if target in _table(self._found, "aliases"):
+            return  # an alias whose own value is wrong, which has been said
         if said := self._meant_otherwise(target, words):
             self._report(path, target, said)
         elif "/" in target:

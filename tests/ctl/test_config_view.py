@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
@@ -198,3 +199,36 @@ def test_show_and_get(run: Run, file: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert run("config", "get", "models.agents").out == '{ a = "ollama/x" }\n'
     assert run("config", "get", "proxies.coder.port").code == 1
     assert run("config", "get", "nonsense").code == 2
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        '[providers.lit]\nkind = "opnai"\nbase_url = "http://h"\n',
+        '[providers.ollama]\nbase_url = "h"\n',
+        '[providers.ollama]\napi_key = "a"\napi_key_env = "B"\n',
+        '[providers.ollama]\ncapabilities = ["sight"]\n',
+    ],
+)
+def test_a_mistake_in_one_providers_table_says_nothing_of_another(run: Run, file: Path, mistake: str) -> None:
+    good = '[providers.openrouter]\napi_key = "k"\n[proxies.c]\nmodel = "openrouter/a/b"\n'
+    file.write_text(f"{good}{mistake}")
+    file.chmod(0o600)
+    ran = run("config", "validate", "--json")
+
+    [problem] = ran.json["problems"]
+    assert problem["key"].startswith(f"providers.{'lit' if 'lit' in mistake else 'ollama'}")
+    assert run("models", "providers", "openrouter", "--json").json["key"] is not None
+
+
+def test_of_a_table_that_could_not_be_read_no_key_is_missed(
+    run: Run, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file.write_text(f'{MAPPED}\n[providers.openrouter]\napi_key = "k"\nbase_url = "h"\n')
+
+    assert [one["key"] for one in run("config", "validate", "--json").json["problems"]] == [
+        "providers.openrouter.base_url"
+    ]
+    file.write_text('[providers.groq]\nkind = "opnai"\n')
+    monkeypatch.setattr("sys.stdin", io.StringIO("sk-1\n"))
+    assert run("keys", "set", "groq").err == ""  # there is such a table

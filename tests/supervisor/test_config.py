@@ -261,7 +261,7 @@ def test_every_server_of_the_workers_table_can_be_named() -> None:
 def test_what_is_not_toml_or_not_a_table() -> None:
     assert problems_of("x = 1\na = = b") == ['line 2: not TOML: Invalid value; texts stand in quotes: "…"']
     assert problems_of("providers = 5") == ["line 1: providers = 5: must be a table"]
-    assert problems_of("[providers]\na = 5")[0] == "line 2: providers.a = 5: must be a table"
+    assert problems_of("[providers]\na = 5") == ["line 2: providers.a = 5: must be a table"]
 
 
 def test_a_table_whose_own_name_was_forgotten() -> None:

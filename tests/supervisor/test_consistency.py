@@ -55,6 +55,10 @@ def test_a_name_that_means_something_else_is_told_what(found: dict[str, Any], wo
         {"proxies": {"coder": {"model": "ollama/y", "fallback": ["anthropic", "local", "openrouter/x"]}}}
         | {"aliases": {"local": "ollama/x"}},
         {"proxies": {"ollama/x": {"model": "ollama/x"}}},
+        # None: it was wrong, and that has been said.
+        {"providers": {"a": None}, "proxies": {"a": None}, "front": {"a": None}},
+        {"tokens": {"a": None}, "remotes": {"a": None}},
+        {"aliases": {"local": None}, "models": {"default": "local"}},
         {"models": {"default": "claude", "agents": {"a": "default", "b": "coder", "c": "ollama/x"}}}
         | {"proxies": {"coder": {"model": "ollama/x"}}},
         {"front": {"default": {"rules": [{"agent": "a", "to": "anthropic"}], "otherwise": "coder"}}}
