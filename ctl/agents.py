@@ -33,6 +33,8 @@ class Meant:
     """None: its own model, without a proxy."""
     proxy: str | None = None
     """The name of the proxy that serves it."""
+    entry: str | None = None
+    """Which entry says so, where that is a glob that the agent's name fits."""
 
 
 def resolve(paths: Paths, agent: str) -> tuple[dict[str, Any], list[str]]:
@@ -50,17 +52,27 @@ def resolve(paths: Paths, agent: str) -> tuple[dict[str, Any], list[str]]:
 
 
 def mean(found: settings.Settings, agent: str) -> Meant:
+    """By its entry, as a front finds it; else by the default."""
     models = found.table("models")
-    target = (models.get("agents") or {}).get(agent) or models.get("default") or NATIVE[0]
+    entry = entry_of(found, agent)
+    said_of_it = None if entry is None else models["agents"][entry]
+    target = said_of_it or models.get("default") or NATIVE[0]
+    meant = Meant(agent, target, entry=entry if entry != agent else None)
     if target in NATIVE:
-        return Meant(agent, target)
+        return meant
     named, names = found.table("proxies"), found.table("aliases")
     providers = {*KINDS, *found.table("providers")}
     said = named[target]["model"] if "/" not in target and target in named else target
     resolved = aliases.resolve(said, names, providers)
     if resolved is None:  # nothing that validation lets pass
-        return Meant(agent, target)
-    return Meant(agent, target, resolved.model_id, target if said != target else resolved.model_id)
+        return meant
+    proxy = target if said != target else resolved.model_id
+    return attrs.evolve(meant, model_id=resolved.model_id, proxy=proxy)
+
+
+def entry_of(found: settings.Settings, agent: str) -> str | None:
+    """The name in [models.agents] that holds for it: its own, else the longest glob that fits."""
+    return aliases.entry(agent, found.table("models").get("agents") or {})
 
 
 def native(meant: Meant) -> dict[str, Any]:
@@ -69,7 +81,8 @@ def native(meant: Meant) -> dict[str, Any]:
         "agent": meant.agent,
         "model": NATIVE[0],
         "provider": "anthropic",
-        "banner": f"{meant.agent} uses {NATIVE[0]} of anthropic, its own model, without a proxy",
+        "banner": f"{meant.agent} uses {NATIVE[0]} of anthropic, its own model, without a proxy{_by(meant)}",
+        **_source(meant),
     }
 
 
@@ -83,8 +96,17 @@ def routed(meant: Meant, url: str) -> dict[str, Any]:
         "provider": provider,
         "proxyUrl": url,
         "proxy": meant.proxy,
-        "banner": f"{meant.agent} uses {name} of {provider}, through {url}",
+        "banner": f"{meant.agent} uses {name} of {provider}, through {url}{_by(meant)}",
+        **_source(meant),
     }
+
+
+def _by(meant: Meant) -> str:
+    return "" if meant.entry is None else f', as "{meant.entry}" says'
+
+
+def _source(meant: Meant) -> dict[str, str]:
+    return {} if meant.entry is None else {"entry": meant.entry}
 
 
 def ensure(paths: Paths, agent: str) -> tuple[dict[str, Any], list[str]]:
@@ -178,8 +200,10 @@ Or run one program on it; its proxy is there for as long as the program runs:
 
   proxyctl run --agent code-reviewer -- ./review.sh
 
-Say who uses what:
+Say who uses what; a name with * or ? holds for all agents that fit and have no entry of their own, the longest
+first:
 
   proxyctl agents set code-reviewer ollama/codellama
+  proxyctl agents set 'code-*' ollama/qwen3-coder
   proxyctl agents list
   proxyctl agents unset code-reviewer"""

@@ -49,11 +49,13 @@ def set_(
     """Let an agent use a model
 
     One line of your config.toml; the rest stays as it is. A name that only a provider's list has is written
-    with its provider: what an agent uses does not change with the lists.
+    with its provider: what an agent uses does not change with the lists. An AGENT with * or ? in it holds for
+    all that fit and have no entry of their own; the longest goes first.
 
     \b
     Examples:
       proxyctl agents set code-reviewer ollama/codellama
+      proxyctl agents set 'code-*' ollama/codellama
       proxyctl agents set architect claude
     """
     from modelproxy.supervisor import editing

@@ -93,7 +93,7 @@ def meant(paths: Paths, wish: Wish) -> str | None:
 def _tell_of_a_near_name(found: settings.Settings, agent: str) -> None:
     """An agent without an entry is nothing wrong; one that is nearly called like another may well be."""
     entries = found.table("models").get("agents") or {}
-    near = None if agent in entries else close(agent, entries)
+    near = close(agent, entries) if agents.entry_of(found, agent) is None else None
     if near is not None:
         talk(f'note: the agent "{agent}" has no entry; did you mean "{near}"?')
 

@@ -39,11 +39,23 @@ def is_model_id(name: str, providers: Collection[str]) -> bool:
 
 
 def find(name: str, aliases: Mapping[str, str]) -> str | None:
-    """The exact alias, else the longest glob that fits, else None. Of two equally long the first."""
-    if name in aliases:
-        return aliases[name]
-    fitting = [glob for glob in aliases if is_glob(glob) and fits(name, glob)]
-    return aliases[max(fitting, key=len)] if fitting else None
+    found = entry(name, aliases)
+    return None if found is None else aliases[found]
+
+
+def entry(name: str, names: Collection[str]) -> str | None:
+    """The exact name, else the longest glob that fits, else None. Of two equally long the first.
+
+    Agents are looked up by it as well.
+    """
+    if name in names:
+        return name
+    return min((glob for glob in names if is_glob(glob) and fits(name, glob)), key=distance, default=None)
+
+
+def distance(name: str) -> tuple[bool, int]:
+    """For sorting: of names in this order the first that fits is the `entry`."""
+    return (True, -len(name)) if is_glob(name) else (False, 0)
 
 
 def is_glob(text: str) -> bool:

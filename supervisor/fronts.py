@@ -1,8 +1,8 @@
 """What a front goes by: the configuration's tables as one list of rules, the first that fits decides. Pure.
 
 First the table's own rules, then what each agent uses, then names: whoever asks for an alias, for a named proxy
-or for a model that is led to gets it. Every target is another proxy, or `anthropic`: the caller's own request.
-Where the proxies are is not known here.
+or for a model that is led to gets it. Of agents and aliases the exact name goes before the longest glob. Every
+target is another proxy, or `anthropic`: the caller's own request. Where the proxies are is not known here.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class _Compiler:
         for rule in table.rules:
             self._rules.append(attrs.evolve(rule, to=self._to(rule.to)))
         models = self._config.models
-        for agent, target in models.agents.items():
+        for agent, target in _nearest_first(models.agents):
             self._rules.append(FrontRule(self._to(target), agent=agent))
         if models.default is not None:
             self._rules.append(FrontRule(self._to(models.default), agent="*"))
@@ -105,7 +105,7 @@ class _Compiler:
     def _names(self) -> None:
         """Real names before exact aliases before the longest glob."""
         named = [name for name, options in self._config.proxies.items() if options.model is not None]
-        aliased = sorted(self._config.aliases.items(), key=_rank)
+        aliased = _nearest_first(self._config.aliases)
         names = [FrontRule(self._to(name), model=name) for name in named]
         others = [FrontRule(self._to(target), model=alias) for alias, target in aliased]
         # A proxy without a name of its own is the one that a model's name means.
@@ -127,9 +127,8 @@ class _Compiler:
         return name
 
 
-def _rank(item: tuple[str, str]) -> tuple[bool, int]:
-    name = item[0]
-    return aliases.is_glob(name), -len(name) if aliases.is_glob(name) else 0
+def _nearest_first(table: dict[str, str]) -> list[tuple[str, str]]:
+    return [(name, table[name]) for name in sorted(table, key=aliases.distance)]
 
 
 __all__ = ["DEFAULT", "KIND", "Compiled", "compiled", "doors_to", "route", "said", "table_of", "tables"]

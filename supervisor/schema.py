@@ -364,7 +364,7 @@ MODELS = Section(
         ),
         "agents": Field(
             TableOf("a table of agent = model", Name()),
-            "the same per agent",
+            "the same per agent, by name or by a glob with * and ?; an exact name goes before the longest glob",
             example='{ code-reviewer = "ollama/codellama" }',
         ),
     }

@@ -127,6 +127,37 @@ def test_the_address_of_what_runs_and_of_what_would(run: Run, file: Path, contro
     assert {method for method, _, _ in control.asked} == {"GET"}
 
 
+GLOBS = """\
+[models]
+default = "echo/rest"
+[models.agents]
+"code-*" = "ollama/codellama"
+"code-own-*" = "claude"
+code-reviewer = "echo/demo"
+"""
+
+
+@pytest.mark.parametrize(
+    ("agent", "model", "entry"),
+    [
+        ("code-reviewer", "echo/demo", None),
+        ("code-zz", "ollama/codellama", "code-*"),
+        ("code-own-z", "claude", "code-own-*"),
+        ("code-*", "ollama/codellama", None),
+        ("recode-zz", "echo/rest", None),
+    ],
+)
+def test_an_entry_may_be_a_glob(run: Run, file: Path, agent: str, model: str, entry: str | None) -> None:
+    """The exact name, else the longest glob, as at a front; which one it was is told."""
+    file.write_text(GLOBS)
+    answer = run("agents", "resolve", agent, "--json").json
+
+    assert (answer["model"], answer.get("entry")) == (model, entry)
+    assert answer["useProxy"] is (model != "claude")
+    assert answer["banner"].endswith(f', as "{entry}" says') is (entry is not None)
+    assert run("agents", "resolve", agent).out == f"{answer['banner']}\n"
+
+
 # --- ensure -----------------------------------------------------------------------------------------------
 
 
@@ -140,6 +171,15 @@ def test_s77_ensure_brings_it_up(run: Run, file: Path, control: Control) -> None
     assert answer["proxyUrl"] == "http://127.0.0.1:7"
     assert (answer["useProxy"], answer["pid"], answer["port"], answer["reused"]) == (True, 42, 7, False)
     assert [body["model"] for method, _, body in control.asked if method == "PUT"] == ["coder"]
+
+
+def test_ensure_goes_by_a_glob_too(run: Run, file: Path, control: Control) -> None:
+    file.write_text(GLOBS)
+    control.replies["PUT"] = (200, view("ollama/codellama", port=7, url="http://127.0.0.1:7", pid=42))
+    answer = run("agents", "ensure", "code-zz", "--json").json
+
+    assert (answer["proxyUrl"], answer["entry"]) == ("http://127.0.0.1:7", "code-*")
+    assert [body["model"] for method, _, body in control.asked if method == "PUT"] == ["ollama/codellama"]
 
 
 def test_s85_ensure_of_an_agent_without_a_proxy_starts_nothing(run: Run, file: Path, paths: Paths) -> None:
@@ -194,6 +234,16 @@ def test_s8_the_list(run: Run, file: Path) -> None:
     assert len({line.index("/", 40) for line in told}) == 1  # the files stand below each other
     assert rows["by-alias"]["line"] is not None
     assert told[-1].endswith(f":{rows[told[-1].split()[0]]['line']}")
+
+
+def test_the_list_has_globs_as_they_were_said(run: Run, file: Path) -> None:
+    file.write_text(GLOBS)
+
+    assert [(row["agent"], row["resolved"]) for row in run("agents", "list", "--json").json] == [
+        ("code-*", "ollama/codellama"),
+        ("code-own-*", None),
+        ("code-reviewer", "echo/demo"),
+    ]
 
 
 def test_s82_the_guide_names_commands_that_exist(run: Run, file: Path) -> None:

@@ -124,6 +124,17 @@ def test_an_agent_has_its_model(
         assert environment(tmp_path)["ANTHROPIC_BASE_URL"].endswith(f"/a/{agent}")
 
 
+def test_an_agent_is_found_by_a_glob_too(
+    run: Run, control: Control, paths: Paths, script: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    """And nothing is said of a name that is nearly the glob's."""
+    configure(paths, '[models.agents]\n"code-*" = "echo/demo"\n')
+
+    assert "note:" not in run("run", "--agent", "code-z", *script()).err
+    assert environment(tmp_path)["MODELPROXY_RUN"] == "echo/demo"
+    assert environment(tmp_path)["ANTHROPIC_BASE_URL"].endswith("/a/code-z")
+
+
 def test_an_agent_that_is_nearly_called_like_another_is_told(
     run: Run, control: Control, paths: Paths, became: list[list[str]], script: Callable[..., list[str]]
 ) -> None:

@@ -43,6 +43,16 @@ def test_s114_what_is_only_similar_is_not_it(name: str) -> None:
     assert aliases.resolve(name, TABLE, PROVIDERS) is None
 
 
+def test_sorted_by_nearness_the_first_that_fits_is_the_one_that_is_found() -> None:
+    """A front, which tries rules one after the other, takes the one that a look into the table finds."""
+    ordered = sorted(TABLE, key=aliases.distance)
+
+    assert ordered[0] == "local"
+    for name in ("local", "claude-haiku-4", "claude-haiku-4-5", "claude-opus-4", "gpt-5", "qq", "nobody"):
+        fitting = [entry for entry in ordered if name == entry or aliases.fits(name, entry)]
+        assert aliases.entry(name, TABLE) == (fitting[0] if fitting else None)
+
+
 def test_s112_without_aliases_nothing_is_known() -> None:
     assert aliases.resolve("claude-4-sonnet", {}, PROVIDERS) is None
 

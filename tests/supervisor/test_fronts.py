@@ -69,6 +69,20 @@ def test_the_tables_rules_then_agents_then_names() -> None:
     assert found.required == {"ollama/qwen3:8b", "ollama/codellama", "coder"}
 
 
+def test_of_agents_the_exact_name_goes_before_the_longest_glob_whatever_the_order_in_the_file() -> None:
+    """As `agents resolve` looks one up."""
+    text = (
+        '[models.agents]\n"*" = "echo/any"\n"code-*" = "echo/c"\n"code-re*" = "claude"\ncode-red = "echo/r"'
+    )
+
+    assert [rule for rule in rules(text) if rule.agent is not None] == [
+        FrontRule("echo/r", agent="code-red"),
+        FrontRule("anthropic", agent="code-re*"),
+        FrontRule("echo/c", agent="code-*"),
+        FrontRule("echo/any", agent="*"),
+    ]
+
+
 def test_without_any_table_everything_goes_to_anthropic() -> None:
     found = fronts.compiled("default", config.parse(""))
 
