@@ -120,14 +120,19 @@ def text_of(file: Path) -> str:
         return ""
     except OSError as error:
         raise Fault("bad_config", f"{file} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise Fault("bad_config", f"{file} is not UTF-8", "it was left as it is") from None
+    except UnicodeDecodeError as error:
+        raise _not_utf8(file, error) from None
     except reading.ConfigError as error:
         hint = "mend it, or move it away; it was left as it is"
         raise Fault(
             "bad_config", f"{file}:{error.problems[0].line}: {error.problems[0].text}", hint
         ) from None
     return text
+
+
+def _not_utf8(file: Path, error: UnicodeDecodeError) -> Fault:
+    problem = reading.not_utf8(error)
+    return Fault("bad_config", f"{file}:{problem.line}: {problem.text}", "it was left as it is")
 
 
 def refuse_new_mistakes(old: str, new: str) -> None:
@@ -200,8 +205,10 @@ def text_or_nothing(file: Path) -> str:
         return file.read_text(encoding="utf-8")
     except FileNotFoundError:
         return ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise Fault("bad_config", f"{file} cannot be read: {error}") from None
+    except OSError as error:
+        raise Fault("bad_config", f"{file} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise _not_utf8(file, error) from None
 
 
 # --- the JSON that others use -----------------------------------------------------------------------------

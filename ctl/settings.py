@@ -17,7 +17,7 @@ import attrs
 
 from modelproxy.supervisor import layers
 from modelproxy.supervisor.paths import Paths
-from modelproxy.supervisor.reading import ConfigError, Problem, checked, line_of, load
+from modelproxy.supervisor.reading import ConfigError, Problem, checked, line_of, load, not_utf8
 from modelproxy.supervisor.schema import dotted
 from modelproxy.supervisor.toml_lines import lines_of
 
@@ -143,8 +143,8 @@ def _file(file: Path, wrong: list[Wrong]) -> layers.Layer | None:
         return None
     except OSError as error:
         wrong.append(Wrong(str(file), Problem("", f"cannot be read: {error.strerror}")))
-    except UnicodeDecodeError:
-        wrong.append(Wrong(str(file), Problem("", "not UTF-8")))
+    except UnicodeDecodeError as error:
+        wrong.append(Wrong(str(file), not_utf8(error)))
     except ConfigError as error:
         wrong.extend(Wrong(str(file), problem) for problem in error.problems)
     return None

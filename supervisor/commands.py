@@ -53,6 +53,7 @@ from .protocol import (
     Stopped,
     UpRequest,
 )
+from .reading import not_utf8
 from .tally import Tally
 from .upkeep import Unit
 
@@ -394,8 +395,8 @@ class Commands:
             text = where.read_text(encoding="utf-8")
         except FileNotFoundError:
             text = ""
-        except UnicodeDecodeError:
-            raise Fault("bad_config", f"{where}: not UTF-8", _MEND) from None
+        except UnicodeDecodeError as error:
+            raise Fault("bad_config", f"{where}: {not_utf8(error)}", _MEND) from None
         except OSError as error:
             raise Fault("bad_config", f"{where} cannot be read: {error.strerror}") from None
         try:

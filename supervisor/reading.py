@@ -62,10 +62,76 @@ _MEANT = {
 """What mostly lies behind the words of `tomllib`, for those who do not know TOML by heart."""
 
 
-def _in_words(error: tomllib.TOMLDecodeError) -> str:
-    what = str(error).partition(" (at ")[0]
-    meant = next((words for start, words in _MEANT.items() if what.startswith(start)), None)
+_CURLY = "“”„‟‘’‚«»"
+_STRAIGHT = 'quotes are straight ones: "…"'
+_NO_VALUE = "there is no value behind the ="
+_STATEMENT = re.compile(r"""\s*(?:\[|[\w."'-]+\s*=)""")
+_OPENED = re.compile(r"""\s*([\w."'-]+)\s*=\s*\{""")
+_HEADER = re.compile(r"^[ \t]*(\[+)([^\[\]\n]+)\]", re.MULTILINE)
+
+
+def _in_words(error: tomllib.TOMLDecodeError, text: str) -> str:
+    what, _, place = str(error).partition(" (at ")
+    at = re.match(r"line (\d+), column (\d+)", place)
+    meant = _meant_there(what, text, int(at[1]), int(at[2]) - 1) if at else _meant_at_the_end(what, text)
+    meant = meant or next((words for start, words in _MEANT.items() if what.startswith(start)), None)
     return f"not TOML: {what}" if meant is None else f"not TOML: {what}; {meant}"
+
+
+def _meant_there(what: str, text: str, number: int, column: int) -> str | None:
+    """What the place tells more of than the words; None: nothing."""
+    above, line = text.split("\n")[: number - 1], text.split("\n")[number - 1]
+    before, rest = line[:column], line[column:]
+    if rest[:1] in _CURLY if rest else _is_curly(line):
+        return _STRAIGHT
+    if what.startswith("Invalid value"):
+        return _no_value(line, rest)
+    nothing = rest.strip()[:1] in ("", "#", "}")
+    if nothing and (
+        what.startswith("Unclosed inline")
+        or (what.startswith("Invalid initial") and before.rstrip()[-1:] in ("{", ","))
+    ):
+        return _on_one_line(above, line)
+    if _STATEMENT.match(rest) and what.startswith("Unclosed array") and not before.strip():
+        return "a ] is missing above this line"
+    if what.startswith("Unclosed"):
+        where = "between two elements" if before.strip() else "before this line"
+        return f"a comma is missing {where}, or a {'}' if 'inline' in what else ']'}"
+    return None
+
+
+def _no_value(line: str, rest: str) -> str | None:
+    if re.match(r"(?i:true|false)\b", rest):
+        return "true and false are written small"
+    if re.fullmatch(r"\s*\[[^\s\[\],]+\]\s*", line):  # read as an element of a list
+        return "a ] is missing above this line"
+    return None if rest.strip() else _NO_VALUE
+
+
+def _meant_at_the_end(what: str, text: str) -> str | None:
+    if what.startswith("Unterminated") and _is_curly(text.rpartition("\n")[2]):
+        return _STRAIGHT
+    if text.rstrip().endswith("="):
+        return _NO_VALUE
+    return "a ] is missing" if what.startswith("Unclosed array") or text.rstrip().endswith(",") else None
+
+
+def _is_curly(line: str) -> bool:
+    return any(sign in line for sign in _CURLY)
+
+
+def _on_one_line(above: list[str], line: str) -> str:
+    words = "an inline table { … } stands on one line, without a comma at its end"
+    key, headers = _OPENED.match(line), _HEADER.findall("\n".join(above))
+    if key is None:
+        return words
+    brackets, table = headers[-1] if headers else ("", "")
+    return words if len(brackets) > 1 else f"{words}; or use [{table and f'{table.strip()}.'}{key[1]}]"
+
+
+def not_utf8(error: UnicodeDecodeError) -> Problem:
+    """Of a file's whole content."""
+    return Problem("", "not UTF-8; save it as UTF-8", error.object.count(b"\n", 0, error.start) + 1)
 
 
 def load(text: str) -> dict[str, Any]:
@@ -77,7 +143,7 @@ def load(text: str) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         number = re.match(r"line (\d+)", str(error).partition(" (at ")[2])
         line = int(number[1]) if number else len(text.splitlines())  # "end of document"
-        raise ConfigError([Problem("", _in_words(error), line)]) from None
+        raise ConfigError([Problem("", _in_words(error, text), line)]) from None
     except RecursionError:
         raise ConfigError([Problem("", "not TOML: nested too deeply")]) from None
 

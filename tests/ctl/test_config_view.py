@@ -231,3 +231,11 @@ def test_of_a_table_that_could_not_be_read_no_key_is_missed(
     file.write_text('[providers.groq]\nkind = "opnai"\n')
     monkeypatch.setattr("sys.stdin", io.StringIO("sk-1\n"))
     assert run("keys", "set", "groq").err == ""  # there is such a table
+
+
+def test_what_is_no_utf8_is_told_with_its_line(run: Run, file: Path) -> None:
+    file.write_bytes(b"default_port = 4000\n# \xe4\n")
+    words = f"{file}:2: not UTF-8; save it as UTF-8\n"
+
+    assert run("config", "validate").err == words
+    assert run("config", "set", "default_port", "1").err.startswith(f"error: {words}")

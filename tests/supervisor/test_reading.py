@@ -6,7 +6,7 @@ from datetime import date
 
 import pytest
 
-from modelproxy.supervisor.reading import ConfigError, Problem, checked, line_of, load, shown
+from modelproxy.supervisor.reading import ConfigError, Problem, checked, line_of, load, not_utf8, shown
 from modelproxy.supervisor.toml_lines import lines_of
 
 
@@ -31,6 +31,21 @@ def test_what_is_no_toml_has_its_line() -> None:
         ('a = "x\n"', "with a quote like the one that it begins with"),
         ('a = "C:\\d"', "a backslash is written twice"),
         ("\ufeffa = 1", "byte order mark"),
+        ("a = True", "; true and false are written small"),
+        ("a = { b = FALSE }", "; true and false are written small"),
+        ("a = “x”", '; quotes are straight ones: "…"'),
+        ("“a” = 1", '; quotes are straight ones: "…"'),
+        ('a = "x” # so', '; quotes are straight ones: "…"'),
+        ("a = [\n  1\n  2\n]", "; a comma is missing before this line, or a ]"),
+        ("a = [1 2]", "; a comma is missing between two elements, or a ]"),
+        ("a = [1,\n[b]", "; a ] is missing above this line"),
+        ("a = [1\nb = 2", "; a ] is missing above this line"),
+        ("a = [1,\n", "; a ] is missing"),
+        ("a = { b = 1 c = 2 }", "; a comma is missing between two elements, or a }"),
+        ("a = { * = 1 }", "stands in quotes"),
+        ("a = 1 true", "one key on each line"),
+        ("a =", "; there is no value behind the ="),
+        ("a = \nb = 1", "; there is no value behind the ="),
     ],
 )
 def test_what_is_no_toml_is_said_in_words_that_help(text: str, help_: str) -> None:
@@ -39,6 +54,39 @@ def test_what_is_no_toml_is_said_in_words_that_help(text: str, help_: str) -> No
         load(text)
 
     assert help_ in caught.value.problems[0].text
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "{\n a = 1 }",
+        "{ a = 1,\n b = 2 }",
+        "{ a = 1, }",
+        "{ a = 1\n}",
+        "{ # here\n a = 1 }",
+        "{ a = { b = 1, } }",
+    ],
+)
+def test_an_inline_table_stands_on_one_line(table: str) -> None:
+    """And there is a way to write it over several."""
+    words = "; an inline table { … } stands on one line, without a comma at its end"
+
+    assert toml_problem(f"[models]\nagents = {table}").endswith(f"{words}; or use [models.agents]")
+    assert toml_problem(f"models.agents = {table}").endswith(f"{words}; or use [models.agents]")
+    assert toml_problem(f"[[a.b]]\nrules = [\n {table}\n]").endswith(words)
+
+
+def toml_problem(text: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(text)
+    return caught.value.problems[0].text
+
+
+def test_what_is_no_utf8_has_its_line() -> None:
+    with pytest.raises(UnicodeDecodeError) as caught:
+        b"a = 1\nb = '\xe4'\n".decode()
+
+    assert str(not_utf8(caught.value)) == "line 2: not UTF-8; save it as UTF-8"
 
 
 def test_nested_without_end_is_a_problem_and_no_crash() -> None:
