@@ -1,7 +1,7 @@
 """`proxyctl ask`: one message to a model, and its answer as text.
 
-The same road as every client's: the proxy's port. A failure is one line, in the provider's words where there
-are any.
+The same road as every client's: the proxy's port, and as `run` has it the credential of whoever asks where it may
+be passed on. A failure is one line, in the provider's words where there are any.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from typing import Any
 
 from modelproxy.supervisor.paths import Paths
 
-from .environment import sent_along
+from .environment import to_set
 from .faults import Fault, say_json, say_part
 from .leases import leased
+from .probe import headers
 from .up import request
 
 MAX_TOKENS = 8192
@@ -48,7 +49,7 @@ def ask(
         body["model"] = view["model"]
         connection = http.client.HTTPConnection("127.0.0.1", int(view["port"]), timeout=SILENCE_S)
         try:
-            response = _sent(connection, body)
+            response = _sent(connection, view, body)
             if stream:
                 _print_stream(response, as_json=as_json)
             else:
@@ -59,12 +60,15 @@ def ask(
             connection.close()
 
 
-def _sent(connection: http.client.HTTPConnection, body: dict[str, Any]) -> http.client.HTTPResponse:
-    headers = {"content-type": "application/json", "anthropic-version": "2023-06-01", "x-api-key": "unused"}
-    connection.request("POST", "/v1/messages", json.dumps(body), headers | sent_along(os.environ))
+def _sent(
+    connection: http.client.HTTPConnection, view: dict[str, Any], body: dict[str, Any]
+) -> http.client.HTTPResponse:
+    connection.request("POST", "/v1/messages", json.dumps(body), headers(view))
     response = connection.getresponse()
     if response.status != 200:
-        raise _failure(response.read(), f"status {response.status}")
+        fault = _failure(response.read(), f"status {response.status}")
+        fault.hint = to_set(view, response.status, fault.message, os.environ)
+        raise fault
     return response
 
 

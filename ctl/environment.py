@@ -41,6 +41,12 @@ _CREDENTIALS = (
     "CLAUDE_CODE_OAUTH_TOKEN",
     "ANTHROPIC_CUSTOM_HEADERS",
 )
+_OWN = ("ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_API_KEY", "CLAUDE_CODE_OAUTH_TOKEN")
+"""Those of them that can be sent by who is not Claude Code, in its order."""
+_OF_PROXIES = "mp-"
+"""How an access token begins; it is of no use to Anthropic."""
+_LOGIN_BETA = "oauth-2025-04-20"
+"""Without it a login's token is no credential for messages."""
 _NAMES = ("ANTHROPIC_MODEL", "ANTHROPIC_DEFAULT_MODEL", "ANTHROPIC_SMALL_FAST_MODEL")
 _WAYS_PAST = (
     "ANTHROPIC_UNIX_SOCKET",
@@ -219,6 +225,51 @@ def goal_of(
     )
 
 
+# --- for a request of our own -------------------------------------------------------------------------
+
+
+def credential(view: Mapping[str, Any], present: Mapping[str, str]) -> dict[str, str]:
+    """The caller's own as headers, to a proxy that may pass the request on to Anthropic; to any other: none.
+
+    Raises ValueError for one that no header can hold.
+    """
+    if not _leads_home(view) and "anthropic" not in view.get("fallback", ()):
+        return {}
+    for name in _OWN:
+        value = present.get(name, "").strip()
+        if not value or value == TOKEN or value.startswith(_OF_PROXIES):
+            continue
+        if not value.isascii() or not value.isprintable() or " " in value:
+            raise ValueError(f"{name} holds what cannot be a credential: a space or another such character")
+        return _header(name, value)
+    return {}
+
+
+def _leads_home(view: Mapping[str, Any]) -> bool:
+    """By its name: another server that speaks Anthropic's language gets nobody's credential."""
+    return view["provider"] in ("anthropic", "front")
+
+
+def _header(name: str, value: str) -> dict[str, str]:
+    if name == "ANTHROPIC_API_KEY":
+        return {"x-api-key": value}
+    login = {"anthropic-beta": _LOGIN_BETA} if name == "CLAUDE_CODE_OAUTH_TOKEN" else {}
+    return {"authorization": f"Bearer {value}", **login}
+
+
+def to_set(view: Mapping[str, Any], status: int, words: str, present: Mapping[str, str]) -> str:
+    """The hint for a request of ours that was refused because nobody could know whose it was.
+
+    Empty for any other refusal: one by the proxy itself names a command already.
+    """
+    if status != 401 or "proxyctl " in words or not _leads_home(view) or credential(view, present):
+        return ""
+    return (
+        f"this shell has no credential to pass on: set {_OWN[1]}, {_OWN[0]} or {_OWN[2]}, or give the "
+        "provider a key: proxyctl keys set anthropic"
+    )
+
+
 # --- as a shell reads it ------------------------------------------------------------------------------
 
 
@@ -298,10 +349,12 @@ __all__ = [
     "Goal",
     "changes",
     "client_of",
+    "credential",
     "goal_of",
     "missing",
     "opencode",
     "script",
     "sent_along",
+    "to_set",
     "warnings",
 ]

@@ -179,7 +179,9 @@ def ask(
 ) -> int:
     """Send one message and print the answer
 
-    Through the proxy like any client; one that is not up is brought up for it and goes again.
+    Through the proxy like any client; one that is not up is brought up for it and goes again. Where the caller's
+    own request may be passed on, as to anthropic/…, this shell's ANTHROPIC_AUTH_TOKEN, ANTHROPIC_API_KEY or
+    CLAUDE_CODE_OAUTH_TOKEN goes along.
 
     \b
     Examples:

@@ -19,11 +19,12 @@ from modelproxy.supervisor.values import close
 from . import discovered, far, health, settings
 from .agents import proxies
 from .config_view import provider_table
-from .environment import sent_along
+from .environment import to_set
 from .faults import Fault
 from .keys import mask
 from .listing import ask, in_words, key_of, worth_asking
 from .names import FRONT
+from .probe import headers
 
 TEST_PATIENCE_S = 300.0
 
@@ -208,7 +209,7 @@ def try_out(paths: Paths, name: str) -> dict[str, Any]:
     # Any port will do for one message: the usual one may be somebody else's.
     view = bring_up(paths, request(model=name, port=0))
     try:
-        return {"model": view["model"], "proxy": view["name"], **_ask(int(view["port"]))}
+        return {"model": view["model"], "proxy": view["name"], **_ask(view)}
     finally:
         if view["name"] not in before and not view["reused"]:
             try:
@@ -217,13 +218,13 @@ def try_out(paths: Paths, name: str) -> dict[str, Any]:
                 pass  # somebody else was faster
 
 
-def _ask(port: int) -> dict[str, Any]:
-    headers = {"content-type": "application/json"} | sent_along(os.environ)
+def _ask(view: dict[str, Any]) -> dict[str, Any]:
     body = {"model": "test", "max_tokens": 1, "messages": [{"role": "user", "content": "Hi"}]}
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TEST_PATIENCE_S)
+    connection = http.client.HTTPConnection("127.0.0.1", int(view["port"]), timeout=TEST_PATIENCE_S)
+    asking = headers(view)
     began = time.monotonic()
     try:
-        connection.request("POST", "/v1/messages", json.dumps(body), headers)
+        connection.request("POST", "/v1/messages", json.dumps(body), asking)
         answer = connection.getresponse()
         document = json.loads(answer.read())
     except (OSError, ValueError, http.client.HTTPException) as error:
@@ -236,9 +237,8 @@ def _ask(port: int) -> dict[str, Any]:
         connection.close()
     took = round((time.monotonic() - began) * 1000, 1)
     said = document.get("error") if isinstance(document, dict) else None
-    return {
-        "ok": answer.status == 200,
-        "status": answer.status,
-        "latency_ms": took,
-        **({"error": said} if answer.status != 200 else {}),
-    }
+    found = {"ok": answer.status == 200, "status": answer.status, "latency_ms": took}
+    if answer.status == 200:
+        return found
+    hint = to_set(view, answer.status, str(said), os.environ)
+    return {**found, "error": said, **({"hint": hint} if hint else {})}

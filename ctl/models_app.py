@@ -164,7 +164,8 @@ def refresh(json: Json = False) -> int:
 def try_one(name: Name, json: Json = False) -> int:
     """Send one real request for one token
 
-    How long it took, or what is wrong. A proxy that is brought up for it goes again.
+    How long it took, or what is wrong. A proxy that is brought up for it goes again. Credentials are those of
+    `proxyctl ask`.
 
     \b
     Examples:
@@ -184,6 +185,8 @@ def try_one(name: Name, json: Json = False) -> int:
     else:
         error = found.get("error") or {}
         talk(f"error: {found['model']}: {error.get('type')}: {error.get('message')}")
+        if "hint" in found:
+            talk(f"hint: {found['hint']}")
     return EXIT_OK if found["ok"] else EXIT_FAILED
 
 

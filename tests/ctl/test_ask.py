@@ -35,6 +35,12 @@ EVENTS = [
 ERROR = {"type": "error", "error": {"type": "overloaded_error", "message": "Ollama is\nbusy"}}
 
 
+@pytest.fixture(autouse=True)
+def nobodys_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "CLAUDE_CODE_OAUTH_TOKEN", "MODELPROXY_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.fixture
 def proxy(control: Control) -> Iterator[Upstream]:
     """What answers at the proxy's port."""
@@ -76,6 +82,44 @@ def test_an_access_token_of_the_shell_goes_along(
     run("ask", "echo/demo", "Hello")
 
     assert [seen.headers.get("x-proxy-token") for seen in proxy.requests] == ["mp-secret", None]
+
+
+@pytest.mark.parametrize("variable", ["ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "CLAUDE_CODE_OAUTH_TOKEN"])
+def test_the_callers_own_credential_goes_to_anthropic_and_to_nobody_else(
+    run: Run, control: Control, proxy: Upstream, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    """As a script in `run` would send it."""
+    monkeypatch.setenv(variable, "sk-ant-mine")
+    for name in ("anthropic/claude-sonnet-4-5", "ollama/x"):
+        control.proxies[name] = view(name, port=proxy.port)
+        assert run("ask", name, "Hello").code == 0
+    own, other = (set(seen.headers.values()) for seen in proxy.requests)
+
+    assert own & {"sk-ant-mine", "Bearer sk-ant-mine"}
+    assert not any("sk-ant-mine" in value for value in other)
+
+
+def test_without_a_credential_one_hears_what_to_set(run: Run, control: Control, proxy: Upstream) -> None:
+    control.proxies["anthropic/x"] = view("anthropic/x", port=proxy.port)
+    error = {"type": "authentication_error", "message": "x-api-key header is required"}
+    proxy.on("/v1/messages", Reply(401, json.dumps({"type": "error", "error": error}).encode()))
+    done = run("ask", "anthropic/x", "Hello")
+
+    assert done.code == 1
+    assert done.err.startswith("error: x-api-key header is required\nhint: this shell has no credential")
+    assert "ANTHROPIC_API_KEY" in done.err
+    assert not {"x-api-key", "authorization"} & proxy.requests[0].headers.keys()
+
+
+def test_a_credential_that_is_none_is_named(
+    run: Run, control: Control, proxy: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "schlüssel")
+    control.proxies["anthropic/x"] = view("anthropic/x", port=proxy.port)
+    done = run("ask", "anthropic/x", "Hello")
+
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert done.err.startswith("error: ANTHROPIC_API_KEY ")
 
 
 def test_json_is_the_message_itself(run: Run, proxy: Upstream) -> None:

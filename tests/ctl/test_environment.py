@@ -282,3 +282,63 @@ def test_a_large_window_may_be_used() -> None:
 
     assert "CLAUDE_CODE_DISABLE_1M_CONTEXT" not in changes(large, "claude", {}).set
     assert "CLAUDE_CODE_DISABLE_1M_CONTEXT" not in changes(unknown, "claude", {}).set
+
+
+@pytest.mark.parametrize(
+    ("shell", "header"),
+    [
+        (REAL, {"authorization": "Bearer real-token"}),
+        ({"ANTHROPIC_API_KEY": " sk-ant-real\n"}, {"x-api-key": "sk-ant-real"}),
+        (
+            {"CLAUDE_CODE_OAUTH_TOKEN": "sk-ant-oat01-x"},
+            {"authorization": "Bearer sk-ant-oat01-x", "anthropic-beta": "oauth-2025-04-20"},
+        ),
+        (
+            {"ANTHROPIC_AUTH_TOKEN": "unused", "ANTHROPIC_API_KEY": "sk-ant-real"},
+            {"x-api-key": "sk-ant-real"},
+        ),
+        ({"ANTHROPIC_AUTH_TOKEN": "mp-of-a-proxy"}, {}),
+        ({}, {}),
+    ],
+)
+def test_the_callers_own_credential_in_the_order_of_claude_code(
+    shell: dict[str, str], header: dict[str, str]
+) -> None:
+    """What stands there for a proxy's sake is none."""
+    assert environment.credential(view("anthropic/claude-sonnet-4-5"), shell) == header
+
+
+@pytest.mark.parametrize(
+    ("row", "goes"),
+    [
+        (view("anthropic/x"), True),
+        (view("front"), True),
+        (view("front/work", provider="front"), True),
+        (view("ollama/x", fallback=["anthropic"]), True),
+        (view("ollama/x"), False),
+        (view("openrouter/anthropic/x"), False),
+        (view("ollama/x", fallback=["openrouter/x"]), False),
+        (view("gateway/x"), False),
+    ],
+)
+def test_it_goes_only_where_the_callers_own_request_may_be_passed_on(row: dict[str, Any], goes: bool) -> None:
+    assert bool(environment.credential(row, REAL)) is goes
+
+
+@pytest.mark.parametrize("value", ["two words", "line\nbreak", "schlüssel"])
+def test_what_no_header_can_hold_is_named_and_not_shown(value: str) -> None:
+    with pytest.raises(ValueError, match=r"^ANTHROPIC_API_KEY ") as caught:
+        environment.credential(view("anthropic/x"), {"ANTHROPIC_API_KEY": value})
+    assert value not in str(caught.value)
+
+
+def test_who_sent_none_and_is_refused_hears_what_to_set() -> None:
+    """Unless the words say already what to run: a configured key or an access token is what is wrong."""
+    row, words = view("anthropic/x"), "x-api-key header is required"
+
+    assert "ANTHROPIC_API_KEY" in environment.to_set(row, 401, words, {})
+    assert "ANTHROPIC_API_KEY" in environment.to_set(view("front"), 401, words, {})
+    assert not environment.to_set(row, 401, words, REAL)
+    assert not environment.to_set(row, 400, words, {})
+    assert not environment.to_set(row, 401, "set another with: proxyctl keys set anthropic", {})
+    assert not environment.to_set(view("ollama/x", fallback=["anthropic"]), 401, words, {})

@@ -298,3 +298,24 @@ def test_s93_an_error_is_told_in_its_own_words(
 
     assert (ran.code, ran.json["ok"], ran.json["status"], ran.json["error"]) == (1, False, 404, error)
     assert "not_found_error: no such model: ollama pull x" in run("models", "test", "ollama/x").err
+
+
+def test_the_callers_own_credential_is_tried_with_anthropic_only(
+    run: Run, file: Path, control: Control, server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy without a key of its own lives by it."""
+    for variable in ("ANTHROPIC_AUTH_TOKEN", "CLAUDE_CODE_OAUTH_TOKEN"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant-mine")
+    for name in ("anthropic/x", "ollama/x"):
+        control.proxies[name] = view(name, port=server.server_port)
+        control.replies["PUT"] = 200, control.proxies[name] | {"reused": True}
+        assert run("models", "test", name).code == 0
+
+    assert [headers.get("x-api-key") for _, headers in server.heard] == ["sk-ant-mine", None]
+    monkeypatch.delenv("ANTHROPIC_API_KEY")
+    error = {"type": "authentication_error", "message": "x-api-key header is required"}
+    monkeypatch.setitem(PAGES, "/v1/messages", (401, {"type": "error", "error": error}))
+    control.replies["PUT"] = 200, control.proxies["anthropic/x"] | {"reused": True}
+    assert "hint: this shell has no credential" in run("models", "test", "anthropic/x").err
+    assert "ANTHROPIC_API_KEY" in run("models", "test", "anthropic/x", "--json").json["hint"]
