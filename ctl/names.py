@@ -80,7 +80,10 @@ def target(paths: Paths, text: str) -> str:
 
     from . import discovered, offline, settings
 
-    alias = aliases.find(text, settings.read(paths).table("aliases"))
+    found = settings.read(paths)
+    if text in found.table("proxies"):
+        return text  # as `up` means it, whatever glob it fits
+    alias = aliases.find(text, found.table("aliases"))
     if alias is not None:
         return alias
     rows, _ = offline.views(paths, everything=True)

@@ -1,7 +1,8 @@
 """Which model a name means. Pure; reads the tables, never guesses.
 
 A real name (`provider/model-name` of a provider that there is) before an exact alias before the longest glob
-that fits. One hop: what an alias stands for is a model id.
+that fits. One hop: what an alias stands for is a model id. A word that means something by itself (`front`, `all`)
+is no alias, whatever glob it fits.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import attrs
+
+from .schema import RESERVED
 
 _LISTED = 10
 _SIMILAR = 0.4
@@ -39,8 +42,14 @@ def is_model_id(name: str, providers: Collection[str]) -> bool:
 
 
 def find(name: str, aliases: Mapping[str, str]) -> str | None:
-    found = entry(name, aliases)
+    """What its entry says; None where it has none, or is a word of ours."""
+    found = None if is_reserved(name) else entry(name, aliases)
     return None if found is None else aliases[found]
+
+
+def is_reserved(name: str) -> bool:
+    """Whether it is a word of ours; `front/NAME` is one of several fronts."""
+    return name in RESERVED or name.startswith("front/")
 
 
 def entry(name: str, names: Collection[str]) -> str | None:

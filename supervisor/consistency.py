@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from . import aliases
-from .schema import KEY_FIELDS, KINDS, NATIVE
+from .schema import KEY_FIELDS, KINDS, NATIVE, RESERVED
 from .toml_lines import Path
 from .values import UNSHOWN, Report, close, guess
 
@@ -57,6 +57,8 @@ class _Checks:
 
     def _provider(self, path: Path, name: str, table: Mapping[str, Any]) -> None:
         self._one_key(path, table)
+        if name == "front":
+            self._report(path, UNSHOWN, _means(name, "a provider"))
         if "kind" not in table and name not in KINDS:
             near = close(name, KINDS)
             meant = f"; did you mean [providers.{near}]?" if near else ""
@@ -75,10 +77,10 @@ class _Checks:
             self._report(
                 path, target, f"would never be used: {provider}/… are the names of {provider}'s models"
             )
+        elif aliases.is_reserved(name):
+            self._report(path, target, _means(name, "an alias"))
         elif name in self._named:
             self._report(path, target, f"is the name of a proxy as well: [proxies.{name}]; rename one")
-        elif name in NATIVE:
-            self._report(path, target, f'"{name}" means the agent\'s own model; choose another name')
         elif not aliases.is_model_id(target, self._providers):
             self._alias_target(path, name, target)
 
@@ -133,8 +135,8 @@ class _Checks:
         return None
 
     def _proxy(self, path: Path, name: str, table: Mapping[str, Any]) -> None:
-        if name == "all" or name in NATIVE:
-            self._report(path, UNSHOWN, f'"{name}" cannot be the name of a proxy: it means something else')
+        if name in RESERVED:
+            self._report(path, UNSHOWN, _means(name, "a proxy"))
         if "/" in name:
             if not aliases.is_model_id(name, self._providers):
                 self._model_id(path, name)
@@ -197,6 +199,11 @@ class _Checks:
                     "says nothing of which requests it is for: agent, model, request, marker or session",
                 )
             self._target((*at, "to"), rule.get("to"), words=(OWN,))
+
+
+def _means(name: str, kind: str) -> str:
+    means = RESERVED[name.partition("/")[0]]
+    return f'"{name}" cannot be the name of {kind}: it means {means}; choose another name'
 
 
 def _table(found: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -31,11 +31,12 @@ class Compiled:
 
 def table_of(requested: str, found: Config) -> str | None:
     """The name of the table [front.NAME] that `front` or `front/NAME` means; None: something else is meant.
+    Nothing else can be called so (`schema.RESERVED`).
 
     Raises Fault for a table that is not there; without any, `front` is a plain way to Anthropic.
     """
     kind, slash, name = requested.partition("/")
-    if kind != KIND or kind in found.providers or requested in found.aliases or requested in found.proxies:
+    if kind != KIND:
         return None
     if not slash or name == DEFAULT:
         return DEFAULT
@@ -64,7 +65,7 @@ def route(table: str, found: Config) -> routes.Route:
 def tables(found: Config) -> dict[str, config.Front]:
     """Every front that `up` knows, as it calls them."""
     every = {DEFAULT: config.Front(), **found.front}
-    return {said(table): one for table, one in every.items() if table_of(said(table), found) == table}
+    return {said(table): one for table, one in every.items()}
 
 
 def doors_to(name: str, found: Config) -> list[str]:

@@ -46,6 +46,13 @@ SERVERS = (
 NATIVE = ("claude", "default", "anthropic")
 """What an agent's model is called when it is the agent's own: no proxy."""
 
+RESERVED = dict.fromkeys(NATIVE, "an agent's own model") | {
+    "front": "the front door",
+    "all": "every proxy",
+    "none": "no other target",
+}
+"""Words of ours, and what they mean where a model or a proxy is wanted: nothing else can be called so."""
+
 _CAPABILITIES = ("tools", "vision", "thinking", "documents", "schema")
 _GRACE = Seconds(0.0, 86400.0, "from 0 to a day")
 _PING = Seconds()
@@ -486,7 +493,7 @@ ROOT = Section(
         "aliases": Field(
             TableOf("a table of name = model id", Name()),
             "other names of models: exact ones, or globs with * and ?; the longest glob that fits wins. "
-            "What stands for is a model id",
+            "What stands for is a model id. front, all, none, claude, default and anthropic have a meaning already",
             example='{ local = "ollama/qwen3-coder:30b", "claude-haiku-*" = "ollama/qwen3:8b" }',
         ),
         "proxies": Field(

@@ -85,6 +85,14 @@ def test_a_fallback_that_is_none_is_answered_with_the_nearest(
     assert not paths.control_socket.exists()
 
 
+@pytest.mark.parametrize("word", ["front", "coder"])
+def test_a_glob_takes_no_word_and_no_proxy_away(paths: Paths, word: str) -> None:
+    """`down front` takes down what `up front` has brought up."""
+    paths.config_file.write_text('aliases = { "*" = "ollama/x" }\nproxies.coder.model = "ollama/y"\n')
+
+    assert names.model(paths, word) == names.target(paths, word) == word
+
+
 def test_the_front_door_needs_no_table(run: Run, control: Control) -> None:
     for said in ("front", "front/work"):
         assert run("up", said, "--no-wait").code == 0

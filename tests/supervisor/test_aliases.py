@@ -57,6 +57,12 @@ def test_s112_without_aliases_nothing_is_known() -> None:
     assert aliases.resolve("claude-4-sonnet", {}, PROVIDERS) is None
 
 
+@pytest.mark.parametrize("word", ["front", "front/work", "all", "none", "claude", "default", "anthropic"])
+def test_a_reserved_word_is_no_alias_whatever_glob_it_fits(word: str) -> None:
+    assert aliases.find(word, {"*": "ollama/x"}) is None
+    assert aliases.find(f"{word}s", {"*": "ollama/x"}) == ("ollama/x" if "/" not in word else None)
+
+
 def test_brackets_and_dots_mean_themselves() -> None:
     assert aliases.fits("a.b[1]", "a.b[1]*")
     assert not aliases.fits("axb1", "a.b[1]*")

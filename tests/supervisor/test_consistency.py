@@ -47,6 +47,18 @@ def test_a_name_that_means_something_else_is_told_what(found: dict[str, Any], wo
     assert said == [words]
 
 
+@pytest.mark.parametrize("word", ["claude", "default", "anthropic", "front", "all", "none"])
+def test_a_word_that_means_something_names_nothing_else(word: str) -> None:
+    """Else one command takes it for the word and another for the name."""
+    said: list[tuple[Any, str]] = []
+    found = {"aliases": {word: "ollama/x"}, "proxies": {word: {"model": "ollama/x"}}}
+    consistency.check(found, lambda path, value, text: said.append((path, text)))
+
+    assert [path for path, _ in said] == [("aliases", word), ("proxies", word)]
+    for (_, text), kind in zip(said, ("an alias", "a proxy"), strict=True):
+        assert text.startswith(f'"{word}" cannot be the name of {kind}: it means ')
+
+
 @pytest.mark.parametrize(
     "found",
     [
@@ -78,6 +90,8 @@ def test_what_fits_together(found: dict[str, Any]) -> None:
     [
         ({"aliases": {"coder": "ollama/x"}, "proxies": {"coder": {"model": "ollama/x"}}}, ("aliases", "coder")),
         ({"aliases": {"claude": "ollama/x"}}, ("aliases", "claude")),
+        ({"aliases": {"front/work": "ollama/x"}}, ("aliases", "front/work")),
+        ({"providers": {"front": {"kind": "ollama"}}}, ("providers", "front")),
         ({"aliases": {"ollama/*": "openai/x"}}, ("aliases", "ollama/*")),
         ({"aliases": {"self": "self"}}, ("aliases", "self")),
         ({"aliases": {"a*": "ab"}}, ("aliases", "a*")),

@@ -123,18 +123,6 @@ def test_which_table_is_meant(said: str, expected: str | None) -> None:
     assert fronts.table_of(said, config.parse(TEXT)) == expected
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        '[providers.front]\nkind = "openai"\nbase_url = "http://127.0.0.1:1"',
-        '[aliases]\nfront = "ollama/x"',
-        '[proxies.front]\nmodel = "ollama/x"',
-    ],
-)
-def test_what_the_user_has_called_so_himself_goes_before(text: str) -> None:
-    assert fronts.table_of("front", config.parse(text)) is None
-
-
 def test_a_table_that_is_not_there_is_answered_with_the_nearest() -> None:
     with pytest.raises(Fault) as caught:
         fronts.table_of("front/wrok", config.parse(TEXT))
