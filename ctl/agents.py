@@ -13,6 +13,7 @@ import attrs
 from modelproxy.supervisor import aliases, layers
 from modelproxy.supervisor.paths import Paths
 from modelproxy.supervisor.schema import KINDS, NATIVE
+from modelproxy.supervisor.withheld import Entry
 
 from . import offline, settings
 from .client import Client
@@ -42,6 +43,8 @@ def resolve(paths: Paths, agent: str) -> tuple[dict[str, Any], list[str]]:
     found = settings.read(paths)
     if found.wrong or not found.layers:
         return {"useProxy": False}, [*map(str, found.wrong), *found.warnings]
+    if needs_trust(found, agent) is not None:
+        return {"useProxy": False}, found.warnings
     meant = mean(found, agent)
     if meant.model_id is None or meant.proxy is None:
         return native(meant), found.warnings
@@ -73,6 +76,15 @@ def mean(found: settings.Settings, agent: str) -> Meant:
 def entry_of(found: settings.Settings, agent: str) -> str | None:
     """The name in [models.agents] that holds for it: its own, else the longest glob that fits."""
     return aliases.entry(agent, found.table("models").get("agents") or {})
+
+
+def needs_trust(found: settings.Settings, agent: str) -> Entry | None:
+    """The entry that would count if the project were trusted; None: another one does, or there is none."""
+    models = found.table("models")
+    if (models.get("agents") or {}).get(agent):
+        return None
+    own = found.withheld.entry("models", "agents", agent)
+    return own or (None if models.get("default") else found.withheld.entry("models", "default"))
 
 
 def native(meant: Meant) -> dict[str, Any]:

@@ -300,6 +300,7 @@ def get(paths: Paths, path: Key) -> dict[str, Any]:
     below = [one for one in found if one.path[: len(path)] == path]
     name = schema.dotted(path)
     if not below:
+        settings.read(paths).refuse_withheld_key(path)
         raise Fault("not_set", f"{name} is not set", _how_to_set(path, name))
     if below[0].path == path:
         [row] = rows(below[:1])

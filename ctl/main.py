@@ -285,7 +285,7 @@ def up(
         lazy=lazy,
         idle_stop_s=None if idle_stop is None else typed.idle_stop(idle_stop),
         max_rss=None if max_rss is None else typed.size(max_rss),
-        fallback=names.fallback(where, fallback),
+        fallback=names.fallback(where, fallback, trust_project=trust_project),
         limits=typed.limits(
             {
                 "max_concurrent": max_concurrent,

@@ -46,6 +46,7 @@ def resolve(paths: Paths, name: str) -> tuple[dict[str, Any], Fault | None]:
         return {"requested": name, "resolved": resolved.model_id, "source": "config", "proxy": name}, None
     if resolved is not None:
         return {"requested": name, "resolved": resolved.model_id, "source": resolved.source}, None
+    found.refuse_withheld(name)
     unknown: dict[str, Any] = {"requested": name, "resolved": None, "source": None}
     if name in (*NATIVE, FRONT) or name in found.table("models", "agents"):
         return unknown, _unresolved(paths, name, found, None)
@@ -100,6 +101,7 @@ def provider(paths: Paths, name: str) -> dict[str, Any]:
     for row in rows:
         if row["name"] == name:
             return row
+    settings.read(paths).refuse_withheld(f"{name}/…")
     raise _unsupported(paths, name, [row["name"] for row in rows])
 
 
@@ -148,6 +150,7 @@ def listed(paths: Paths, only: str | None, *, free: bool) -> tuple[list[dict[str
         raise settings.bad_config(found.wrong)
     table = provider_table(found)
     if only is not None and only not in table:
+        found.refuse_withheld(f"{only}/…")
         raise _unsupported(paths, only, list(table))
     asked = [only] if only is not None else worth_asking(paths, found, table)
     rows, silent = ask(paths, {name: table[name] for name in asked}, far.PATIENCE_S)

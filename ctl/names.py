@@ -8,6 +8,7 @@ which hears of full names only, and asks nobody in its one loop.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from typing import Any
 
 from modelproxy.supervisor.paths import Paths
@@ -22,9 +23,13 @@ FRONT = "front"
 _PROJECT_FILE = ".modelproxy.toml"
 
 
-def fallback(paths: Paths, texts: list[str] | None) -> list[str] | None:
+def fallback(paths: Paths, texts: list[str] | None, *, trust_project: bool = False) -> list[str] | None:
     """Where requests may go besides, as `--fallback` says it: what `up` takes, or the caller's own request."""
-    return typed.fallback(texts, lambda text: model(paths, text, words=(typed.OWN,)))
+
+    def one(text: str) -> str:
+        return model(paths, text, words=(typed.OWN,), trust_project=trust_project)
+
+    return typed.fallback(texts, one)
 
 
 def model(
@@ -52,6 +57,7 @@ def model(
     names, proxies = found.table("aliases"), found.table("proxies")
     if aliases.find(text, names) is not None or text in proxies:
         return text
+    found.refuse_withheld(text)
     if found.wrong:
         raise settings.bad_config(found.wrong)  # it may well stand in what cannot be read
     seen = None if base_url is not None else discovered.seek(paths, found, text)
@@ -89,16 +95,21 @@ def target(paths: Paths, text: str) -> str:
     rows, _ = offline.views(paths, everything=True)
     if any(row["name"] == text for row in rows):
         return text
+    if (held := found.withheld.named(text)) is not None:
+        return held.target  # what it came up as while it counted
     meant = aliases.called(text, {str(row["model"]): bool(row["wanted"]) for row in rows})
     if len(meant) > 1:
         raise discovered.ambiguous(text, meant)
     return meant[0] if meant else text
 
 
-def overlay(paths: Paths, *, trust_project: bool = False) -> dict[str, Any]:
-    """What this folder and this shell say over the user's file; nearly always nothing, and then it costs nothing."""
+def overlay(paths: Paths, wanted: Iterable[str] = (), *, trust_project: bool = False) -> dict[str, Any]:
+    """What this folder and this shell say over the user's file; nearly always nothing, and then it costs nothing.
+
+    `wanted` are the names that the command needs: a Fault for one that does not count here for want of trust.
+    """
     if not os.path.exists(_PROJECT_FILE) and not any(os.environ.get(name) for name in _VARIABLES):
         return {}
     from . import settings
 
-    return settings.overlay(paths, trust_project=trust_project)
+    return settings.overlay(paths, wanted, trust_project=trust_project)

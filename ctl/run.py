@@ -84,10 +84,17 @@ def meant(paths: Paths, wish: Wish) -> str | None:
     if found.wrong:
         raise settings.bad_config(found.wrong)
     if wish.agent is not None:
+        withheld = agents.needs_trust(found, wish.agent)
+        if withheld is not None:
+            raise found.untrusted(withheld)
         _tell_of_a_near_name(found, wish.agent)
         entry = agents.mean(found, wish.agent)
         return None if entry.model_id is None else entry.target
-    return FRONT if has_mappings(found) else None
+    if has_mappings(found):
+        return FRONT
+    for warning in found.warnings:  # who brings something up tells them itself
+        talk(f"warning: {warning}")
+    return None
 
 
 def _tell_of_a_near_name(found: settings.Settings, agent: str) -> None:

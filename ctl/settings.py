@@ -2,7 +2,8 @@
 
 The project's file is `.modelproxy.toml` in the folder where one is. Whoever wrote the project wrote it, so
 what decides where keys and prompts go is left out of it, with a warning, unless its user has trusted it as it
-stands (`proxyctl config trust`): trust is kept by path and content, and ends when either changes.
+stands (`proxyctl config trust`): trust is kept by path and content, and ends when either changes. What leads
+to a provider that is left out so goes with it (`withheld`), and only who needs that is refused.
 """
 
 from __future__ import annotations
@@ -10,16 +11,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import attrs
 
-from modelproxy.supervisor import layers
+from modelproxy.supervisor import aliases, layers
 from modelproxy.supervisor.paths import Paths
-from modelproxy.supervisor.reading import ConfigError, Problem, checked, line_of, load, not_utf8
+from modelproxy.supervisor.reading import ConfigError, Problem, checked, line_of, load, not_utf8, shown
 from modelproxy.supervisor.schema import dotted
+from modelproxy.supervisor.toml_lines import Path as Key
 from modelproxy.supervisor.toml_lines import lines_of
+from modelproxy.supervisor.withheld import Entry, Withheld, lacking, without
 
 from .faults import Fault, talk
 from .files import replace
@@ -49,14 +53,40 @@ class Settings:
     warnings: list[str]
     values: dict[str, Any]
     """As the program wants them; what is wrong is missing."""
+    withheld: Withheld = attrs.Factory(Withheld)
+    """What the project's file says in vain, for want of trust."""
+
+    def refuse_withheld(self, text: str) -> None:
+        """A Fault for a model's name that is known, and does not count for want of trust."""
+        entry = self.withheld.named(text)
+        if entry is not None and not (entry.path[0] != "providers" and self._stands(text)):
+            raise self.untrusted(entry)
+
+    def refuse_withheld_key(self, path: Key) -> None:
+        """The same for a key of the configuration."""
+        provider = str(path[1]) if path[:1] == ("providers",) and len(path) > 1 else ""
+        entry = next((one for one in self.withheld.entries if one.path[: len(path)] == path), None)
+        entry = entry or self.withheld.named(f"{provider}/…")
+        if entry is not None:
+            raise self.untrusted(entry)
+
+    def _stands(self, text: str) -> bool:
+        """Whether the name has another meaning here, which counts."""
+        return text in self.table("proxies") or aliases.find(text, self.table("aliases")) is not None
+
+    def untrusted(self, entry: Entry) -> Fault:
+        file = project_file()
+        said = "" if entry.path[0] == "providers" else f"{dotted(entry.path)} = {shown(entry.target)}: "
+        where = next(
+            (_at(layer, entry.path) for layer in self.layers if layer.origin == str(file)), str(file)
+        )
+        hint = f"look into {file} first: it says where keys and prompts go"
+        return Fault("bad_config", f"{where}: {said}{self.withheld.sentence(entry.provider)}", hint)
 
     @property
     def document(self) -> dict[str, Any]:
         """As it stands in the files."""
-        found: dict[str, Any] = {}
-        for layer in self.layers:
-            found = layers.merged(found, layer.document)
-        return found
+        return _merged(self.layers)
 
     def table(self, *path: str) -> dict[str, Any]:
         """A table of `values`, without what is wrong in it."""
@@ -70,28 +100,30 @@ def read(paths: Paths, *, trust_project: bool = False) -> Settings:
     """Everything that says something here, in this folder and this shell."""
     wrong: list[Wrong] = []
     warnings: list[str] = []
-    found = [_file(paths.config_file, wrong)]
-    project = project_file()
-    if project.exists():
-        trusted = trust_project or is_trusted(paths, project)
-        found.append(_project(project, wrong, warnings, trusted=trusted))
-    environment = layers.environment(os.environ)
-    if environment:
-        found.append(layers.Layer("environment", environment))
-    present = [layer for layer in found if layer is not None]
-    document: dict[str, Any] = {}
-    for layer in present:
-        document = layers.merged(document, layer.document)
-    values, problems = checked(document)
+    own, project, shell = _file(paths.config_file, wrong), _project(wrong), layers.environment(os.environ)
+    environment = layers.Layer("environment", shell) if shell else None
+    held = Withheld()
+    if project is not None:
+        trusted = trust_project or is_trusted(paths, project_file())
+        project, environment, held = _by_trust(own, project, environment, warnings, trusted=trusted)
+    present = [layer for layer in (own, project, environment) if layer is not None]
+    values, problems = checked(_merged(present))
     wrong += [_located(problem, present) for problem in problems]
     wrong.sort(key=lambda one: (one.file, one.problem.line or 0))
-    return Settings(present, wrong, warnings, values)
+    return Settings(present, wrong, warnings, values, held)
 
 
-def overlay(paths: Paths, *, trust_project: bool = False) -> dict[str, Any]:
+def _merged(present: Iterable[layers.Layer | None]) -> dict[str, Any]:
+    document: dict[str, Any] = {}
+    for layer in present:
+        document = document if layer is None else layers.merged(document, layer.document)
+    return document
+
+
+def overlay(paths: Paths, wanted: Iterable[str] = (), *, trust_project: bool = False) -> dict[str, Any]:
     """What this folder and this shell say over the user's file, which the supervisor reads itself.
 
-    A project's file with mistakes is refused here, where its lines are known.
+    A project's file with mistakes is refused here, where its lines are known; so is who wants what is withheld.
     """
     if not project_file().exists():
         return layers.environment(os.environ)
@@ -100,13 +132,11 @@ def overlay(paths: Paths, *, trust_project: bool = False) -> dict[str, Any]:
     ours = [wrong for wrong in settings.wrong if wrong.file != own]
     if ours:
         raise bad_config(ours)
+    for text in wanted:
+        settings.refuse_withheld(text)
     for warning in settings.warnings:
         talk(f"warning: {warning}")
-    found: dict[str, Any] = {}
-    for layer in settings.layers:
-        if layer.origin != own:
-            found = layers.merged(found, layer.document)
-    return found
+    return _merged(layer for layer in settings.layers if layer.origin != own)
 
 
 def bad_config(wrong: list[Wrong]) -> Fault:
@@ -122,16 +152,45 @@ def project_file() -> Path:
         return Path("/") / PROJECT_FILE
 
 
-def _project(file: Path, wrong: list[Wrong], warnings: list[str], *, trusted: bool) -> layers.Layer | None:
-    layer = _file(file, wrong)
-    if layer is None:
-        return None
-    document, refused = layers.admitted(layer.document, trusted=trusted)
+def _project(wrong: list[Wrong]) -> layers.Layer | None:
+    return _file(project_file(), wrong)
+
+
+def _by_trust(
+    own: layers.Layer | None,
+    project: layers.Layer,
+    environment: layers.Layer | None,
+    warnings: list[str],
+    *,
+    trusted: bool,
+) -> tuple[layers.Layer, layers.Layer | None, Withheld]:
+    """The project's layer and the shell's with what counts of them, and what does not."""
+    document, refused = layers.admitted(project.document, trusted=trusted)
+    admitted = attrs.evolve(project, document=document)
+    said = project.document.get("providers") if ("providers",) in refused else None
+    tables = list(said) if isinstance(said, dict) else []
+    missing = lacking(project.document if tables else {}, _merged([own]))
+    known = _merged([own, admitted, environment])
+    document, entries = without(document, known, missing)
+    admitted = attrs.evolve(project, document=document)
+    if environment is not None:
+        shell, more = without(environment.document, known, missing)
+        environment, entries = attrs.evolve(environment, document=shell), [*entries, *more]
+    held = Withheld(missing, tuple(entries))
+    warnings += [f"{_at(project, ('providers', name))}: {held.sentence(name)}" for name in tables]
     for path in refused:
-        line = line_of(path, layer.lines)
-        hint = "belongs in your own file" if trusted else f"needs your trust: proxyctl config trust {file}"
-        warnings.append(f"{file}:{line}: {dotted(path)} is left out: it {hint}")
-    return layers.Layer(layer.origin, document, layer.lines)
+        hint = (
+            "belongs in your own file"
+            if trusted
+            else f"needs your trust: proxyctl config trust {project.origin}"
+        )
+        if path != ("providers",) or not tables:
+            warnings.append(f"{_at(project, path)}: {dotted(path)} is left out: it {hint}")
+    return admitted, environment, held
+
+
+def _at(layer: layers.Layer, path: Key) -> str:
+    return f"{layer.origin}:{line_of(path, layer.lines)}"
 
 
 def _file(file: Path, wrong: list[Wrong]) -> layers.Layer | None:

@@ -32,7 +32,8 @@ def bring_up(
     ask = ask or put
     limit = float(request.get("wait_s", DEFAULT_WAIT_S))
     deadline = time.monotonic() + limit
-    over = names.overlay(paths, trust_project=trust_project)
+    wanted = (request["model"], *request.get("fallback", ()))
+    over = names.overlay(paths, wanted, trust_project=trust_project)
     if over:
         request = {**request, "overlay": over}
     while True:

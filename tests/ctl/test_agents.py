@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -253,3 +254,26 @@ def test_s82_the_guide_names_commands_that_exist(run: Run, file: Path) -> None:
     for words in ("resolve code-reviewer --json", "set code-reviewer ollama/codellama", "list"):
         assert f"proxyctl agents {words}" in guide
         assert run("agents", *words.split()).code == 0
+
+
+def test_s134_an_agent_whose_entry_waits_for_trust_is_told_so(run: Run, file: Path, here: Path) -> None:
+    """It is not given another's model, and nothing else in the folder is in its way."""
+    (here / ".modelproxy.toml").write_text(
+        '[providers.team]\nkind = "openai"\nbase_url = "http://127.0.0.1:1/v1"\n'
+        '[models]\ndefault = "team/d"\n[models.agents]\nrev = "team/m"\nown = "team/m"\n'
+    )
+    for agent in ("rev", "nobody"):
+        ran = run("agents", "resolve", agent, "--json")
+        assert (ran.code, ran.json) == (0, {"useProxy": False})
+        assert "[providers.team] and what hangs on it (models.default, models.agents.rev" in ran.err
+        assert "until: proxyctl config trust" in ran.err
+    assert run("agents", "resolve", "own", "--json").json["model"] == "claude"  # of the user's own file
+    assert run("agents", "resolve", "by-alias", "--json").json["model"] == "ollama/qwen3"
+    meant = run("models", "resolve", "team/m", "--json")
+    assert "until: proxyctl config trust" in meant.err + json.dumps(meant.json)
+    assert "until: proxyctl config trust" in run("models", "providers", "team").err
+    for key in ("models.agents.rev", "providers.team.kind"):
+        assert "until: proxyctl config trust" in run("config", "get", key).err
+    ran = run("run", "--agent", "rev", "--no-fallback", "--", "true")
+    assert ran.code == 1
+    assert '.modelproxy.toml:7: models.agents.rev = "team/m": [providers.team] and' in ran.err

@@ -117,11 +117,41 @@ def test_what_the_folder_says_travels_with_up(run: Run, control: Control, folder
 
     trusting = run("up", "mine", "--no-wait", "--trust-project")
 
-    assert "providers is left out" in ran.err
+    assert "[providers.ollama] does not count until: proxyctl config trust" in ran.err
     assert trusting.err == ""
     first, second = [body["overlay"] for method, _, body in control.asked if method == "PUT"]
     assert first == {"proxies": {"mine": {"model": "local"}}}
     assert second["providers"] == {"ollama": {"base_url": "http://evil"}}  # this once (S134)
+
+
+TEAM = """\
+[providers.team]
+kind = "openai"
+base_url = "http://127.0.0.1:1/v1"
+[aliases]
+ours = "team/m"
+"""
+
+
+@pytest.mark.parametrize("said", [["ours"], ["team/m"], ["echo/demo", "--fallback", "team/m"]])
+def test_s134_who_wants_what_does_not_count_is_told_of_the_trust(
+    run: Run, control: Control, folder: Path, said: list[str]
+) -> None:
+    (folder / ".modelproxy.toml").write_text(TEAM)
+    ran = run("up", *said, "--no-wait", "--json")
+    trusting = run("up", *said, "--no-wait", "--trust-project")
+
+    assert ran.code == 1
+    assert "do not count until: proxyctl config trust" in ran.json["error"]["message"]
+    assert (trusting.code, trusting.err) == (0, "")
+    assert run("up", "echo/demo", "--no-wait").code == 0
+
+
+def test_a_proxy_is_found_by_the_alias_that_no_longer_counts(paths: Paths, folder: Path) -> None:
+    """It came up while the project was trusted."""
+    (folder / ".modelproxy.toml").write_text(TEAM)
+
+    assert names.target(paths, "ours") == "team/m"
 
 
 @pytest.mark.parametrize(

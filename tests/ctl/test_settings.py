@@ -70,8 +70,59 @@ def test_s134_without_trust_a_project_redirects_nothing(
 
     assert settings.overlay(paths) == {"proxies": {"a": {"model": "ollama/x"}}}
     said = capsys.readouterr().err
-    assert f"warning: {project}:1: providers is left out: it needs your trust: proxyctl config trust" in said
+    assert f"warning: {project}:1: [providers.ollama] does not count until: proxyctl config trust" in said
     assert f"{project}:5: proxies.a.fallback is left out" in said
+
+
+TEAM = """\
+[providers.team]
+kind = "openai"
+base_url = "http://127.0.0.1:1/v1"
+[models.agents]
+rev = "team/m"
+plain = "local"
+[aliases]
+local = "ollama/x"
+"""
+SENTENCE = (
+    "[providers.team] and what hangs on it (models.agents.rev) do not count until: proxyctl config trust"
+)
+
+
+def test_s134_what_hangs_on_a_provider_without_trust_is_left_out_with_it(
+    paths: Paths, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Everything else in the folder works; who wants just this is told of the trust."""
+    project.write_text(TEAM)
+    good = {"aliases": {"local": "ollama/x"}, "models": {"agents": {"plain": "local"}}}
+
+    assert settings.read(paths).wrong == []
+    assert settings.overlay(paths, ["echo/demo"]) == good
+    assert f"warning: {project}:1: {SENTENCE}\n" in capsys.readouterr().err
+    with pytest.raises(Fault) as caught:
+        settings.overlay(paths, ["echo/demo", "team/m"])
+    assert (caught.value.code, caught.value.message) == ("bad_config", f"{project}:1: {SENTENCE}")
+    settings.trust(paths, project)
+    assert settings.overlay(paths, ["team/m"])["models"] == {"agents": {"rev": "team/m", "plain": "local"}}
+
+
+def test_s134_the_shell_may_name_what_does_not_count(
+    paths: Paths, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.write_text(TEAM)
+    monkeypatch.setenv("MODELPROXY_MODEL", "team/m")
+    found = settings.read(paths)
+
+    assert (found.wrong, found.table("models").get("default")) == ([], None)
+
+
+def test_a_name_that_means_something_without_the_project_is_taken(paths: Paths, project: Path) -> None:
+    user(paths, 'aliases.local = "ollama/user"')
+    project.write_text(TEAM.replace('"ollama/x"', '"team/x"'))
+    found = settings.read(paths)
+
+    found.refuse_withheld("local")
+    assert found.table("aliases") == {"local": "ollama/user"}
 
 
 def test_trust_ends_when_the_file_changes(paths: Paths, project: Path) -> None:

@@ -148,14 +148,17 @@ def test_s134_a_project_counts_for_what_it_may_say(here: Estate, tmp_path: Path)
     """Its aliases at once, its providers once trusted."""
     write(here, '[providers.ollama]\nbase_url = "FO"\n')
     project = tmp_path / ".modelproxy.toml"
-    project.write_text('aliases.mine = "ollama/small"\nproviders.ollama.base_url = "http://127.0.0.1:1"\n')
+    project.write_text(
+        'aliases.mine = "ollama/small"\nproviders.ollama.base_url = "http://127.0.0.1:1"\n'
+        'providers.team = { kind = "openai", base_url = "http://127.0.0.1:1/v1" }\nmodels.agents.rev = "team/m"\n'
+    )
     first = proxyctl(here, "up", "mine", "--port", "0", "--json", cwd=tmp_path)
     proxyctl(here, "config", "trust", cwd=tmp_path)
     second = proxyctl(
         here, "up", "mine", "--replace", "--base-url", "http://127.0.0.1:1", "--json", cwd=tmp_path
     )
 
-    assert "providers is left out: it needs your trust" in first.stderr
+    assert "[providers.team] and what hangs on it (models.agents.rev) do not count until" in first.stderr
     row = json.loads(first.stdout)
     assert (row["model"], row["base_url"]) == ("ollama/small", here.fo.base)
     assert second.stderr == ""
