@@ -9,7 +9,7 @@ import re
 import tomllib
 from typing import Any
 
-from . import schema
+from . import astray, schema
 from .toml_lines import Path
 from .values import ListOf, Section, TableOf, Text
 
@@ -57,10 +57,14 @@ def _unknown(path: Path) -> str:
             whole = schema.dotted((*path[:length], ".".join(map(str, path[length:]))))
             return f"there is no key {schema.dotted(path)}; a name with a dot in it is quoted: '{whole}'"
     said: list[str] = []
-    document: Any = 0
+    document: Any = None
     for part in reversed(path):
         document = {part: document}
-    schema.read(document, lambda at, value, text: said.append(f"{schema.dotted(at)}: {text}"))
+
+    def report(at: Path, value: Any, text: str) -> None:
+        said.append(f"{schema.dotted(at)}: {astray.in_words(at, document, text)}")
+
+    schema.read(document, report)
     return next((text for text in said if "unknown key" in text), f"there is no key {schema.dotted(path)}")
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import attrs
 
-from . import consistency, schema
+from . import astray, consistency, schema
 from .toml_lines import Path
 from .values import UNSHOWN
 
@@ -155,7 +155,7 @@ def checked(
     collected: list[tuple[Path, Any, str]] = []
 
     def report(path: Path, value: Any, what: str) -> None:
-        collected.append((path, value, what))
+        collected.append((path, value, astray.in_words(path, document, what)))
 
     values = schema.read(document, report)
     consistency.check(values, report)

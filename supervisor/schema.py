@@ -558,7 +558,7 @@ def at(path: Path) -> Field | Value | None:
             if field is None:
                 return None
             here = field
-        elif isinstance(value, TableOf):
+        elif isinstance(value, TableOf) or (isinstance(value, ListOf) and isinstance(part, int)):
             here = value.kind
         else:
             return None

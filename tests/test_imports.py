@@ -54,6 +54,7 @@ PURE = (
     "ctl.environment",
     "supervisor.access",
     "supervisor.aliases",
+    "supervisor.astray",
     "supervisor.changes",
     "supervisor.config",
     "supervisor.consistency",
