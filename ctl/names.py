@@ -87,7 +87,7 @@ def target(paths: Paths, text: str) -> str:
     from . import discovered, offline, settings
 
     found = settings.read(paths)
-    if text in found.table("proxies"):
+    if text in found.table("proxies") or aliases.is_reserved(text):
         return text  # as `up` means it, whatever glob it fits
     alias = aliases.find(text, found.table("aliases"))
     if alias is not None:

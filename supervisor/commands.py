@@ -214,6 +214,8 @@ class Commands:
             config = await trio.to_thread.run_sync(self.read_config)
         except Fault:
             return self._called(target)
+        if target in config.proxies or aliases.is_reserved(target):
+            return target  # what `up` means by it is not there, and nothing else is meant
         return aliases.find(target, config.aliases) or self._called(target)
 
     def _called(self, target: str) -> str:

@@ -418,6 +418,16 @@ async def test_an_alias_is_its_model_to_every_command(world: World, usual_port: 
     assert (await refused(partial(world.commands.down, "lokal", DownRequest()))).code == "unknown_proxy"
 
 
+@pytest.mark.parametrize("name", ["coder", "front"])
+async def test_a_proxy_that_is_not_there_is_no_other_one(world: World, name: str) -> None:
+    """Neither what a glob leads to nor a model that is called so: `up` means something else by the name."""
+    configure(world, 'aliases."*" = "echo/any"\nproxies.coder.model = "echo/c"')
+    for model in ("echo/any", f"echo/{name}"):
+        await up(world, model)
+
+    assert (await refused(partial(world.commands.down, name, DownRequest()))).code == "unknown_proxy"
+
+
 async def test_a_model_may_be_named_without_its_provider_where_no_other_is_called_so(world: World) -> None:
     """What is up goes before what was; who might mean two is asked."""
     configure(world, 'providers.other.kind = "echo"\naliases.beta = "echo/alpha"')
