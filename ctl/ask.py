@@ -14,9 +14,11 @@ from typing import Any
 
 from modelproxy.supervisor.paths import Paths
 
+from . import doors, settings
 from .environment import to_set
 from .faults import Fault, say_json, say_part
 from .leases import leased
+from .names import FRONT
 from .probe import headers
 from .up import request
 
@@ -30,14 +32,20 @@ def ask(
     model: str,
     text: str,
     *,
+    named: str | None = None,
     system: str | None = None,
     max_tokens: int = MAX_TOKENS,
     stream: bool = False,
     as_json: bool = False,
 ) -> None:
-    """Print the answer. A proxy that is not up is brought up for it, and goes again."""
+    """Print the answer. A proxy that is not up is brought up for it, and goes again.
+
+    `named`: the model that the request names, which only a front goes by.
+    """
+    if named is not None or model.partition("/")[0] == FRONT:
+        named = doors.model_for(settings.read(paths), model, named)
     body: dict[str, Any] = {
-        "model": model,
+        "model": named,
         "max_tokens": max_tokens,
         "stream": stream,
         "messages": [{"role": "user", "content": text}],
@@ -46,7 +54,7 @@ def ask(
         body["system"] = system
     # Any port will do for one message: the usual one may be somebody else's.
     with leased(paths, request(model=model, port=0)) as view:
-        body["model"] = view["model"]
+        body["model"] = named or view["model"]
         connection = http.client.HTTPConnection("127.0.0.1", int(view["port"]), timeout=SILENCE_S)
         try:
             response = _sent(connection, view, body)

@@ -264,10 +264,9 @@ def to_set(view: Mapping[str, Any], status: int, words: str, present: Mapping[st
     """
     if status != 401 or "proxyctl " in words or not _leads_home(view) or credential(view, present):
         return ""
-    return (
-        f"this shell has no credential to pass on: set {_OWN[1]}, {_OWN[0]} or {_OWN[2]}, or give the "
-        "provider a key: proxyctl keys set anthropic"
-    )
+    said = f"this shell has no credential to pass on: set {_OWN[1]}, {_OWN[0]} or {_OWN[2]}"
+    # A front never uses a key of ours.
+    return said if view["provider"] == "front" else f"{said}, or say proxyctl keys set anthropic"
 
 
 # --- as a shell reads it ------------------------------------------------------------------------------

@@ -160,6 +160,15 @@ def env(
 def ask(
     model: Model,
     text: Annotated[str, typer.Argument(metavar="TEXT", help="The message; -: from standard input.")],
+    named: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            metavar="NAME",
+            help="The model that the request names, by which the front door goes. Default: models.default.",
+            autocompletion=complete.models,
+        ),
+    ] = None,
     system: Annotated[str | None, typer.Option("--system", metavar="TEXT", help="The system prompt.")] = None,
     max_tokens: Annotated[
         int,
@@ -181,13 +190,14 @@ def ask(
 
     Through the proxy like any client; one that is not up is brought up for it and goes again. Where the caller's
     own request may be passed on, as to anthropic/…, this shell's ANTHROPIC_AUTH_TOKEN, ANTHROPIC_API_KEY or
-    CLAUDE_CODE_OAUTH_TOKEN goes along.
+    CLAUDE_CODE_OAUTH_TOKEN goes along. The front door is asked for the model that --model names.
 
     \b
     Examples:
       proxyctl ask ollama/codellama "What does EAGAIN mean?"
       git diff | proxyctl ask coder - --system "Review this." --stream
       proxyctl ask ollama/codellama Hello --json
+      proxyctl ask front --model claude-sonnet-4-5 Hello
     """
     from modelproxy.supervisor.paths import find
 
@@ -202,6 +212,7 @@ def ask(
         where,
         names.model(where, model),
         said,
+        named=named,
         system=system,
         max_tokens=max_tokens,
         stream=stream,

@@ -122,6 +122,46 @@ def test_a_credential_that_is_none_is_named(
     assert done.err.startswith("error: ANTHROPIC_API_KEY ")
 
 
+@pytest.mark.parametrize(
+    ("config", "argv", "named"),
+    [
+        ("", ["front", "Hello", "--model", "claude-sonnet-4-5"], "claude-sonnet-4-5"),
+        ('models.default = "echo/x"', ["front", "Hello"], "echo/x"),
+        ('models.default = "echo/x"', ["front", "Hello", "--model", "local"], "local"),
+        ('models.default = "claude"\nfront.default.otherwise = "echo/y"', ["front", "Hello"], "echo/y"),
+        ('front.work.otherwise = "echo/z"', ["front/work", "Hello"], "echo/z"),
+        ("", ["echo/demo", "Hello", "--model", "m"], "m"),
+    ],
+)
+def test_the_front_door_goes_by_the_model_that_is_named(
+    run: Run, control: Control, proxy: Upstream, config: str, argv: list[str], named: str
+) -> None:
+    """What is said, else the user's own default, else where this door leads."""
+    control.paths.config.mkdir(parents=True)
+    control.paths.config_file.write_text(config)
+    for door in ("front", "front/work"):
+        control.proxies[door] = view(door, port=proxy.port, provider="front")
+
+    assert run("ask", *argv).code == 0
+    assert proxy.requests[0].json()["model"] == named
+
+
+@pytest.mark.parametrize(
+    ("config", "argv"), [("", []), ('models.default = "claude"', []), ("", ["--model", " "])]
+)
+def test_a_front_door_without_a_name_to_go_by_is_not_asked(
+    run: Run, control: Control, proxy: Upstream, config: str, argv: list[str]
+) -> None:
+    """Anthropic has no model called front. Said before anything is brought up."""
+    control.paths.config.mkdir(parents=True)
+    control.paths.config_file.write_text(config)
+    done = run("ask", "front", "Hello", *argv)
+
+    assert done.code == 2
+    assert "proxyctl ask front --model" in done.err
+    assert not control.asked
+
+
 def test_json_is_the_message_itself(run: Run, proxy: Upstream) -> None:
     """S84, S88."""
     assert run("ask", "echo/demo", "Hello", "--json").json == MESSAGE

@@ -337,7 +337,9 @@ def test_who_sent_none_and_is_refused_hears_what_to_set() -> None:
     row, words = view("anthropic/x"), "x-api-key header is required"
 
     assert "ANTHROPIC_API_KEY" in environment.to_set(row, 401, words, {})
+    assert "keys set" in environment.to_set(row, 401, words, {})
     assert "ANTHROPIC_API_KEY" in environment.to_set(view("front"), 401, words, {})
+    assert "keys set" not in environment.to_set(view("front"), 401, words, {})
     assert not environment.to_set(row, 401, words, REAL)
     assert not environment.to_set(row, 400, words, {})
     assert not environment.to_set(row, 401, "set another with: proxyctl keys set anthropic", {})
