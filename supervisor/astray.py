@@ -19,6 +19,8 @@ _CALLED = {
     "apiKeys": "keys are kept by proxyctl keys set PROVIDER",
 }
 """What other programs, and the command line, call them."""
+_SYNONYMS = {"target": "to", "type": "kind", "url": "base_url", "key": "api_key"}
+"""What comes to mind for a key of the same table."""
 _FEW = 2
 
 
@@ -57,6 +59,8 @@ def _fits(field: Field, raw: Any) -> bool:
 def _elsewhere(key: str, raw: Any, table: Section) -> str:
     if key in _CALLED:
         return f"; {_CALLED[key]}"
+    if (meant := _SYNONYMS.get(key)) in table.fields:
+        return f'; did you mean "{meant}"?'
     same = [
         schema.dotted(path)
         for path, field in _fields(schema.ROOT)

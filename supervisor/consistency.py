@@ -120,7 +120,7 @@ class _Checks:
         else:
             known = {*words, *self._aliases, *(self._named if proxies else ())}
             kinds = "a model id, an alias or a proxy's name" if proxies else "a model id or an alias"
-            near = f"{guess(target, _dict(known))}" if known else ""
+            near = f"{_guess_of_words(target, known)}" if known else ""
             self._report(path, target, f"is not {kinds}. Expected: provider/model-name{near}")
 
     def _meant_otherwise(self, target: str, words: Collection[str]) -> str | None:
@@ -204,6 +204,17 @@ class _Checks:
 def _means(name: str, kind: str) -> str:
     means = RESERVED[name.partition("/")[0]]
     return f'"{name}" cannot be the name of {kind}: it means {means}; choose another name'
+
+
+def _guess_of_words(target: str, known: Collection[str]) -> str:
+    """A slip may be one of any word; of those that mean the same, one is offered, with what it means."""
+    if set(NATIVE) <= set(known):
+        told, same = "claude (the agent's own model)", NATIVE
+    else:
+        told, same = f"{OWN} (the caller's own request)", (OWN,)
+    if close(target, sorted(known)) is not None or not set(same) <= set(known):
+        return guess(target, _dict(known))
+    return f"; known are {', '.join([told, *(one for one in sorted(known) if one not in same)])}"
 
 
 def _table(found: Mapping[str, Any], name: str) -> dict[str, Any]:

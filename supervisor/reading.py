@@ -34,8 +34,25 @@ class Problem:
 
     def __str__(self) -> str:
         where = f"line {self.line}: " if self.line is not None else ""
-        what = f"{self.path} = {self.value}" if self.value is not None else self.path
+        path = _for_people(self.at) or self.path
+        what = f"{path} = {self.value}" if self.value is not None else path
         return f"{where}{what}: {self.text}" if what else f"{where}{self.text}"
+
+
+def _for_people(at: Path) -> str:
+    """`front.default.rules (1st).to`: people count from one."""
+    text = ""
+    for part in at:
+        if isinstance(part, int):
+            text += f" ({_ordinal(part + 1)})"
+        else:
+            text += f"{text and '.'}{schema.dotted((part,))}"
+    return text
+
+
+def _ordinal(number: int) -> str:
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
 
 
 class ConfigError(Exception):

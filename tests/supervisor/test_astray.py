@@ -52,6 +52,9 @@ def test_a_key_in_the_wrong_table_is_told_its_own(text: str, path: str, words: s
         ('[providers.ollama]\nmodel = "x"', "providers.ollama.model", "did you mean proxies.NAME.model?"),
         ('[model]\ndefault = "x"', "model", 'did you mean "models"?'),
         ("colour = 1", "colour", "unknown key; known are default_port"),
+        ('[[front.a.rules]]\ntarget = "x"', "front.a.rules.0.target", 'unknown key; did you mean "to"?'),
+        ('[providers.a]\ntype = "x"', "providers.a.type", 'unknown key; did you mean "kind"?'),
+        ('[providers.a]\nurl = "x"', "providers.a.url", 'unknown key; did you mean "base_url"?'),
         ("[[front.a.rules]]\ncolour = 1", "front.a.rules.0.colour", "unknown key; known are agent"),
     ],
 )

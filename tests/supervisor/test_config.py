@@ -186,15 +186,16 @@ def test_every_problem_at_once_with_path_line_and_value() -> None:
         'line 22: proxies.coder.model = "lokal": is not a model id or an alias. '
         'Expected: provider/model-name; did you mean "local"?',
         "line 23: proxies.coder.port = 70000: must be a whole number from 1 to 65535",
-        'line 24: proxies.coder.fallback.1 = "somewhere": is not a model id, an alias or a proxy\'s name. '
-        "Expected: provider/model-name; known are anthropic, away, coder, empty, hop, local, ollama/y, one, two",
+        'line 24: proxies.coder.fallback (2nd) = "somewhere": is not a model id, an alias or a proxy\'s name. '
+        "Expected: provider/model-name; known are "
+        "anthropic (the caller's own request), away, coder, empty, hop, local, ollama/y, one, two",
         'line 25: proxies.empty: model is missing, like model = "ollama/codellama"',
         'line 27: proxies."ollama/x".model = "ollama/z": must be left out: the table\'s name says it',
         'line 29: models.default = "ollama": is not a model id, an alias or a proxy\'s name. '
         'Expected: provider/model-name; did you mean "ollama/y"?',
         'line 31: models.agents.reviewer = "olama/x": there is no provider "olama"; did you mean "ollama"?',
-        'line 34: front.default.rules.0: to is missing, like to = "ollama/codellama"',
-        "line 35: front.default.rules.1: says nothing of which requests it is for: "
+        'line 34: front.default.rules (1st): to is missing, like to = "ollama/codellama"',
+        "line 35: front.default.rules (2nd): says nothing of which requests it is for: "
         "agent, model, request, marker or session",
         "line 37: remotes.office: url is missing",
         "line 38: remotes.office.timeout_seconds = 301: must be a whole number from 1 to 300",
@@ -239,7 +240,7 @@ def test_a_wrong_value_is_named_with_what_is_allowed(line: str, problem: str) ->
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ('capabilities = ["vison"]', '.capabilities.0 = "vison": must be one of tools'),
+        ('capabilities = ["vison"]', '.capabilities (1st) = "vison": must be one of tools'),
         ('headers = { "a" = "sk-one\\nc" }', ".headers.a: has a line break in it"),
         ('headers = { "a b" = "sk-one" }', '.headers."a b": is not the name of a header'),
         ('api_key_env = "sk-one"', ".api_key_env: must be the name of a variable, and not a key"),

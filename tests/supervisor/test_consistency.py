@@ -15,6 +15,21 @@ def complaints(found: dict[str, Any]) -> list[tuple[Any, ...]]:
     return said
 
 
+def test_what_a_name_may_be_is_told_with_what_it_means() -> None:
+    said: list[str] = []
+    found = {
+        "models": {"default": "x"},
+        "front": {"a": {"otherwise": "x"}},
+        "proxies": {"coder": NAMED["coder"]},
+    }
+    consistency.check(found, lambda path, value, text: said.append(text))
+
+    assert [text.partition("; ")[2] for text in said] == [
+        "known are claude (the agent's own model), coder",
+        "known are anthropic (the caller's own request), coder",
+    ]
+
+
 LOCAL = {"aliases": {"b": "ollama/x"}}
 NAMED = {"coder": {"model": "ollama/x"}}
 

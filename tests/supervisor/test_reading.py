@@ -7,7 +7,7 @@ from datetime import date
 import pytest
 
 from modelproxy.supervisor.reading import ConfigError, Problem, checked, line_of, load, not_utf8, shown
-from modelproxy.supervisor.toml_lines import lines_of
+from modelproxy.supervisor.toml_lines import Path, lines_of
 
 
 def test_what_is_no_toml_has_its_line() -> None:
@@ -105,6 +105,22 @@ def test_what_is_missing_stands_where_its_table_stands() -> None:
 def test_how_a_problem_reads() -> None:
     assert str(Problem("a.b", "must be more", 3, "1")) == "line 3: a.b = 1: must be more"
     assert str(Problem("a.b", "is missing")) == "a.b: is missing"
+
+
+@pytest.mark.parametrize(
+    ("at", "words"),
+    [
+        (("front", "a", "rules", 0), "front.a.rules (1st): x"),
+        (("front", "a", "rules", 1, "agnt"), "front.a.rules (2nd).agnt: x"),
+        (("proxies", "ollama/a", "fallback", 2), 'proxies."ollama/a".fallback (3rd): x'),
+        (("a", 3), "a (4th): x"),
+        (("a", 10), "a (11th): x"),
+        (("a", 20), "a (21st): x"),
+    ],
+)
+def test_people_count_from_one(at: Path, words: str) -> None:
+    """Programs have `path`, which counts as TOML's lists do."""
+    assert str(Problem("a", "x", at=at)) == words
 
 
 def test_values_and_problems_come_together() -> None:
