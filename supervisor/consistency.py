@@ -209,10 +209,10 @@ def _means(name: str, kind: str) -> str:
 def _guess_of_words(target: str, known: Collection[str]) -> str:
     """A slip may be one of any word; of those that mean the same, one is offered, with what it means."""
     if set(NATIVE) <= set(known):
-        told, same = "claude (the agent's own model)", NATIVE
+        told, same = "claude (the agent's own model)", set(NATIVE)
     else:
-        told, same = f"{OWN} (the caller's own request)", (OWN,)
-    if close(target, sorted(known)) is not None or not set(same) <= set(known):
+        told, same = f"{OWN} (the caller's own request)", {OWN}
+    if close(target, sorted(known)) is not None or not same <= set(known):
         return guess(target, _dict(known))
     return f"; known are {', '.join([told, *(one for one in sorted(known) if one not in same)])}"
 
