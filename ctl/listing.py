@@ -82,7 +82,8 @@ def worth_asking(paths: Paths, found: Settings, table: dict[str, Provider]) -> l
 def _silence(name: str, one: Provider, error: Exception, paths: Paths, patience_s: float) -> str:
     """Why there is no list, and what helps."""
     if isinstance(error, KeyUnavailableError):
-        return f"{name} was not asked: {error}"
+        what, helps = error.told(name)
+        return f"{name} was not asked: {what}; {helps}"
     if not isinstance(error, far.Refused):
         return f"{name} ({one.base_url}) did not answer: {in_words(error, patience_s)}"
     helps = ""

@@ -439,7 +439,8 @@ class Commands:
             if key is None:
                 key = await trio.to_thread.run_sync(keys.stored, self._paths.keys_file, route.name)
         except keys.KeyUnavailableError as error:
-            raise Fault("missing_api_key", f"{route.name}: {error}", self._key_hint(route)) from None
+            what, helps = error.told(route.name)
+            raise Fault("missing_api_key", f"{route.name}: {what}", helps) from None
         return key
 
     def _missing_key(self, route: routes.Route) -> Fault:

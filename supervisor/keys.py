@@ -9,12 +9,34 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from .config import Key
+from .schema import dotted
 
 COMMAND_LIMIT_S = 20.0
+_MOST_SAID = 200
+"""Of what a command complains, in characters."""
+_LIKE_A_KEY = 6
+"""Shorter words are no keys."""
 
 
 class KeyUnavailableError(Exception):
-    """The source that the configuration names does not give a key; the text never quotes one."""
+    """A source that was to give a key does not; the text never quotes one."""
+
+    def __init__(self, source: str, trouble: str, field: str = "") -> None:
+        super().__init__(f"{source} {trouble}")
+        self._source = source
+        self._trouble = trouble
+        self._field = field
+        """Of the provider's table; empty: it is the file of `proxyctl keys`."""
+
+    def told(self, provider: str) -> tuple[str, str]:
+        """What is wrong and where that stands, and what helps: no other source is asked while this one stands."""
+        if not self._field:
+            return str(self), "mend it or move it away"
+        key = dotted(("providers", provider, self._field))
+        return (
+            f"{self._source} ({key}) {self._trouble}",
+            f"mend it, or proxyctl config unset {key}",
+        )
 
 
 def fetch(key: Key, environment: Mapping[str, str] | None = None) -> str | None:
@@ -42,37 +64,53 @@ def stored(file: Path, provider: str) -> str | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise KeyUnavailableError(f"{file} cannot be read: {error.strerror}") from None
+        raise KeyUnavailableError(str(file), f"cannot be read: {error.strerror}") from None
     except ValueError:
-        raise KeyUnavailableError(f"{file} is not TOML") from None
+        raise KeyUnavailableError(str(file), "is not TOML") from None
     key = keys.get(provider)
     if key is not None and not isinstance(key, str):
-        raise KeyUnavailableError(f"{file}: {provider} is not a text")
+        raise KeyUnavailableError(f"{file}:", f"{provider} is not a text")
     return key or None
 
 
 def _from_file(name: str) -> str:
     path = Path(name).expanduser()
+    source = f"the key file {path}"
     try:
-        return _one_line(path.read_text(encoding="utf-8"), f"the key file {path}")
+        content = path.read_bytes()
     except OSError as error:
-        raise KeyUnavailableError(f"the key file {path} cannot be read: {error.strerror}") from None
+        raise KeyUnavailableError(source, f"cannot be read: {error.strerror}", "api_key_file") from None
+    return _one_line(content, source, "api_key_file")
 
 
 def _from_command(command: str) -> str:
+    source, field = "the key command", "api_key_command"
     try:
-        done = subprocess.run(
-            command, shell=True, capture_output=True, text=True, timeout=COMMAND_LIMIT_S, check=False
-        )
+        done = subprocess.run(command, shell=True, capture_output=True, timeout=COMMAND_LIMIT_S, check=False)
     except subprocess.TimeoutExpired:
-        raise KeyUnavailableError(f"the key command took longer than {COMMAND_LIMIT_S:.0f} s") from None
+        raise KeyUnavailableError(source, f"took longer than {COMMAND_LIMIT_S:.0f} s", field) from None
     if done.returncode:
-        raise KeyUnavailableError(f"the key command ended with {done.returncode}")
-    return _one_line(done.stdout, "the key command's output")
+        raise KeyUnavailableError(source, f"ended with {done.returncode}{_complaint(done)}", field)
+    return _one_line(done.stdout, f"{source}'s output", field)
 
 
-def _one_line(text: str, what: str) -> str:
-    key = text.strip()
+def _complaint(done: subprocess.CompletedProcess[bytes]) -> str:
+    """The last line that it wrote on stderr; what it printed is never told, there neither."""
+    said = done.stderr.decode(errors="replace")
+    for printed in done.stdout.decode(errors="replace").split():
+        said = said.replace(printed, "***") if len(printed) >= _LIKE_A_KEY else said
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    if not lines:
+        return ""
+    last = "".join(char if char.isprintable() else "�" for char in lines[-1])
+    return f": {last[:_MOST_SAID]}{'…' if len(last) > _MOST_SAID else ''}"
+
+
+def _one_line(content: bytes, source: str, field: str) -> str:
+    try:
+        key = content.decode().strip()
+    except UnicodeDecodeError:
+        raise KeyUnavailableError(source, "is not UTF-8", field) from None
     if not key or "\n" in key:
-        raise KeyUnavailableError(f"{what} must be one line that is not empty")
+        raise KeyUnavailableError(source, "must be one line that is not empty", field)
     return key

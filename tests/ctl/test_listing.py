@@ -80,4 +80,5 @@ def test_a_key_file_that_is_gone_is_told(paths: Paths, file: Path, tmp_path: Pat
     rows, [told] = listing.ask(paths, {"openrouter": spoilt}, LONG_S)
 
     assert rows == []
-    assert told.startswith(f"openrouter was not asked: the key file {tmp_path}/gone cannot be read")
+    key = "providers.openrouter.api_key_file"
+    assert told.startswith(f"openrouter was not asked: the key file {tmp_path}/gone ({key}) cannot be read")

@@ -720,6 +720,22 @@ async def test_targets_are_resolved_with_their_keys(world: World, monkeypatch: p
     assert world.worker().spec == world.proxy().spec
 
 
+async def test_a_key_command_that_fails_says_where_it_stands(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`keys set` would not help: the command goes before what that keeps."""
+    monkeypatch.delenv("OPENROUTER_API_KEY", raising=False)
+    world.paths.config.mkdir(parents=True, exist_ok=True)
+    world.paths.config_file.write_text(
+        "[providers.openrouter]\napi_key_command = 'echo no store >&2; exit 3'\n"
+    )
+    fault = await refused(lambda: up(world, "openrouter/a/b"))
+
+    key = "providers.openrouter.api_key_command"
+    assert fault.message == f"openrouter: the key command ({key}) ended with 3: no store"
+    assert (fault.code, fault.hint) == ("missing_api_key", f"mend it, or proxyctl config unset {key}")
+
+
 async def test_a_targets_missing_key_names_its_provider(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -868,7 +884,10 @@ async def test_a_key_by_flag_that_was_replaced_by_the_configured_one(
     [
         ("", "openrouter needs an API key"),
         ("nonsense", "config.toml"),
-        ('[providers.openrouter]\napi_key_file = "/nowhere"', "/nowhere cannot be read"),
+        (
+            '[providers.openrouter]\napi_key_file = "/nowhere"',
+            "the key file /nowhere (providers.openrouter.api_key_file) cannot be read",
+        ),
     ],
 )
 async def test_a_key_that_is_gone_says_what_to_do(

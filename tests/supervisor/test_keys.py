@@ -64,6 +64,44 @@ def test_a_command_that_fails_says_so_without_its_output() -> None:
     assert "sk-secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("echo sk-secret; exit 3", "ended with 3"),
+        ("echo wrong >&2; echo no store >&2; echo >&2; exit 4", "ended with 4: no store"),
+        ("echo sk-secret; echo got sk-secret >&2; exit 5", "ended with 5: got ***"),
+        ("printf 'a\\033[2Jb\\377' >&2; exit 6", "ended with 6: a�[2Jb�"),
+        ("head -c 5000 /dev/zero | tr '\\0' x >&2; exit 7", f"ended with 7: {'x' * 200}…"),
+    ],
+)
+def test_a_command_that_fails_is_told_with_its_place_and_its_last_complaint(command: str, told: str) -> None:
+    """In bounds, and never with what it printed: that may be a key."""
+    with pytest.raises(KeyUnavailableError) as caught:
+        fetch(Key(command=command))
+
+    key = "providers.work.api_key_command"
+    assert str(caught.value) == f"the key command {told}"
+    assert caught.value.told("work") == (
+        f"the key command ({key}) {told}",
+        f"mend it, or proxyctl config unset {key}",
+    )
+
+
+def test_a_key_file_is_told_with_its_place(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_bytes(b"\xff")
+    with pytest.raises(KeyUnavailableError) as caught:
+        fetch(Key(file=str(file)))
+
+    key = "providers.work.api_key_file"
+    assert caught.value.told("work") == (
+        f"the key file {file} ({key}) is not UTF-8",
+        f"mend it, or proxyctl config unset {key}",
+    )
+    with pytest.raises(KeyUnavailableError, match="the key command's output is not UTF-8"):
+        fetch(Key(command="printf '\\377'"))
+
+
 def test_the_file_of_keys(tmp_path: Path) -> None:
     file = tmp_path / "keys.toml"
     assert stored(file, "a") is None
@@ -77,3 +115,4 @@ def test_the_file_of_keys(tmp_path: Path) -> None:
     with pytest.raises(KeyUnavailableError, match="is not TOML") as caught:
         stored(file, "a")
     assert "sk-secret" not in str(caught.value)
+    assert caught.value.told("a") == (f"{file} is not TOML", "mend it or move it away")
