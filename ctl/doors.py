@@ -26,21 +26,26 @@ def table_of(found: Settings, name: str) -> str | None:
     return table if table in found.table("front") else None
 
 
+def said(table: str) -> str:
+    """What `up` calls the door of a table."""
+    return FRONT if table == _DEFAULT else f"{FRONT}/{table}"
+
+
 def otherwise(found: Settings, table: str) -> str:
     """Where a door leads what no rule takes."""
     return str(found.table("front", table).get("otherwise") or "anthropic")
 
 
-def model_for(found: Settings, name: str, said: str | None) -> str | None:
+def model_for(found: Settings, name: str, named: str | None) -> str | None:
     """The model that a request of ours names; None: the proxy's own, which is no door.
 
     A door passes names on, and Anthropic has no model that is called front.
     """
-    if said is not None and not said.strip():
+    if named is not None and not named.strip():
         raise usage("--model wants the name of a model", f'proxyctl ask {name} --model NAME "Hello"')
     table = table_of(found, name)
-    if said is not None or table is None:
-        return said
+    if named is not None or table is None:
+        return named
     if found.wrong:
         raise bad_config(found.wrong)  # it may well stand in what cannot be read
     for own in (found.table("models").get("default"), otherwise(found, table)):
@@ -52,4 +57,4 @@ def model_for(found: Settings, name: str, said: str | None) -> str | None:
     )
 
 
-__all__ = ["model_for", "otherwise", "table_of"]
+__all__ = ["model_for", "otherwise", "said", "table_of"]

@@ -16,11 +16,11 @@ from modelproxy.supervisor.paths import Paths
 from modelproxy.supervisor.schema import NATIVE
 from modelproxy.supervisor.values import close
 
-from . import discovered, far, health, settings
+from . import discovered, doors, far, health, settings
 from .agents import proxies
 from .config_view import provider_table
 from .environment import to_set
-from .faults import Fault
+from .faults import Fault, usage
 from .keys import mask
 from .listing import ask, in_words, key_of, worth_asking
 from .names import FRONT
@@ -37,6 +37,9 @@ def resolve(paths: Paths, name: str) -> tuple[dict[str, Any], Fault | None]:
     found = settings.read(paths)
     if found.wrong:
         raise settings.bad_config(found.wrong)
+    door = doors.table_of(found, name)
+    if door is not None:
+        return _door(paths, found, name, door), None
     names, named = found.table("aliases"), found.table("proxies")
     resolved = aliases.resolve(name, names, provider_table(found))
     proxy = named.get(name) if "/" not in name else None
@@ -48,7 +51,7 @@ def resolve(paths: Paths, name: str) -> tuple[dict[str, Any], Fault | None]:
         return {"requested": name, "resolved": resolved.model_id, "source": resolved.source}, None
     found.refuse_withheld(name)
     unknown: dict[str, Any] = {"requested": name, "resolved": None, "source": None}
-    if name in (*NATIVE, FRONT) or name in found.table("models", "agents"):
+    if name in NATIVE or name in found.table("models", "agents"):
         return unknown, _unresolved(paths, name, found, None)
     seen = discovered.seek(paths, found, name)
     if seen is None or not seen.matches:
@@ -58,6 +61,19 @@ def resolve(paths: Paths, name: str) -> tuple[dict[str, Any], Fault | None]:
     [model_id] = seen.matches
     by = model_id.partition("/")[0]
     return {"requested": name, "resolved": model_id, "source": "discovered", "provider": by}, None
+
+
+def _door(paths: Paths, found: settings.Settings, name: str, table: str) -> dict[str, Any]:
+    """What a front is instead of a model."""
+    called = doors.said(table)
+    return {
+        "requested": name,
+        "resolved": f"{FRONT}/{table}",
+        "source": "config" if table in found.table("front") else "exact",
+        "proxy": called,
+        "otherwise": doors.otherwise(found, table),
+        "port": next((row["port"] for row in _running(paths) if row["name"] == called), None),
+    }
 
 
 def _unresolved(paths: Paths, name: str, found: settings.Settings, seen: discovered.Seen | None) -> Fault:
@@ -208,6 +224,11 @@ def try_out(paths: Paths, name: str) -> dict[str, Any]:
     """One real request for one token, through a proxy; one that was brought up for it goes again."""
     from .up import bring_up, request, take_down
 
+    if name.partition("/")[0] == FRONT and doors.table_of(settings.read(paths), name) is not None:
+        raise usage(
+            f"{name} is the front door, which has no model of its own to try",
+            f"what it leads to by name: proxyctl ask {name} --model NAME Hello",
+        )
     before = {row["name"] for row in _running(paths)}
     # Any port will do for one message: the usual one may be somebody else's.
     view = bring_up(paths, request(model=name, port=0))

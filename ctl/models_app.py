@@ -102,7 +102,7 @@ def resolve(name: Name, json: Json = False) -> int:
     """Tell which model a name means, and who says so
 
     config: an alias or a proxy of the configuration. exact: it is the model's own name. discovered: nobody has
-    configured it, and exactly one provider lists it now.
+    configured it, and exactly one provider lists it now. Of the front door: where it leads, and its port.
 
     \b
     Examples:
@@ -120,10 +120,17 @@ def resolve(name: Name, json: Json = False) -> int:
         return fault.exit_code
     if json:
         say_json(answer)
+    elif "otherwise" in answer:
+        say(f"{answer['requested']}  the front door  ({answer['source']}; {_of_a_door(answer)})")
     else:
         by = f" by asking {answer['provider']}" if answer["source"] == "discovered" else ""
         say(f"{answer['requested']}  {answer['resolved']}  ({answer['source']}{by})")
     return EXIT_OK
+
+
+def _of_a_door(answer: dict[str, Any]) -> str:
+    where = f"up on port {answer['port']}" if answer["port"] else f"not up: proxyctl up {answer['proxy']}"
+    return f"what no rule takes goes to {answer['otherwise']}; {where}"
 
 
 @app.command()

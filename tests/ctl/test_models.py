@@ -241,6 +241,30 @@ def test_who_does_not_answer_costs_a_warning_and_not_the_list(run: Run, file: Pa
     assert "status 401; it wants a key: proxyctl keys set openrouter" in run("models", "list").err
 
 
+@pytest.mark.parametrize(
+    ("name", "resolved", "source"),
+    [("front", "front/default", "exact"), ("front/work", "front/work", "config")],
+)
+def test_the_front_door_is_no_model_but_is_there(
+    run: Run, file: Path, control: Control, name: str, resolved: str, source: str
+) -> None:
+    """Who made it, and its port once it is up."""
+    file.write_text(file.read_text() + '\n[front.work]\notherwise = "local"\n')
+    leads = "local" if name == "front/work" else "anthropic"
+    asleep = run("models", "resolve", name, "--json").json
+    control.proxies[name] = view(name, port=3460, url="http://127.0.0.1:3460")
+    up = run("models", "resolve", name, "--json").json
+
+    known = {"requested": name, "resolved": resolved, "source": source, "proxy": name, "otherwise": leads}
+    assert asleep == {**known, "port": None}
+    assert up == {**known, "port": 3460}
+    assert run("models", "resolve", name).out == (
+        f"{name}  the front door  ({source}; what no rule takes goes to {leads}; up on port 3460)\n"
+    )
+    control.proxies.clear()
+    assert run("models", "resolve", name).out.endswith(f"not up: proxyctl up {name})\n")
+
+
 # --- refresh ----------------------------------------------------------------------------------------------
 
 
@@ -319,3 +343,11 @@ def test_the_callers_own_credential_is_tried_with_anthropic_only(
     control.replies["PUT"] = 200, control.proxies["anthropic/x"] | {"reused": True}
     assert "hint: this shell has no credential" in run("models", "test", "anthropic/x").err
     assert "ANTHROPIC_API_KEY" in run("models", "test", "anthropic/x", "--json").json["hint"]
+
+
+def test_a_front_door_has_no_model_to_try(run: Run, file: Path, control: Control) -> None:
+    done = run("models", "test", "front")
+
+    assert done.code == 2
+    assert "proxyctl ask front --model NAME" in done.err
+    assert not control.asked
