@@ -282,10 +282,8 @@ def _request(clock: str, row: dict[str, Any]) -> list[str]:
 
 def _way(row: dict[str, Any]) -> str:
     """The proxy, and the front that a request came through."""
-    proxy, (via, through, there) = cell(row.get("proxy")), cell(row.get("route")).partition(">")
-    if not through:
-        return proxy
-    return f"{via}>{there if via == proxy else proxy}"
+    route = cell(row.get("route"))
+    return route if ">" in route else cell(row.get("proxy"))
 
 
 def cost(dollars: float | None) -> str:

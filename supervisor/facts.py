@@ -159,7 +159,7 @@ class Proxy:
     @property
     def said(self) -> str:
         """What `up` calls it: its model, or the name of its own, without the port of a second one."""
-        return self.spec.model_id if "/" in self.name else self.name.partition("@")[0]
+        return self.spec.said
 
     @property
     def state(self) -> State:

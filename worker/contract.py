@@ -248,6 +248,11 @@ class WorkerSpec:
     front: Front | None = None
     """Of the kind `front` only."""
 
+    @property
+    def said(self) -> str:
+        """What its user calls it, and a front its place: not with the `@port` of a second one."""
+        return self.model_id if "/" in self.name else self.name.partition("@")[0]
+
     def without_secrets(self) -> WorkerSpec:
         """Same spec as it may be written to disk or shown."""
         return attrs.evolve(self, api_key=None, fallback=[one.without_secrets() for one in self.fallback])

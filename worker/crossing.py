@@ -191,7 +191,7 @@ class Crossing:
             client.goes(f"{name}>{front.OWN}", self._home, way.agent)
             return None
         place = self.plan.places[way.to]
-        client.goes(f"{name}>{place.model_id}", self._specs[way.to], way.agent)
+        client.goes(f"{name}>{place.name}", self._specs[way.to], way.agent)
         hop = self._hops.get(way.to)
         if hop is None:
             raise Refused(Failure(Kind.UNREACHABLE, front.down(place)))

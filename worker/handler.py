@@ -505,7 +505,7 @@ class Handler:
                 session_id=name_in(app.session(header)),
                 agent=call.said_agent or name_in(header(app.AGENT_HEADER)),
                 agent_id=name_in(header(b"x-claude-code-agent-id")),
-                route=None if call.via is None else f"{call.via}>{self._spec.model_id}",
+                route=None if call.via is None else f"{call.via}>{self._spec.said}",
             )
             call.before_last = self._record
             self._wills[call] = self._now() + WILL_AFTER_S

@@ -63,7 +63,7 @@ class Row:
     model: str
     """The provider's own name for what answered, or was to."""
     route: str
-    """The model id of the proxy: `ollama/qwen3:8b`; through a front `front>ollama/qwen3:8b`."""
+    """The model id of the proxy: `ollama/qwen3:8b`; through a front both their names: `front>coder`."""
     stream: bool = False
     status: int | None
     """As the client saw it; of a stream that failed after its 200 what the failure would have been.
@@ -316,9 +316,11 @@ def read(path: str, *, since: float = 0.0, limit: int = MOST_ROWS, proxy: str | 
         raise UnreadableError(f"cannot read the ledger {path}: {error}") from None
 
 
-# Of the route `front>ollama/qwen3:8b` both ends; without a front all of it is the latter.
+# Of the route `front>coder` both ends; without a front all of it is the latter. The proxy's model is what
+# answered, unless it fell back.
 _VIA = "substr(route, 1, instr(route, '>') - 1)"
 _THERE = "substr(route, instr(route, '>') + 1)"
+_ASKED = "(NOT fallback AND provider || '/' || model = ?)"
 
 
 def _select(db: sqlite3.Connection, since: float, limit: int, proxy: str | None) -> list[Row]:
@@ -329,8 +331,9 @@ def _select(db: sqlite3.Connection, since: float, limit: int, proxy: str | None)
     where = "ts >= ?"
     parameters: list[float | str] = [since]
     if proxy is not None:
-        where += f" AND (proxy = ? OR CAST(port AS TEXT) = ? OR {_THERE} = ? OR (instr(route, '>') AND {_VIA} = ?))"
-        parameters += [proxy] * 4
+        through = f"(instr(route, '>') AND ({_VIA} = ? OR {_ASKED}))"
+        where += f" AND (proxy = ? OR CAST(port AS TEXT) = ? OR {_THERE} = ? OR {through})"
+        parameters += [proxy] * 5
     found = db.execute(
         f"SELECT {', '.join(names)} FROM requests WHERE {where} ORDER BY ts DESC, id DESC LIMIT ?",
         (*parameters, min(limit, MOST_ROWS)),

@@ -320,13 +320,20 @@ def test_verbose_tells_who_waits_and_who_is_left_alone() -> None:
 def test_usage_shows_the_way_through_a_front() -> None:
     rows = [
         {"proxy": "coder", "route": "ollama/x"},
-        {"proxy": "coder", "route": "front>ollama/x"},
+        {"proxy": "coder", "route": "front>coder"},
         {"proxy": "front", "route": "front>anthropic"},
+        {"proxy": "front", "route": "front>coder"},
         {"proxy": "front", "route": "front"},
     ]
     lines = render.usage([("12:00", row) for row in rows]).splitlines()
 
-    assert [line.split()[1] for line in lines[1:]] == ["coder", "front>coder", "front>anthropic", "front"]
+    assert [line.split()[1] for line in lines[1:]] == [
+        "coder",
+        "front>coder",
+        "front>anthropic",
+        "front>coder",
+        "front",
+    ]
 
 
 def test_usage_shows_what_is_not_over_and_what_was_cut() -> None:

@@ -182,7 +182,7 @@ def test_rules_for_a_model_a_class_and_a_marker(home: Estate) -> None:
     assert [one.headers["x-proxy-route"] for one in (haiku, explored, helped)] == [
         "front>ollama/codellama",
         "front>openrouter/some/model",
-        "front>ollama/helped",
+        "front>helped",
     ]
     assert row(home, explored)["agent_id"] == "agent-7"
     [seen] = home.fr.asked
@@ -201,7 +201,7 @@ def test_a_place_falls_back_to_anthropic_with_the_callers_own_request(home: Esta
     assert answer.headers["x-proxy-fallback"] == "anthropic"
     found = row(home, answer)
     assert (found["route"], found["fallback"], found["provider"]) == (
-        "front>ollama/helped",
+        "front>helped",
         True,
         "anthropic",
     )

@@ -232,3 +232,10 @@ def test_a_spec_of_before_targets_and_limits_is_read() -> None:
     del document["spec"]["fallback"], document["spec"]["quota"], document["fallbacks"]
 
     assert decode_worker(json.dumps(document).encode()) == HELLO
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("echo/demo@3458", "echo/demo"), ("coder@3458", "coder"), ("coder", "coder")]
+)
+def test_a_second_one_is_called_as_the_first(name: str, said: str) -> None:
+    assert attrs.evolve(SPEC, name=name, model_id="echo/demo").said == said

@@ -214,7 +214,7 @@ async def test_a_rule_takes_a_request_to_its_proxy_byte_by_byte() -> None:
     assert (seen.headers["anthropic-beta"], seen.headers["x-proxy-via"]) == ("b", "front")
     assert (got.status, got.body, got.headers["request-id"]) == (200, WHOLE, "req_theirs")
     assert (got.headers["x-proxy-route"], got.headers["x-proxy-model"]) == (
-        "front>ollama/small",
+        "front>small",
         "ollama/small",
     )
     assert "x-proxy-recorded" not in got.headers
@@ -244,7 +244,7 @@ async def test_the_path_names_the_agent_and_the_proxy_hears_of_it() -> None:
         got = await it.fetch(path="/a/reviewer/v1/messages?beta=true")
     [seen] = it.near.requests
 
-    assert got.headers["x-proxy-route"] == "front>ollama/small"
+    assert got.headers["x-proxy-route"] == "front>small"
     assert (seen.target, seen.headers["x-proxy-agent"]) == ("/v1/messages?beta=true", "reviewer")
 
 
@@ -345,7 +345,7 @@ async def test_whoever_stands_in_for_a_proxy_writes_no_row_so_the_front_does() -
 
     assert (got.status, got.body) == (503, ERROR)
     row = it.row
-    assert (row.status, row.route, row.session_id) == (503, "front>ollama/small", "s")
+    assert (row.status, row.route, row.session_id) == (503, "front>small", "s")
     assert (row.provider, row.model, row.input_tokens) == ("ollama", "small", None)
 
 
@@ -356,7 +356,7 @@ async def test_a_proxy_that_is_not_up_is_named() -> None:
 
     assert (got.status, got.headers["x-should-retry"]) == (503, "false")
     assert got.error["message"] == "gone is not up: it was taken down - proxyctl up gone"
-    assert (it.row.status, it.row.route) == (503, "front>ollama/gone")
+    assert (it.row.status, it.row.route) == (503, "front>gone")
     assert health["targets"][1]["state"] == "down"
     assert health["warnings"] == ["not up: gone"]
 
@@ -500,9 +500,9 @@ async def test_it_leads_elsewhere_from_now_on_and_forgets_nothing_of_what_stays(
         other = await it.fetch({**ASK, "model": "gone"})
         [seen] = it.upstream.to("/v1/messages")
 
-    assert (got.status, got.headers["x-proxy-route"]) == (200, "front>ollama/gone")
+    assert (got.status, got.headers["x-proxy-route"]) == (200, "front>gone")
     assert [one["state"] for one in health["targets"]] == ["works", "works"]
-    assert (other.headers["x-proxy-route"], seen.headers["x-proxy-via"]) == ("front>ollama/small", "front")
+    assert (other.headers["x-proxy-route"], seen.headers["x-proxy-via"]) == ("front>small", "front")
 
 
 # --- what it says of itself ---------------------------------------------------------------------------

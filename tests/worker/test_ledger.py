@@ -280,25 +280,28 @@ def test_rows_of_one_proxy(path: str, wanted: str) -> None:
 @pytest.mark.parametrize(
     ("wanted", "ids"),
     [
-        ("front", ["1", "2", "3"]),
-        ("coder", ["2", "4"]),
+        ("front", ["1", "2", "3", "5", "6"]),
+        ("coder", ["2", "4", "5", "6"]),
         ("ollama/x", ["2", "4"]),
+        ("openai/y", []),
         ("anthropic", ["1"]),
         ("", []),
     ],
 )
 def test_what_came_through_a_front_is_found_from_both_ends(path: str, wanted: str, ids: list[str]) -> None:
-    ways = (
-        ("front", "front>anthropic"),
-        ("coder", "front>ollama/x"),
-        ("front", "front"),
-        ("coder", "ollama/x"),
-    )
+    """A proxy also by its model; what another target has answered is not the other's."""
+    mine = attrs.evolve(ROW, port=1, provider="ollama", model="x", fallback=False)
+    home = attrs.evolve(mine, proxy="front", provider="anthropic", model="claude-x")
+    coder = attrs.evolve(mine, proxy="coder")
     rows = [
-        attrs.evolve(ROW, request_id=str(number), port=1, proxy=proxy, route=route)
-        for number, (proxy, route) in enumerate(ways, 1)
+        attrs.evolve(home, route="front>anthropic"),
+        attrs.evolve(coder, route="front>coder"),
+        attrs.evolve(home, route="front"),
+        attrs.evolve(coder, route="ollama/x"),
+        attrs.evolve(coder, route="front>coder", provider="openai", model="y", fallback=True),
+        attrs.evolve(home, route="front>coder", provider="ollama", model="z"),
     ]
-    fill(path, *rows)
+    fill(path, *(attrs.evolve(row, request_id=str(number)) for number, row in enumerate(rows, 1)))
 
     assert [row.request_id for row in ledger.read(path, proxy=wanted)] == ids
 

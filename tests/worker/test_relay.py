@@ -204,7 +204,7 @@ async def test_a_front_is_told_that_the_row_is_here_and_nobody_else_is() -> None
         rows = [entry.row for entry in it.books._waiting]
 
     assert told.headers["x-proxy-recorded"] == "1"
-    assert (row.agent, row.route) == ("reviewer", f"front>anthropic/{MODEL}")
+    assert (row.agent, row.route) == ("reviewer", "front>a")
     assert "x-proxy-recorded" not in {**plain.headers, **counted.headers}
     assert [(one.agent, one.route) for one in rows[1:]] == [("writer", f"anthropic/{MODEL}")]
     names = {name for seen in it.upstream.requests for name in seen.headers}
