@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,8 @@ def validate(paths: Paths) -> dict[str, Any]:
             *found.warnings,
             *unused(found),
             *_loose(found),
+            *_without_effect(found),
+            *_variables_as_keys(found),
             *_good_nowhere(found),
             *_not_moved(found, paths),
         ],
@@ -69,6 +72,41 @@ def _loose(found: settings.Settings) -> Iterator[str]:
         secret = any(schema.is_secret(path) for path, _ in layers.leaves(layer.document))
         if secret and layer.origin.startswith("/") and Path(layer.origin).stat().st_mode & 0o077:
             yield f"{layer.origin} holds a key and others can read it: chmod 600 {layer.origin}"
+
+
+def _without_effect(found: settings.Settings) -> Iterator[str]:
+    """Settings that a provider of another kind would have."""
+    for name, table in _sound_tables(found):
+        passed_through = table.get("api") == "anthropic"
+        kind = table.get("kind", name)
+        for key in table:
+            kinds = schema.PROVIDER.fields[key].kinds
+            if kinds and (passed_through or kind not in kinds):
+                where = 'where api = "anthropic"' if passed_through else f"to {kind}"
+                only = f"only {_listed(kinds)} {'has' if len(kinds) == 1 else 'have'} it"
+                yield f"{schema.dotted(('providers', name, key))} says nothing {where}; {only}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+_VARIABLE = re.compile(r"\$(?:\{(\w+)\}|([A-Z_][A-Z0-9_]*))", re.ASCII)
+"""As a shell writes one. Narrow, because what fits is shown."""
+
+
+def _variables_as_keys(found: settings.Settings) -> Iterator[str]:
+    for name, table in _sound_tables(found):
+        if match := _VARIABLE.fullmatch(table.get("api_key", "")):
+            yield (
+                f'{schema.dotted(("providers", name, "api_key"))}: the text "{match[0]}" itself is taken as the '
+                f'key; for what is in the variable write api_key_env = "{match[1] or match[2]}"'
+            )
+
+
+def _sound_tables(found: settings.Settings) -> list[tuple[str, dict[str, Any]]]:
+    spoilt = spoilt_providers(found)
+    return [(name, table) for name, table in _said_providers(found).items() if name not in spoilt]
 
 
 def _good_nowhere(found: settings.Settings) -> Iterator[str]:

@@ -43,6 +43,9 @@ SERVERS = (
     "xai", "together", "fireworks", "cerebras",
 )  # fmt: skip
 """As in the worker's table of servers; a test compares the two, because the packages share no code."""
+_LOADS = ("ollama",)
+_COMPLETIONS = ("openrouter", "openai")
+_TRANSLATED = (*_LOADS, *_COMPLETIONS)
 NATIVE = ("claude", "default", "anthropic")
 """What an agent's model is called when it is the agent's own: no proxy."""
 
@@ -164,12 +167,14 @@ PROVIDER = Section(
             "window up to 65536 (more if it is loaded so)",
             example='"auto"',
             default='"auto"',
+            kinds=_LOADS,
         ),
         "keep_alive": Field(
             OneOf('a text like "10m" or a number of seconds', Text(), Whole(-(2**31), 2**31)),
             "Ollama: how long the model stays loaded; -1: for ever",
             example='"10m"',
             default="[Ollama's own, 5 min]",
+            kinds=_LOADS,
         ),
         "think": Field(
             TableOf(
@@ -179,6 +184,7 @@ PROVIDER = Section(
             "Ollama: per model, whether it thinks",
             example='{ "qwen3:8b" = false, "gpt-oss" = "low" }',
             default="[what the client asks]",
+            kinds=_LOADS,
         ),
         "tool_images": Field(
             Choice("lift", "inline"),
@@ -186,6 +192,7 @@ PROVIDER = Section(
             "(inline), which not every version and template reads",
             example='"inline"',
             default='"lift"',
+            kinds=_LOADS,
         ),
         "pdf_to_text": Field(
             Text(),
@@ -194,6 +201,7 @@ PROVIDER = Section(
             example='"pdftotext -layout - -"',
             default="[a PDF is only named]",
             project="trusted",
+            kinds=_TRANSLATED,
         ),
         "fetch_images": Field(
             Flag(),
@@ -202,6 +210,7 @@ PROVIDER = Section(
             example="true",
             default="false",
             project="trusted",
+            kinds=_TRANSLATED,
         ),
         "tool_stream": Field(
             Choice("buffered", "live"),
@@ -209,6 +218,7 @@ PROVIDER = Section(
             "ended (buffered), or while it is being written (live), and then one that is broken is an error",
             example='"live"',
             default='"buffered"',
+            kinds=_COMPLETIONS,
         ),
         "tools_unsupported": Field(
             Choice("error", "strip", "prompt"),
@@ -216,6 +226,7 @@ PROVIDER = Section(
             "out (strip), or the prompt describes them and calls are read out of the text (prompt)",
             example='"prompt"',
             default='"error"',
+            kinds=_TRANSLATED,
         ),
         "headers": Field(
             TableOf("a table of texts", Header(), HEADER_NAME, "is not the name of a header"),
@@ -228,6 +239,7 @@ PROVIDER = Section(
             'which server an "openai" one is',
             example='"vllm"',
             default="[by its name, its address or what its list says]",
+            kinds=_COMPLETIONS,
         ),
         "web_search": Field(
             Flag(),
@@ -235,6 +247,7 @@ PROVIDER = Section(
             "nothing else is refused, beside other tools it is left out",
             example="true",
             default="false",
+            kinds=_COMPLETIONS,
         ),
         "picker_alias": Field(
             TableOf(

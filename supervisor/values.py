@@ -386,6 +386,7 @@ class Field:
         project: str = "free",
         env: str = "",
         wired: bool = True,
+        kinds: tuple[str, ...] = (),
     ) -> None:
         self.value = value
         self.doc = doc
@@ -400,6 +401,8 @@ class Field:
         """The variable that says it too."""
         self.wired = wired
         """False: it is checked, and nothing uses it yet; the documents say so."""
+        self.kinds = kinds
+        """Of a provider's: only for these does it do something; empty: for all."""
 
     def schema(self) -> dict[str, Any]:
         return {**self.value.schema(), "description": self.sentence()}

@@ -239,3 +239,64 @@ def test_what_is_no_utf8_is_told_with_its_line(run: Run, file: Path) -> None:
 
     assert run("config", "validate").err == words
     assert run("config", "set", "default_port", "1").err.startswith(f"error: {words}")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[providers.openrouter]\nnum_ctx = 8192", "num_ctx says nothing to openrouter; only ollama has it"),
+        ('[providers.openai]\nkeep_alive = "10m"', "keep_alive says nothing to openai; only ollama has it"),
+        ('[providers.openai]\nthink = { "m" = true }', "think says nothing to openai; only ollama has it"),
+        (
+            '[providers.openai]\ntool_images = "lift"',
+            "tool_images says nothing to openai; only ollama has it",
+        ),
+        (
+            "[providers.ollama]\nweb_search = true",
+            "web_search says nothing to ollama; only openrouter and openai have it",
+        ),
+        (
+            '[providers.ollama]\ntool_stream = "live"',
+            "tool_stream says nothing to ollama; only openrouter and openai have it",
+        ),
+        (
+            '[providers.ollama]\napi = "anthropic"\nnum_ctx = 8192',
+            'num_ctx says nothing where api = "anthropic"; only ollama has it',
+        ),
+    ],
+)
+def test_a_setting_that_does_nothing_for_its_kind_is_warned_of(
+    run: Run, file: Path, text: str, words: str
+) -> None:
+    """It is no mistake: the request is answered, and somebody waits for an effect."""
+    file.write_text(text)
+    table = text.partition("]")[0].removeprefix("[")
+    ran = run("config", "validate")
+
+    assert (ran.code, ran.err) == (0, f"warning: {table}.{words}\n")
+
+
+def test_settings_that_do_something_are_not_warned_of(run: Run, file: Path) -> None:
+    file.write_text(
+        "[providers.ollama]\nnum_ctx = 8192\nretries = 1\n[providers.openrouter]\nweb_search = true\n"
+        '[providers.a]\nkind = "opnai"\nnum_ctx = 8192\n'  # of what is wrong nothing follows
+    )
+
+    assert "says nothing" not in run("config", "validate").err
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [("$WORK_KEY", "WORK_KEY"), ("${work}", "work"), ("$2b$sk", None), ("$secret", None), ("sk-1", None)],
+)
+def test_the_name_of_a_variable_is_no_key(run: Run, file: Path, key: str, name: str | None) -> None:
+    """As a shell would write it; only what cannot well be a key is shown."""
+    file.write_text(f'[providers.openrouter]\napi_key = "{key}"')
+    file.chmod(0o600)
+
+    assert run("config", "validate").err == (
+        f'warning: providers.openrouter.api_key: the text "{key}" itself is taken as the key; '
+        f'for what is in the variable write api_key_env = "{name}"\n'
+        if name
+        else ""
+    )
