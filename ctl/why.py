@@ -89,6 +89,8 @@ def _unknown(target: str, known: Sequence[str]) -> Fault:
     within = [name for name in known if target.lower() in name.lower()][:3]
     close = within or get_close_matches(target, known, n=3, cutoff=0.5)
     meant = f"did you mean {' or '.join(close)}? " if close else ""
+    if target == "all":
+        meant = "why tells of one; proxyctl ps -v tells of all, "
     return Fault(
         "unknown_proxy", f'There is no proxy "{target}"', f"{meant}proxyctl ps -a lists what there is"
     )

@@ -232,7 +232,7 @@ class Commands:
 
     def find_one(self, target: str) -> Unit:
         found = self.find(target, stopped=False) or self.find(target, stopped=True)
-        if not found:
+        if not found or target == "all":
             raise self._unknown(target)
         return found[0]
 

@@ -121,6 +121,7 @@ def test_what_happened_under_an_earlier_supervisor_comes_from_its_log(run: Run, 
         ("echo/dmeo", "did you mean echo/demo? "),
         ("coder", "did you mean ollama/qwen3-coder:30b? "),
         ("zzz", ""),
+        ("all", "why tells of one; proxyctl ps -v tells of all, "),
     ],
 )
 def test_an_unknown_name_gets_the_nearest_ones(run: Run, control: Control, target: str, meant: str) -> None:

@@ -546,6 +546,14 @@ async def test_down_by_whatever_one_knows_of_it(world: World) -> None:
     assert again.already == "stopped"
 
 
+async def test_all_is_no_proxy_where_one_is_asked_for(world: World) -> None:
+    """Whichever would be shown, it would not be what was asked for."""
+    await up(world)
+
+    assert (await refused(partial(world.commands.about, "all"))).code == "unknown_proxy"
+    assert (await refused(partial(world.commands.meant, "all"))).code == "unknown_proxy"
+
+
 @pytest.mark.parametrize("target", ["echo/none", "99999999", "²", "9" * 5000, "", "-1"])
 async def test_an_unknown_proxy_is_said_with_those_that_run(world: World, target: str) -> None:
     await up(world)
