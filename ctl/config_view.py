@@ -19,7 +19,7 @@ from modelproxy.supervisor.values import Field, close
 from . import settings
 from .client import Client
 from .faults import Fault
-from .keys import mask
+from .keys import mask, read
 
 
 def validate(paths: Paths) -> dict[str, Any]:
@@ -36,9 +36,7 @@ def validate(paths: Paths) -> dict[str, Any]:
         }
         for wrong in found.wrong
     ]
-    problems += [
-        {**_NOWHERE, "key": key, "message": text, "text": text} for key, text in _missing(found, paths)
-    ]
+    problems += [*_spoilt_keys(paths.keys_file), *_missing(found, paths)]
     return {
         "valid": not problems,
         "files": [layer.origin for layer in found.layers if layer.origin != "environment"],
@@ -46,7 +44,7 @@ def validate(paths: Paths) -> dict[str, Any]:
         "warnings": [
             *found.warnings,
             *unused(found),
-            *_loose(found),
+            *_loose(found, paths),
             *_without_effect(found),
             *_variables_as_keys(found),
             *_good_nowhere(found),
@@ -66,12 +64,25 @@ def unused(found: settings.Settings) -> Iterator[str]:
             yield f"{schema.dotted(path)} is checked, and not used by this version"
 
 
-def _loose(found: settings.Settings) -> Iterator[str]:
+def _spoilt_keys(keys_file: Path) -> Iterator[dict[str, Any]]:
+    """What is wrong with the file of `proxyctl keys`."""
+    try:
+        read(keys_file)
+    except Fault as fault:
+        text = f"{fault.message}; {fault.hint}"
+        yield {**_NOWHERE, "file": str(keys_file), "key": "", "message": text, "text": text}
+
+
+def _loose(found: settings.Settings, paths: Paths) -> Iterator[str]:
     """A file with a secret in it that others can read."""
+    files = [paths.keys_file] if paths.keys_file.is_file() else []
     for layer in found.layers:
         secret = any(schema.is_secret(path) for path, _ in layers.leaves(layer.document))
-        if secret and layer.origin.startswith("/") and Path(layer.origin).stat().st_mode & 0o077:
-            yield f"{layer.origin} holds a key and others can read it: chmod 600 {layer.origin}"
+        if secret and layer.origin.startswith("/"):
+            files.append(Path(layer.origin))
+    for file in files:
+        if file.stat().st_mode & 0o077:
+            yield f"{file} holds a key and others can read it: chmod 600 {file}"
 
 
 def _without_effect(found: settings.Settings) -> Iterator[str]:
@@ -145,8 +156,13 @@ def _ports_of_now(paths: Paths) -> dict[str, int]:
     return {str(row["name"]): int(row["port"]) for row in rows if row.get("wanted")}
 
 
-def _missing(found: settings.Settings, paths: Paths) -> Iterator[tuple[str, str]]:
-    """(provider's table, sentence) for each provider that a mapping names and that has no key (S92)."""
+def _missing(found: settings.Settings, paths: Paths) -> Iterator[dict[str, Any]]:
+    """Each provider that a mapping names and that has no key (S92), by its table."""
+    for key, text in _lacking(found, paths):
+        yield {**_NOWHERE, "key": key, "message": text, "text": text}
+
+
+def _lacking(found: settings.Settings, paths: Paths) -> Iterator[tuple[str, str]]:
     spoilt = spoilt_providers(found)
     providers = {name: one for name, one in provider_table(found).items() if name not in spoilt}
     for name, users in sorted(_used(found, providers).items()):
@@ -196,7 +212,7 @@ def provider_table(found: settings.Settings) -> dict[str, Provider]:
 
 def spoilt_providers(found: settings.Settings) -> set[str]:
     """Whose tables have mistakes of their own. These are told; what would follow from them is guesswork."""
-    return {name for name, table in _said_providers(found).items() if _is_spoilt(name, table)}
+    return {name for name, table in _said_providers(found).items() if _is_spoilt_keys(name, table)}
 
 
 def _said_providers(found: settings.Settings) -> dict[str, Any]:
@@ -204,7 +220,7 @@ def _said_providers(found: settings.Settings) -> dict[str, Any]:
     return tables if isinstance(tables, dict) else {}
 
 
-def _is_spoilt(name: str, table: Any) -> bool:
+def _is_spoilt_keys(name: str, table: Any) -> bool:
     try:
         build({"providers": {name: table}})
     except ConfigError:
@@ -238,7 +254,7 @@ def before_stored(paths: Paths, provider: str) -> str | None:
 
 
 def has_key(name: str, provider: Provider, paths: Paths) -> bool:
-    """Whether there is a source; commands are not run for that."""
+    """Whether there is a source; commands are not run for that. Of a spoilt file of keys nobody knows: it may be."""
     key = provider.key
     if (key.env and os.environ.get(key.env)) or key.value or key.command:
         return True
@@ -247,7 +263,7 @@ def has_key(name: str, provider: Provider, paths: Paths) -> bool:
     try:
         return stored(paths.keys_file, name) is not None
     except KeyUnavailableError:
-        return False
+        return True  # what is wrong there is told by itself
 
 
 # --- what holds -------------------------------------------------------------------------------------------

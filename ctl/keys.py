@@ -16,6 +16,7 @@ from .faults import Fault, usage
 from .files import alone, replace
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_MEND = "mend it or move it away"
 _HEADING = "# Keys of providers, written by proxyctl keys set. Nobody else should read this file.\n"
 
 
@@ -55,11 +56,12 @@ def read(file: Path) -> dict[str, str]:
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise Fault("bad_config", f"{file} cannot be read: {error.strerror}") from None
+        raise Fault("bad_config", f"{file} cannot be read: {error.strerror}", _MEND) from None
     except ValueError:
-        raise Fault("bad_config", f"{file} is not TOML", "mend it or move it away") from None
+        raise Fault("bad_config", f"{file} is not TOML", _MEND) from None
     if not all(isinstance(key, str) for key in document.values()):
-        raise Fault("bad_config", f'{file} has something else in it than lines like openrouter = "…"')
+        what = f'{file} has something else in it than lines like openrouter = "…"'
+        raise Fault("bad_config", what, _MEND)
     return document
 
 

@@ -138,6 +138,19 @@ def test_a_key_that_others_can_read_is_warned_of(run: Run, file: Path) -> None:
     assert run("config", "validate").err == ""
 
 
+def test_a_loose_file_of_keys_is_warned_of(run: Run, file: Path, paths: Paths) -> None:
+    """As the configuration is."""
+    file.write_text("")
+    set_key(paths.keys_file, "openrouter", "sk-secret")
+    assert run("config", "validate").err == ""
+    paths.keys_file.chmod(0o644)
+    loose = paths.keys_file
+
+    assert run("config", "validate").err == (
+        f"warning: {loose} holds a key and others can read it: chmod 600 {loose}\n"
+    )
+
+
 MAPPED = """
 aliases = { far = "openrouter/x", near = "ollama/x" }
 models.default = "claude"
@@ -162,6 +175,32 @@ def test_s92_a_mapping_needs_its_key(
     paths.keys_file.unlink()
     monkeypatch.setenv("OPENROUTER_API_KEY", "sk-2")
     assert run("config", "validate").code == 0
+
+
+@pytest.mark.parametrize("mapped", [True, False])
+@pytest.mark.parametrize(
+    ("content", "trouble"),
+    [
+        (b"= = sk-secret", "is not TOML; mend it or move it away"),
+        (b"\xff", "is not TOML; mend it or move it away"),
+        (
+            b"openrouter = 5",
+            'has something else in it than lines like openrouter = "…"; mend it or move it away',
+        ),
+    ],
+)
+def test_a_spoilt_file_of_keys_is_told_and_not_that_a_key_is_missing(
+    run: Run, file: Path, paths: Paths, content: bytes, trouble: str, *, mapped: bool
+) -> None:
+    """`keys set` refuses to touch it; and every `up` reads it."""
+    file.write_text(MAPPED if mapped else "")
+    paths.keys_file.write_bytes(content)
+    paths.keys_file.chmod(0o600)
+    ran = run("config", "validate")
+    [problem] = run("config", "validate", "--json").json["problems"]
+
+    assert (ran.code, ran.err) == (1, f"{paths.keys_file} {trouble}\n")
+    assert (problem["file"], problem["message"]) == (str(paths.keys_file), f"{paths.keys_file} {trouble}")
 
 
 @pytest.mark.parametrize(("said", "code"), [('api_key_file = "KEY"', 1), ('api_key_command = "false"', 0)])
