@@ -331,10 +331,10 @@ def test_the_lines_of_the_readme_work(here: Estate) -> None:
         config.write_text(text)
         here.fo.models.remove("qwen3-coder")
 
-    assert len(lines) == 5
+    assert len(lines) == 6
     assert said[0].startswith("http://127.0.0.1:")
     assert said[1].endswith("/a/code-reviewer\n")
-    assert said[3:] == ["Hello\n", "Hello\n"]
+    assert said[3:] == ["Hello\n", "Hello\n", "Hello\n"]
 
 
 def test_the_signals_of_others_reach_the_command(here: Estate) -> None:
