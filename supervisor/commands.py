@@ -436,7 +436,7 @@ class Commands:
         """What the configuration and `keys set` say, fetched now; None: nothing."""
         try:
             key = await trio.to_thread.run_sync(keys.fetch, route.provider.key, limiter=self._key_threads)
-            if key is None:
+            if key is None and route.base_url is not None:  # else there is nobody to send it to
                 key = await trio.to_thread.run_sync(keys.stored, self._paths.keys_file, route.name)
         except keys.KeyUnavailableError as error:
             what, helps = error.told(route.name)

@@ -744,6 +744,20 @@ async def test_a_key_command_that_fails_says_where_it_stands(
     assert (fault.code, fault.hint) == ("missing_api_key", f"mend it, or proxyctl config unset {key}")
 
 
+async def test_a_spoilt_file_of_keys_is_in_the_way_of_those_who_may_need_one(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key that was kept must not be left out unnoticed; a provider on no address sends none."""
+    monkeypatch.delenv("OPENROUTER_API_KEY", raising=False)
+    world.paths.config.mkdir(parents=True, exist_ok=True)
+    world.paths.keys_file.write_text("= =")
+    await up(world)
+    fault = await refused(lambda: up(world, "openrouter/a/b"))
+
+    assert fault.message == f"openrouter: {world.paths.keys_file} is not TOML"
+    assert fault.hint == "mend it or move it away"
+
+
 async def test_a_targets_missing_key_names_its_provider(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
