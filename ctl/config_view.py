@@ -11,6 +11,7 @@ from typing import Any
 
 from modelproxy.supervisor import aliases, layers, schema
 from modelproxy.supervisor.config import ConfigError, Provider, build
+from modelproxy.supervisor.config import Key as ProviderKey
 from modelproxy.supervisor.keys import KeyUnavailableError, stored
 from modelproxy.supervisor.paths import Paths
 from modelproxy.supervisor.toml_lines import Path as Key
@@ -240,11 +241,21 @@ def stranger(paths: Paths, provider: str) -> str | None:
 
 
 def before_stored(paths: Paths, provider: str) -> str | None:
-    """What goes before a key that `keys set` keeps; None: nothing does."""
+    """What goes before a key that `keys set` keeps, or makes it needless; None: nothing does."""
     known = provider_table(settings.read(paths)).get(provider)
-    key = None if known is None else known.key
-    if key is None:
+    if known is None:
         return None
+    return _goes_before(provider, known.key) or _NEEDLESS.get(known.kind)
+
+
+_NEEDLESS = {
+    "echo": "echo asks nobody, and uses no key",
+    "ollama": "Ollama itself needs no key; this one is sent with every request, for a server in front of it that "
+    "asks for one",
+}
+
+
+def _goes_before(provider: str, key: ProviderKey) -> str | None:
     if key.env and os.environ.get(key.env):
         return f"the variable {key.env} is set in this shell, and goes before it"
     for said, field in ((key.value, "api_key"), (key.file, "api_key_file"), (key.command, "api_key_command")):

@@ -38,6 +38,12 @@ def test_set_list_unset(run: Run, paths: Paths, monkeypatch: pytest.MonkeyPatch)
     [
         ("openrouter", ""),
         ("opnrouter", 'note: there is no provider "opnrouter"; did you mean "openrouter"?\n'),
+        ("echo", "note: echo asks nobody, and uses no key\n"),
+        (
+            "ollama",
+            "note: Ollama itself needs no key; this one is sent with every request, for a server in front of it "
+            "that asks for one\n",
+        ),
         ("groq", 'note: there is no provider "groq" yet; [providers.groq] makes one\n'),
     ],
 )
