@@ -169,23 +169,23 @@ def edit(file: Path) -> bool:
     editor = editor or "vi"
     old = text_or_nothing(file)
     copy = file.with_name(f"{file.name}.edit")
-    if copy.exists():
+    resumed = copy.exists()
+    if resumed:
         talk(f"note: this goes on with your text of last time; remove {copy} to begin with the file as it is")
-    replace(copy, copy.read_text(encoding="utf-8") if copy.exists() else old or example.text())
+    given = text_or_nothing(copy) if resumed else old or example.text()
+    replace(copy, given)
     try:
-        code = subprocess.run([*shlex.split(editor), str(copy)], check=False).returncode
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise Fault("no_editor", f'cannot run the editor "{editor}": {why}', "set EDITOR") from None
-    if code:
-        raise Fault("no_editor", f'the editor "{editor}" ended with {code}', f"your text is in {copy}")
+        _run_editor(editor, copy)
+    except Fault as fault:
+        if _nothing_typed(copy, given, resumed=resumed):
+            raise
+        raise Fault(fault.code, fault.message, f"{fault.hint}; your text is in {copy}") from None
     new = copy.read_text(encoding="utf-8", errors="replace")
     problems = _problems(new)
     if problems:
-        told = "\n".join(map(str, problems))
-        raise usage(
-            told, f"{file} is as it was; proxyctl config edit goes on with your text, which is in {copy}"
-        )
+        hint = f"{file} is as it was; proxyctl config edit goes on with your text, which is in {copy}"
+        unchanged = _nothing_typed(copy, given, resumed=resumed)
+        raise usage("\n".join(map(str, problems)), "nothing was changed" if unchanged else hint)
     with alone(file):
         if text_or_nothing(file) != old:
             raise Fault(
@@ -197,6 +197,26 @@ def edit(file: Path) -> bool:
             replace(file, new)
     copy.unlink()
     return new != old
+
+
+def _run_editor(editor: str, copy: Path) -> None:
+    try:
+        code = subprocess.run([*shlex.split(editor), str(copy)], check=False).returncode
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise Fault("no_editor", f'cannot run the editor "{editor}": {why}', "set EDITOR") from None
+    if code:
+        raise Fault("no_editor", f'the editor "{editor}" ended with {code}', "nothing was changed")
+    if not copy.exists():
+        raise Fault("no_editor", f'the editor "{editor}" has removed {copy}', "nothing was changed")
+
+
+def _nothing_typed(copy: Path, given: str, *, resumed: bool) -> bool:
+    """Then the copy is of no use, and is taken away: the next edit begins with the file."""
+    if copy.exists() and (resumed or copy.read_text(encoding="utf-8", errors="replace") != given):
+        return False
+    copy.unlink(missing_ok=True)
+    return True
 
 
 def text_or_nothing(file: Path) -> str:

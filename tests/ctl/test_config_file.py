@@ -211,7 +211,7 @@ def test_every_mistake_of_an_edit_has_a_line_of_its_own(
     assert [line[:7] for line in run("config", "edit").err.splitlines()[:2]] == ["error: ", "line 2:"]
 
 
-@pytest.mark.parametrize("script", ["exit 3", None])
+@pytest.mark.parametrize("script", ["exit 3", 'rm "$1"', None])
 def test_an_editor_that_fails_changes_nothing(
     run: Run, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str | None
 ) -> None:
@@ -219,8 +219,36 @@ def test_an_editor_that_fails_changes_nothing(
     if script is None:
         monkeypatch.setenv("VISUAL", "/nowhere/editor")
 
-    assert run("config", "edit").code == 1
+    ran = run("config", "edit")
+    assert (ran.code, "your text" in ran.err) == (1, False)
     assert file.read_text() == TEXT
+    assert [one.name for one in file.parent.iterdir()] == ["config.toml"]
+
+
+@pytest.mark.parametrize("fails", ["exit 3", "kill -9 $$"])
+def test_what_was_typed_before_an_editor_failed_is_kept(
+    run: Run, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    editor(tmp_path, monkeypatch, f'echo "default_port = 1" > "$1"; {fails}')
+    copy = file.with_name("config.toml.edit")
+
+    assert f"your text is in {copy}" in run("config", "edit").err
+    editor(tmp_path, monkeypatch, "exit 3")  # nothing new, and the text of last time is still there
+    assert f"your text is in {copy}" in run("config", "edit").err
+    assert copy.read_text() == "default_port = 1\n"
+
+
+def test_mistakes_that_were_there_are_told_without_a_word_of_a_text(
+    run: Run, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The editor was closed as it was opened."""
+    file.write_text("spwn = 1\n")
+    editor(tmp_path, monkeypatch, "true")
+    ran = run("config", "edit")
+
+    assert (ran.code, ran.err.splitlines()[1:]) == (2, ["hint: nothing was changed"])
+    assert 'did you mean "spawn"' in ran.err
+    assert [one.name for one in file.parent.iterdir()] == ["config.toml"]
 
 
 JSON = {
