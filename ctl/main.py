@@ -355,12 +355,19 @@ def down(
         alone = len(targets) == 1 and targets != ["all"] and len(documents) == 1
         say_json(documents[0] if alone else documents)
     else:
+        _say_when_nothing_is_up(answers)
         for answer in answers:
             if not isinstance(answer, Refused):
                 say(render.stopped(answer))
         for fault in faults:
             show(fault, as_json=False)
     return max((fault.exit_code for fault in faults), default=EXIT_OK)
+
+
+def _say_when_nothing_is_up(answers: Sequence[object]) -> None:
+    """`all` of nothing is no failure, but silence would look like one that was done."""
+    if not answers:
+        talk("nothing is up")
 
 
 launch_app.add_to(app)
@@ -424,6 +431,7 @@ def set_limits(
     if json:
         say_json(views[0] if target != "all" and len(views) == 1 else views)
         return EXIT_OK
+    _say_when_nothing_is_up(views)
     for view in views:
         say(render.limits(view))
     return EXIT_OK
@@ -487,6 +495,7 @@ def restart(
     if json:
         say_json(views[0] if target != "all" and len(views) == 1 else views)
         return EXIT_OK
+    _say_when_nothing_is_up(views)
     for view in views:
         _remark(view)
         say(render.up(view, time.monotonic() - began))

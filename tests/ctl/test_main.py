@@ -210,6 +210,16 @@ def test_down_of_nobody(run: Run, control: Control) -> None:
     assert (as_json.code, list(as_json.json)) == (1, ["error"])
 
 
+@pytest.mark.parametrize("argv", [["down", "all"], ["restart", "all"], ["set", "all", "rpm=2"]])
+def test_all_of_nothing_is_said(run: Run, control: Control, argv: list[str]) -> None:
+    """To the person; a script reads an empty list, and nothing is wrong."""
+    control.replies["POST /v1/proxies/all/set"] = 200, []
+    text, as_json = run(*argv), run(*argv, "--json")
+
+    assert (text.code, text.out, text.err) == (0, "", "nothing is up\n")
+    assert (as_json.code, as_json.json, as_json.err) == (0, [], "")
+
+
 def test_restart(run: Run, control: Control) -> None:
     control.proxies = {name: view(name) for name in ("a/b", "c/d")}
 
