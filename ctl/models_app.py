@@ -156,7 +156,10 @@ def refresh(json: Json = False) -> int:
     if json:
         say_json(found)
         return EXIT_OK
-    rows = [(one["provider"], f"{one['models']} models") for one in found["providers"]]
+    rows = [
+        (one["provider"], f"{one['models']} model{'' if one['models'] == 1 else 's'}")
+        for one in found["providers"]
+    ]
     rows += [
         (one["name"], f"{'ok' if one['ok'] else 'degraded'}{': ' if one['detail'] else ''}{one['detail']}")
         for one in found["proxies"]

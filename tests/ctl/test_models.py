@@ -291,6 +291,9 @@ def test_a_refresh_looks_at_providers_and_at_proxies_that_are_awake(
     ]
     assert [path for path, _ in server.heard].count("/health") == 1
     assert "ollama/x    degraded: Ollama has no model x" in run("models", "refresh").out
+    assert "ollama      2 models\n" in run("models", "refresh").out
+    monkeypatch.setitem(PAGES, "/api/tags", (200, {"models": [{"name": "codellama:7b"}]}))
+    assert "ollama      1 model\n" in run("models", "refresh").out
 
 
 # --- test -------------------------------------------------------------------------------------------------
