@@ -8,7 +8,7 @@ which hears of full names only, and asks nobody in its one loop.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from modelproxy.supervisor.paths import Paths
@@ -101,6 +101,15 @@ def target(paths: Paths, text: str) -> str:
     if len(meant) > 1:
         raise discovered.ambiguous(text, meant)
     return meant[0] if meant else text
+
+
+def nearest(target: str, known: Sequence[str]) -> str:
+    """`did you mean …? `, in front of another hint; empty when nothing is near."""
+    from difflib import get_close_matches
+
+    within = [name for name in known if target.lower() in name.lower()][:3]
+    close = within or get_close_matches(target, known, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(close)}? " if close else ""
 
 
 def overlay(paths: Paths, wanted: Iterable[str] = (), *, trust_project: bool = False) -> dict[str, Any]:

@@ -7,20 +7,44 @@ from typing import Any
 
 from modelproxy.supervisor.paths import Paths
 
-from . import names, render
+from . import names, offline, render
 from .client import Client, quote
 from .faults import EXIT_OK, Fault, say, say_json, talk
+
+_LOOKED_THROUGH = 1000
+"""Rows, for the names of proxies that a mistyped one may have meant."""
 
 
 def usage(paths: Paths, proxy: str | None, *, age_s: float | None, limit: int, as_json: bool) -> int:
     """Print the newest rows, at most `limit` of them and none older than `age_s`."""
     since = 0.0 if age_s is None else max(0.0, time.time() - age_s)
-    rows = _rows(paths, None if proxy is None else names.target(paths, proxy), since, limit)
+    meant = None if proxy is None else names.target(paths, proxy)
+    rows = _rows(paths, meant, since, limit)
+    if not rows and meant is not None:
+        _refuse_a_stranger(paths, meant)
     if as_json:
         say_json(rows)
     else:
         say(render.usage([(_clock(row["ts"]), row) for row in rows]))
     return EXIT_OK
+
+
+def _refuse_a_stranger(paths: Paths, target: str) -> None:
+    """Raise for a name that no proxy has and none has had: an empty table would say that it was not used.
+
+    The ledger remembers those that are long gone. Both files are read as they are, whoever runs.
+    """
+    from . import settings  # only here: nearly every name is known
+
+    views, _ = offline.views(paths, everything=True)
+    known = {str(view[key]) for view in views for key in ("name", "model", "port")}
+    configured = settings.read(paths).table("proxies")
+    if target in known or target in configured or _from_file(paths, target, 0.0, 1):
+        return
+    recent = {row["proxy"] for row in _from_file(paths, None, 0.0, _LOOKED_THROUGH)}
+    every = sorted({*configured, *recent, *(str(view["name"]) for view in views)})
+    hint = f"{names.nearest(target, every)}proxyctl ps -a lists what there is, proxyctl usage what was used"
+    raise Fault("unknown_proxy", f'There is no proxy "{target}", and the ledger knows none', hint)
 
 
 def _rows(paths: Paths, proxy: str | None, since: float, limit: int) -> list[dict[str, Any]]:

@@ -84,11 +84,7 @@ def _found(paths: Paths, target: str) -> dict[str, Any]:
 
 
 def _unknown(target: str, known: Sequence[str]) -> Fault:
-    from difflib import get_close_matches
-
-    within = [name for name in known if target.lower() in name.lower()][:3]
-    close = within or get_close_matches(target, known, n=3, cutoff=0.5)
-    meant = f"did you mean {' or '.join(close)}? " if close else ""
+    meant = names.nearest(target, known)
     if target == "all":
         meant = "why tells of one; proxyctl ps -v tells of all, "
     return Fault(

@@ -126,13 +126,15 @@ def test_s106_the_table(run: Run, paths: Paths) -> None:
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [
-        ((), ["old", "new", "other"]),
+        ((), ["gone", "old", "new", "other"]),
         (("--limit", "2"), ["new", "other"]),
         (("--since", "1h"), ["new", "other"]),
         (("--since", "8d"), ["old", "new", "other"]),
         (("echo/demo",), ["other"]),
         (("3457",), ["old", "new"]),
-        (("nobody",), []),
+        (("other/old-model",), ["gone"]),
+        (("other/old-model", "--since", "1h"), []),
+        (("echo/demo", "--limit", "0"), []),
     ],
 )
 def test_which_rows(run: Run, paths: Paths, argv: tuple[str, ...], expected: list[str]) -> None:
@@ -143,9 +145,49 @@ def test_which_rows(run: Run, paths: Paths, argv: tuple[str, ...], expected: lis
         row(request_id="old", ts=now - 7 * 86400),
         row(request_id="new", ts=now - 60),
         row(request_id="other", ts=now - 50, proxy="echo/demo", route="echo/demo", port=1),
+        row(request_id="gone", ts=now - 90 * 86400, proxy="other/old-model", route="x", port=2),
     )
 
     assert expected == [one["request_id"] for one in run("usage", "--json", *argv).json]
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("qwen3", "did you mean ollama/qwen3:8b? "),
+        ("codr", "did you mean coder? "),
+        ("zzz", ""),
+        ("9999", ""),
+    ],
+)
+def test_a_name_that_nobody_has_and_nobody_had_gets_the_nearest(
+    run: Run, paths: Paths, typed: str, meant: str
+) -> None:
+    """An empty table would say that it was not used."""
+    paths.config.mkdir(parents=True)
+    paths.config_file.write_text('proxies.coder.model = "echo/x"')
+    fill(paths, row())
+    ran = run("usage", typed)
+
+    assert (ran.code, ran.out) == (1, "")
+    assert (
+        f'error: There is no proxy "{typed}", and the ledger knows none\nhint: {meant}proxyctl ps -a'
+        in ran.err
+    )
+    assert run("usage", typed, "--json").json["error"]["code"] == "unknown_proxy"
+
+
+def test_a_proxy_that_nobody_has_used_yet_has_no_rows(run: Run, paths: Paths) -> None:
+    """Whether it is configured or was brought up."""
+    paths.config.mkdir(parents=True)
+    paths.config_file.write_text('proxies.coder.model = "echo/x"')
+    spec = {"model_id": "echo/demo", "provider": "echo", "port": 3999}
+    paths.state_file.write_text(
+        json.dumps({"proxies": [{"name": "echo/demo", "wanted": True, "spec": spec}]})
+    )
+
+    for name in ("coder", "echo/demo", "3999"):
+        assert run("usage", name, "--json").json == []
 
 
 def test_nothing_was_ever_asked(run: Run) -> None:
