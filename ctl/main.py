@@ -684,6 +684,7 @@ def daemon_install(
       proxyctl daemon install --no-start
     """
     from modelproxy.supervisor.paths import find
+    from modelproxy.supervisor.words import count
 
     from .install import install
 
@@ -694,7 +695,7 @@ def daemon_install(
     for unit in done["units"]:
         say(f"wrote  {unit}")
     if done["state"] == "started":
-        say(f"started  pid {done['pid']}, {done['adopted']} proxies taken over")
+        say(f"started  pid {done['pid']}, {count(done['adopted'], 'proxy', 'proxies')} taken over")
     else:
         say("enabled  it starts at the next login, or by systemctl --user start modelproxy")
     if not done["linger"]:

@@ -298,9 +298,9 @@ def test_import_tells_what_it_replaced_and_leaves_empty_keys_out(
 
 def test_a_file_that_is_no_json_has_its_line(run: Run, file: Path, tmp_path: Path) -> None:
     source = tmp_path / "agents.json"
-    source.write_text('{\n"models": {},\n}')
+    source.write_text('{\n"models" 5\n}')
 
-    assert run("config", "import", str(source)).err.startswith(f"error: {source}:3: not JSON: ")
+    assert run("config", "import", str(source)).err.startswith(f"error: {source}:2: not JSON: ")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from datetime import date
 
 import pytest
@@ -69,11 +70,21 @@ def test_what_is_no_toml_is_said_in_words_that_help(text: str, help_: str) -> No
 )
 def test_an_inline_table_stands_on_one_line(table: str) -> None:
     """And there is a way to write it over several."""
+    if is_toml(f"a = {table}"):
+        pytest.skip("this Python reads TOML 1.1, which takes it over several lines")
     words = "; an inline table { … } stands on one line, without a comma at its end"
 
     assert toml_problem(f"[models]\nagents = {table}").endswith(f"{words}; or use [models.agents]")
     assert toml_problem(f"models.agents = {table}").endswith(f"{words}; or use [models.agents]")
     assert toml_problem(f"[[a.b]]\nrules = [\n {table}\n]").endswith(words)
+
+
+def is_toml(text: str) -> bool:
+    try:
+        tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        return False
+    return True
 
 
 def toml_problem(text: str) -> str:

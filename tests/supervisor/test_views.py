@@ -495,4 +495,6 @@ def test_the_command_that_means_this_very_proxy(name: str, command: str) -> None
     """`up` of the model would make another one beside a proxy that has a name of its own."""
     proxy = Story().serve().proxy
 
-    assert views.again(attrs.evolve(proxy, name=name)) == command
+    named = attrs.evolve(proxy, name=name, spec=attrs.evolve(proxy.spec, name=name))
+
+    assert views.again(named) == command

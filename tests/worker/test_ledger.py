@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -64,11 +65,10 @@ def path(tmp_path: Path) -> str:
 
 
 def fill(path: str, *rows: Row, migrations: Any = MIGRATIONS) -> None:
-    db = ledger.connect(path, busy_s=1.0)
-    ledger.migrate(db, migrations)
-    for row in rows:
-        ledger.insert(db, row)
-    db.close()
+    with closing(ledger.connect(path, busy_s=1.0)) as db:
+        ledger.migrate(db, migrations)
+        for row in rows:
+            ledger.insert(db, row)
 
 
 def m900_colour(db: sqlite3.Connection) -> None:
