@@ -171,8 +171,10 @@ def edit(file: Path) -> bool:
     copy = file.with_name(f"{file.name}.edit")
     resumed = copy.exists()
     if resumed:
+        _refuse_an_older_text(file, copy, old)
         talk(f"note: this goes on with your text of last time; remove {copy} to begin with the file as it is")
     given = text_or_nothing(copy) if resumed else old or example.text()
+    replace(_begun_from(copy), old)
     replace(copy, given)
     try:
         _run_editor(editor, copy)
@@ -187,7 +189,8 @@ def edit(file: Path) -> bool:
         unchanged = _nothing_typed(copy, given, resumed=resumed)
         raise usage("\n".join(map(str, problems)), "nothing was changed" if unchanged else hint)
     with alone(file):
-        if text_or_nothing(file) != old:
+        if (now := text_or_nothing(file)) != old:
+            replace(_begun_from(copy), now)
             raise Fault(
                 "changed_meanwhile",
                 f"{file} was changed while you edited it, and is left as it is",
@@ -195,8 +198,32 @@ def edit(file: Path) -> bool:
             )
         if new != old:
             replace(file, new)
-    copy.unlink()
+    _forget(copy)
     return new != old
+
+
+def _begun_from(copy: Path) -> Path:
+    """What the file said when the user last heard of it, beside a text that has yet to replace it."""
+    return copy.with_name(f"{copy.name}.base")
+
+
+def _refuse_an_older_text(file: Path, copy: Path, now: str) -> None:
+    """Going on would take back what was changed since, a token that was removed for one. Told once, it is a choice."""
+    base = _begun_from(copy)
+    if base.exists() and text_or_nothing(base) == now:
+        return
+    replace(base, now)
+    raise Fault(
+        "changed_meanwhile",
+        f"{file} has changed since your text of last time, which is in {copy}, was begun",
+        f"see what differs: diff {file} {copy}; then say proxyctl config edit again to go on with that text, "
+        "which replaces the file as it is now, or remove it to begin with the file",
+    )
+
+
+def _forget(copy: Path) -> None:
+    copy.unlink(missing_ok=True)
+    _begun_from(copy).unlink(missing_ok=True)
 
 
 def _run_editor(editor: str, copy: Path) -> None:
@@ -215,7 +242,7 @@ def _nothing_typed(copy: Path, given: str, *, resumed: bool) -> bool:
     """Then the copy is of no use, and is taken away: the next edit begins with the file."""
     if copy.exists() and (resumed or copy.read_text(encoding="utf-8", errors="replace") != given):
         return False
-    copy.unlink(missing_ok=True)
+    _forget(copy)
     return True
 
 

@@ -203,6 +203,24 @@ def test_edit_overwrites_nothing_that_came_meanwhile(
     assert file.read_text() == "default_port = 1\n"
 
 
+def test_a_text_of_last_time_takes_nothing_back_unasked(
+    run: Run, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between a mistake in the editor and its mending, something else was set."""
+    editor(tmp_path, monkeypatch, 'echo "spwn = 1" >> "$1"')
+    assert run("config", "edit").code == 2
+    assert run("config", "set", "aliases.added", "echo/x").code == 0
+    set_since = file.read_text()
+    editor(tmp_path, monkeypatch, 'sed -i "/spwn/d" "$1"')
+    ran = run("config", "edit")
+
+    assert (ran.code, "has changed since your text of last time" in ran.err) == (1, True)
+    assert file.read_text() == set_since
+    assert run("config", "edit").code == 0  # who was told may say it again
+    assert file.read_text() == TEXT
+    assert [one.name for one in file.parent.iterdir()] == ["config.toml"]
+
+
 def test_every_mistake_of_an_edit_has_a_line_of_its_own(
     run: Run, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
