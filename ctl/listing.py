@@ -75,7 +75,7 @@ def worth_asking(paths: Paths, found: Settings, table: dict[str, Provider]) -> l
     return [
         name
         for name, one in table.items()
-        if one.base_url and (name in said or name == "ollama" or key_of(paths, name, one)[0] is not None)
+        if one.base_url and (name in said or name == "ollama" or key_of(paths, name, one).is_meant_to_be)
     ]
 
 
@@ -88,7 +88,7 @@ def _silence(name: str, one: Provider, error: Exception, paths: Paths, patience_
         return f"{name} ({one.base_url}) did not answer: {in_words(error, patience_s)}"
     helps = ""
     if error.status in (401, 403):
-        held = key_of(paths, name, one)[0] is not None
+        held = key_of(paths, name, one).is_meant_to_be
         helps = f"; {'it does not take the key' if held else 'it wants a key'}: proxyctl keys set {name}"
     return f"{name} ({one.base_url}) has no list for us: {error}{helps}"
 
@@ -154,7 +154,21 @@ def _is_nothing(pricing: dict[str, Any]) -> bool:
         return False
 
 
-def key_of(paths: Paths, name: str, one: Provider) -> tuple[str | None, str | None]:
+@attrs.frozen
+class KeyFound:
+    """What is known of a provider's key without running a command for it."""
+
+    source: str | None = None
+    key: str | None = attrs.field(default=None, repr=False)
+    trouble: str | None = None
+    """Why the source that was to give it does not."""
+
+    @property
+    def is_meant_to_be(self) -> bool:
+        return self.source is not None or self.trouble is not None
+
+
+def key_of(paths: Paths, name: str, one: Provider) -> KeyFound:
     """Where the key comes from, and the key; a command is named and not run."""
     key = attrs.evolve(one.key, command=None)
     sources = (
@@ -165,10 +179,10 @@ def key_of(paths: Paths, name: str, one: Provider) -> tuple[str | None, str | No
     try:
         for source, words in sources:
             if (found := fetch(source)) is not None:
-                return words, found
+                return KeyFound(words, found)
         if one.key.command is not None:
-            return f"command {one.key.command.split()[0]}", None
+            return KeyFound(f"command {one.key.command.split()[0]}")
         found = stored(paths.keys_file, name)
     except KeyUnavailableError as error:
-        return str(error), None
-    return (None if found is None else "keys.toml"), found
+        return KeyFound(trouble=error.told(name)[0])
+    return KeyFound() if found is None else KeyFound("keys.toml", found)

@@ -132,7 +132,7 @@ def _unsupported(paths: Paths, name: str, known: list[str]) -> Fault:
 
 
 def _provider(name: str, one: Provider, configured: bool, paths: Paths) -> dict[str, Any]:
-    source, key = key_of(paths, name, one)
+    found = key_of(paths, name, one)
     options = {
         field: value
         for field, value in attrs.asdict(one.options).items()
@@ -144,8 +144,9 @@ def _provider(name: str, one: Provider, configured: bool, paths: Paths) -> dict[
         "base_url": one.base_url,
         "configured": configured,
         "needs_key": one.needs_key,
-        "key": None if key is None else mask(key),
-        "key_source": source,
+        "key": None if found.key is None else mask(found.key),
+        "key_source": found.source,
+        "key_trouble": found.trouble,
         "headers": sorted(one.options.headers),
         "options": options,
         "timeouts": {

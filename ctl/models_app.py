@@ -242,8 +242,8 @@ def providers(
 
 
 def _key(row: dict[str, Any]) -> str:
-    return f"key {row['key'] or '***'} from {row['key_source']}" if row["key_source"] else _no_key(row)
-
-
-def _no_key(row: dict[str, Any]) -> str:
+    if row["key_source"]:
+        return f"key {row['key'] or '***'} from {row['key_source']}"
+    if row["key_trouble"]:
+        return f"no key: {row['key_trouble']}"
     return "no key, and it needs one" if row["needs_key"] else "no key"

@@ -186,6 +186,18 @@ def test_where_a_key_comes_from(run: Run, file: Path, paths: Paths, monkeypatch:
     assert run("models", "providers", "openai", "--json").json["key_source"] == "keys.toml"
 
 
+def test_a_source_that_gives_no_key_is_not_taken_for_one(run: Run, file: Path, paths: Paths) -> None:
+    """It was listed as a key, with the complaint for its source."""
+    paths.keys_file.write_text("openai = sk")
+    paths.keys_file.chmod(0o600)
+    one = run("models", "providers", "openai", "--json").json
+    [line] = [row for row in run("models", "providers").out.splitlines() if row.startswith("openai")]
+
+    assert (one["key"], one["key_source"]) == (None, None)
+    assert one["key_trouble"] == f"{paths.keys_file} is not TOML"
+    assert line.endswith(f"no key: {paths.keys_file} is not TOML")
+
+
 def test_s26_a_provider_that_is_not_there(run: Run, file: Path) -> None:
     ran = run("models", "providers", "olama", "--json")
 
