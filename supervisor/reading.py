@@ -67,6 +67,7 @@ _QUOTES = 'what has other signs than letters, digits, _ and - stands in quotes: 
 _MEANT = {
     "Cannot overwrite": "this key stands here a second time",
     "Cannot declare": "this table stands here a second time",
+    "Cannot mutate": "it stands here already, in another form: either as key = … or below [key] and [[key]], not both",
     "Expected '='": _QUOTES + "…",
     "Expected ']'": "a table begins with its name in brackets, and what has other signs than letters, digits, _ "
     'and - stands in quotes: [proxies."ollama/x"]',
@@ -120,6 +121,10 @@ def _meant_there(what: str, text: str, number: int, column: int) -> str | None:
 def _no_value(line: str, rest: str) -> str | None:
     if re.match(r"(?i:true|false)\b", rest):
         return "true and false are written small"
+    if re.match(r"(?i:yes|no|on|off)\b", rest):
+        return "what holds or not is said by true or false, and texts stand in quotes"
+    if rest.startswith("("):
+        return "a list stands in square brackets: [ … ]"
     if re.fullmatch(r"\s*\[[^\s\[\],]+\]\s*", line):  # read as an element of a list
         return "a ] is missing above this line"
     return None if rest.strip() else _NO_VALUE
