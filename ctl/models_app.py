@@ -147,6 +147,7 @@ def refresh(json: Json = False) -> int:
       proxyctl models refresh --json
     """
     from modelproxy.supervisor.paths import find
+    from modelproxy.supervisor.words import count
 
     from .models import refresh as look_anew
 
@@ -156,10 +157,7 @@ def refresh(json: Json = False) -> int:
     if json:
         say_json(found)
         return EXIT_OK
-    rows = [
-        (one["provider"], f"{one['models']} model{'' if one['models'] == 1 else 's'}")
-        for one in found["providers"]
-    ]
+    rows = [(one["provider"], count(one["models"], "model")) for one in found["providers"]]
     rows += [
         (one["name"], f"{'ok' if one['ok'] else 'degraded'}{': ' if one['detail'] else ''}{one['detail']}")
         for one in found["proxies"]
