@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import http.client
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import pytest
+from fakes.hearing import hearing
 
 from modelproxy.ctl import far
 
@@ -38,14 +38,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
-    found: Any = ThreadingHTTPServer(("127.0.0.1", 0), Server)
-    found.heard = []
-    thread = threading.Thread(target=found.serve_forever, args=(0.01,))
-    thread.start()
-    yield found
-    found.shutdown()
-    found.server_close()
-    thread.join()
+    with hearing(Server) as found:
+        yield found
 
 
 def test_this_machine_is_asked_directly(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
