@@ -124,11 +124,8 @@ def _leads_to(target: str, known: Mapping[str, Any], providers: Collection[str])
 def _dropped(document: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """Without what stands at `path`, and without the tables that it leaves empty."""
     key, rest = path[0], path[1:]
-    kept = {name: value for name, value in document.items() if name != key}
     below = _dropped(document[str(key)], rest) if rest else {}
-    return {
-        name: below if name == key else value for name, value in document.items() if name in kept or below
-    }
+    return {name: below if name == key else value for name, value in document.items() if name != key or below}
 
 
 def _table(document: Mapping[str, Any], name: str) -> dict[str, Any]:
