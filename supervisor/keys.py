@@ -12,10 +12,8 @@ from .config import Key
 from .schema import dotted
 
 COMMAND_LIMIT_S = 20.0
-_MOST_SAID = 200
-"""Of what a command complains, in characters."""
-_LIKE_A_KEY = 6
-"""Shorter words are no keys."""
+_NO_SUCH_COMMAND = 127
+"""What a shell ends with when it does not find a program."""
 
 
 class KeyUnavailableError(Exception):
@@ -33,9 +31,10 @@ class KeyUnavailableError(Exception):
         if not self._field:
             return str(self), "mend it or move it away"
         key = dotted(("providers", provider, self._field))
+        first = "run it in a shell to see why, " if self._field == "api_key_command" else ""
         return (
             f"{self._source} ({key}) {self._trouble}",
-            f"mend it, or proxyctl config unset {key}",
+            f"{first}mend it, or proxyctl config unset {key}",
         )
 
 
@@ -90,20 +89,10 @@ def _from_command(command: str) -> str:
     except subprocess.TimeoutExpired:
         raise KeyUnavailableError(source, f"took longer than {COMMAND_LIMIT_S:.0f} s", field) from None
     if done.returncode:
-        raise KeyUnavailableError(source, f"ended with {done.returncode}{_complaint(done)}", field)
+        # Nothing of what it wrote is told, on stderr neither: either may hold the key.
+        unfound = ": a program was not found" if done.returncode == _NO_SUCH_COMMAND else ""
+        raise KeyUnavailableError(source, f"ended with {done.returncode}{unfound}", field)
     return _one_line(done.stdout, f"{source}'s output", field)
-
-
-def _complaint(done: subprocess.CompletedProcess[bytes]) -> str:
-    """The last line that it wrote on stderr; what it printed is never told, there neither."""
-    said = done.stderr.decode(errors="replace")
-    for printed in done.stdout.decode(errors="replace").split():
-        said = said.replace(printed, "***") if len(printed) >= _LIKE_A_KEY else said
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    if not lines:
-        return ""
-    last = "".join(char if char.isprintable() else "�" for char in lines[-1])
-    return f": {last[:_MOST_SAID]}{'…' if len(last) > _MOST_SAID else ''}"
 
 
 def _one_line(content: bytes, source: str, field: str) -> str:

@@ -68,14 +68,11 @@ def test_a_command_that_fails_says_so_without_its_output() -> None:
     ("command", "told"),
     [
         ("echo sk-secret; exit 3", "ended with 3"),
-        ("echo wrong >&2; echo no store >&2; echo >&2; exit 4", "ended with 4: no store"),
-        ("echo sk-secret; echo got sk-secret >&2; exit 5", "ended with 5: got ***"),
-        ("printf 'a\\033[2Jb\\377' >&2; exit 6", "ended with 6: a�[2Jb�"),
-        ("head -c 5000 /dev/zero | tr '\\0' x >&2; exit 7", f"ended with 7: {'x' * 200}…"),
+        ("echo sk-secret >&2; exit 4", "ended with 4"),
+        ("no-such-program-anywhere get sk-secret", "ended with 127: a program was not found"),
     ],
 )
-def test_a_command_that_fails_is_told_with_its_place_and_its_last_complaint(command: str, told: str) -> None:
-    """In bounds, and never with what it printed: that may be a key."""
+def test_a_command_that_fails_is_told_with_its_place_and_nothing_it_wrote(command: str, told: str) -> None:
     with pytest.raises(KeyUnavailableError) as caught:
         fetch(Key(command=command))
 
@@ -83,7 +80,7 @@ def test_a_command_that_fails_is_told_with_its_place_and_its_last_complaint(comm
     assert str(caught.value) == f"the key command {told}"
     assert caught.value.told("work") == (
         f"the key command ({key}) {told}",
-        f"mend it, or proxyctl config unset {key}",
+        f"run it in a shell to see why, mend it, or proxyctl config unset {key}",
     )
 
 
