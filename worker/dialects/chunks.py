@@ -443,13 +443,13 @@ class _Answer:
         return [] if self._end_said is None else self.finish(self._end_said)
 
     def done(self) -> list[Item]:
-        """`[DONE]` without a reason: an end, unless something is plainly missing."""
+        """`[DONE]`: the stream is over. Gateways say it as well of one that broke off behind them, so it is no end."""
         if self._end_said is not None:
             return self.ended()
-        missing = any(not call.is_complete for call in self._calls.all() if call.arguments)
-        if self._finished or missing or not self._quirks.done_is_an_end or not self.said_something:
+        if self._finished or not self.said_something:
             return []
-        return self.finish(Finish())
+        words = f"{self._name}, model {self._terms.model}: the stream ended without a finish_reason"
+        return [Failure(Kind.CUT, words)]
 
     def finish(self, finish: Finish) -> list[Item]:
         """All that was held back, then the end."""

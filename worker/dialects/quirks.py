@@ -95,8 +95,6 @@ class Quirks:
     """The field of `usage` that says what was charged."""
     counts_by_sum: bool = False
     """Its count of output leaves reasoning out; only the sum of all tells."""
-    done_is_an_end: bool = True
-    """False: it always says how it finished, so `[DONE]` alone means that something is missing."""
 
     refused: tuple[str, ...] = ()
     """Parameters that it was found to refuse."""
@@ -163,7 +161,6 @@ SERVERS: dict[str, Quirks] = {
     "openai": Quirks(
         title="OpenAI",
         hosts=("api.openai.com",),
-        done_is_an_end=False,
         models=(
             (r"^(o\d|gpt-5|gpt-oss)", _REASONING_MODELS_OF_OPENAI),
             (r"^gpt-5\.", {"efforts": _ALL_EFFORTS}),
@@ -194,7 +191,6 @@ SERVERS: dict[str, Quirks] = {
         efforts=_ALL_EFFORTS,
         replay="details",
         cost="cost",
-        done_is_an_end=False,
         models=((r"^~?anthropic/", {"cache_control": True, "cache_ttl": True}),),
     ),
     "vllm": Quirks(
