@@ -417,8 +417,19 @@ def test_reasoning_in_the_text_that_never_ends_is_reasoning() -> None:
 def test_p47_an_end_before_which_nothing_was_said(end: dict[str, Any], failure: Failure | None) -> None:
     said, spoken = items(line(done=True, **end)), items(line({"content": "a"}), line(done=True, **end))
 
-    assert said == [failure] if failure else isinstance(said[-1], Finish)
+    assert said[-1] == failure if failure else isinstance(said[-1], Finish)
     assert isinstance(spoken[-1], Finish)
+
+
+@pytest.mark.parametrize("reason", ["connection closed", "error"])
+def test_p46_some_words_for_the_end_are_of_a_cut(reason: str) -> None:
+    """With all that it has cost by then."""
+    called = line({"tool_calls": [{"function": {"name": "Bash", "arguments": {}}}]}, done=False)
+    end = line(done=True, done_reason=reason, prompt_eval_count=3, eval_count=2)
+    cut = Failure(Kind.CUT, f"Ollama, model qwen3: ended early: {reason}")
+
+    said = items(line({"content": "a"}, done=False), called, end, asked=ask(tools=[BASH]))
+    assert said == [Text("a"), Usage(3, 2), cut]
 
 
 def test_p43_of_several_calls_only_the_last_can_have_been_cut() -> None:

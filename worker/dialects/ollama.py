@@ -459,18 +459,20 @@ class Decoder:
         if self._fences is not None:
             yield from self._text(self._fences.end())
         yield from self._signature()
-        if (failure := self._nothing(chunk)) is not None:
-            yield failure
+        usage = Usage(chunk.prompt_tokens, chunk.output_tokens)
+        if (failure := self._no_end(chunk)) is not None:
+            yield from (usage, failure)
             return
         yield from self._whole_calls(truncated=chunk.reason == "length")
-        yield Usage(chunk.prompt_tokens, chunk.output_tokens)
-        yield Finish(self._reason(chunk))
+        yield from (usage, Finish(self._reason(chunk)))
 
-    def _nothing(self, chunk: wire.Chunk) -> Failure | None:
-        """What an end means before which nothing was said; None: that the model had nothing to say."""
+    def _no_end(self, chunk: wire.Chunk) -> Failure | None:
+        """What an end means that is none, or before which nothing was said; None: all is as the model wanted it."""
+        name = f"{title(self._terms)}, model {self._terms.model}"
+        if chunk.reason in _BREAKS:
+            return Failure(Kind.CUT, f"{name}: ended early: {chunk.reason}")
         if self._said_something or self._calls or chunk.reason in ("stop", "length"):
             return None
-        name = f"{title(self._terms)}, model {self._terms.model}"
         if chunk.reason in _MOVED:
             return Failure(Kind.OVERLOADED, f"{name}: {_MOVED[chunk.reason]}")
         if chunk.reason:
@@ -503,6 +505,7 @@ def _only(offered: Collection[str]) -> str:
     return next(iter(offered)) if len(offered) == 1 else "unknown_tool"
 
 
+_BREAKS = ("connection closed", "error")
 _MOVED = {"load": "the model was loaded but said nothing", "unload": "the model was unloaded"}
 
 
