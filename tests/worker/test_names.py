@@ -83,6 +83,14 @@ def test_p38_other_ids_become_one_that_follows_from_them(id_: str) -> None:
     assert re.fullmatch(r"[a-z0-9]{9}", names.mistral_id(id_))
 
 
+@pytest.mark.parametrize(
+    ("id_", "fit"),
+    [("toolu_1-a", True), ("x" * 200, True), ("functions.Bash:0", False), ("", False), ("ü", False)],
+)
+def test_p38_anthropic_minds_the_letters_of_an_id_and_not_their_number(id_: str, *, fit: bool) -> None:
+    assert names.is_fit_for_anthropic(id_) is fit
+
+
 @given(st.lists(st.text(max_size=60), unique=True))
 def test_different_ids_stay_different(ids: list[str]) -> None:
     assert len({names.upstream_id(one) for one in ids}) == len(ids)

@@ -27,7 +27,7 @@ from modelproxy.worker.failures import Failure, Kind, Refused
 from modelproxy.worker.wire import codec, hops, longs, sse
 from modelproxy.worker.wire.items import Usage
 
-from . import errors, quirks, searches, thinking
+from . import errors, names, quirks, searches, thinking
 from .seam import Headers, Terms
 
 KIND = "anthropic"
@@ -88,7 +88,7 @@ def _peek_slowly(body: bytes) -> tuple[Any, Any]:
 
 def prepared(body: bytes, model: str) -> bytes:
     """The body as the provider gets it. Without a model of ours the caller's own stays."""
-    return without_foreign_thinking(with_model(body, model) if model else body)
+    return with_fit_ids(without_foreign_thinking(with_model(body, model) if model else body))
 
 
 def with_model(body: bytes, model: str) -> bytes:
@@ -163,6 +163,40 @@ def _cleaned(message: Any, goes: Callable[[dict[str, Any]], bool]) -> Any | None
     if len(kept) == len(content):
         return message
     return {**message, "content": kept} if kept else None
+
+
+def with_fit_ids(body: bytes) -> bytes:
+    """The same with such ids of calls as Anthropic takes: it refuses the `functions.Bash:0` of others, every turn."""
+    if not _MAY_BE_UNFIT.search(body):
+        return body
+    try:
+        document = codec.loads(body)
+    except ValueError:
+        return body
+    contents = [one.get("content") for one in _objects(_dict(document).get("messages"))]
+    unfit = [
+        (block, key)
+        for content in contents
+        for block in _objects(content)
+        if (key := _CALL_IDS.get(str(_type_in(block)))) is not None
+        and isinstance(block.get(key), str)
+        and not names.is_fit_for_anthropic(block[key])
+    ]
+    for block, key in unfit:
+        block[key] = names.upstream_id(block[key])
+    return codec.dumps(document) if unfit else body
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _objects(value: Any) -> list[dict[str, Any]]:
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+
+
+_CALL_IDS = {"tool_use": "id", "tool_result": "tool_use_id"}
+_MAY_BE_UNFIT = re.compile(rb'"(?:tool_use_)?id"\s*:\s*"(?![\w-]+")')
 
 
 def _lacks_its_thinking(messages: list[Any]) -> bool:

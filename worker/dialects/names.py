@@ -15,6 +15,12 @@ _PREFIX, _HASH = 55, 8
 _SAFE_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}", re.ASCII)
 """What OpenAI takes; Anthropic takes names of 128."""
 _SAFE_ID = re.compile(r"[a-zA-Z0-9_-]{1,40}", re.ASCII)
+_ANTHROPIC_ID = re.compile(r"[a-zA-Z0-9_-]+", re.ASCII)
+
+
+def is_fit_for_anthropic(client_id: str) -> bool:
+    """Whether Anthropic takes this as the id of a call; it does not mind how long it is."""
+    return _ANTHROPIC_ID.fullmatch(client_id) is not None
 
 
 def upstream_id(client_id: str) -> str:
