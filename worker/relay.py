@@ -138,6 +138,7 @@ class Relay:
             return
         subscription = anthropic.is_subscription(list(request.headers), self.spec)
         client.know(model=asked.model, stream=asked.stream, subscription=subscription)
+        anthropic.refuse_features(self.spec, asked)
         sniffer = Sniffer()
         client.tell(sniffer)
         course = _Course(self, client, sniffer, is_messages=request.path == "/v1/messages")

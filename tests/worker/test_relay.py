@@ -514,6 +514,30 @@ async def test_p28_errors_of_others_who_speak_the_protocol(
     assert expected[1] in got.error["message"]
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "details"),
+    [
+        ("safeguards", {"type": "auto"}, None),
+        ("thread", None, {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}),
+    ],
+)
+async def test_p06_what_others_would_leave_out_in_silence_is_refused(
+    field: str, value: Any, details: Any
+) -> None:
+    """A check of tools that nobody made, a turn without its history; Anthropic gets both as they are."""
+    asks = {**ASK, field: value}
+    async with far(Reply(body=WHOLE, headers=JSON), **VLLM) as it:
+        odd = json.dumps({**asks, "model": "\ud83d"}).encode()  # what only the slow reader takes
+        refused = [await it.fetch(body) for body in (asks, odd)]
+    async with far(Reply(body=WHOLE, headers=JSON)) as home:
+        passed = await home.fetch(asks)
+
+    assert [one.status for one in refused] == [400, 400]
+    assert all(field in one.error["message"] and one.error.get("details") == details for one in refused)
+    assert not it.upstream.to("/v1/messages")
+    assert (passed.status, home.upstream.to("/v1/messages")[0].json()[field]) == (200, value)
+
+
 async def test_openrouters_own_messages_endpoint() -> None:
     """Below `/api/v1`, with our key and our name, and without the caller's credential."""
     async with far(Reply(body=WHOLE, headers=JSON), path="/api/v1/messages") as it:

@@ -24,7 +24,7 @@ from modelproxy.worker import failures, tokens
 from modelproxy.worker.access import carries_token
 from modelproxy.worker.contract import WorkerSpec
 from modelproxy.worker.failures import Failure, Kind, Refused
-from modelproxy.worker.wire import codec, hops, longs, sse
+from modelproxy.worker.wire import asks, codec, hops, longs, sse
 from modelproxy.worker.wire.items import Usage
 
 from . import errors, names, quirks, searches, thinking
@@ -54,11 +54,15 @@ class Asked:
 
     model: str
     stream: bool
+    has_thread: bool = False
+    has_safeguards: bool = False
 
 
 class _Peek(msgspec.Struct):
     model: Any = None
     stream: Any = None
+    thread: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    safeguards: Any = None
 
 
 _peek = msgspec.json.Decoder(_Peek)
@@ -67,23 +71,34 @@ _peek = msgspec.json.Decoder(_Peek)
 def peek(body: bytes) -> Asked:
     """Read no more than needed: what else is wrong, the provider says in its own words. Raises Refused."""
     try:
-        found: Any = _peek.decode(body)
-        model, stream = found.model, found.stream
+        found = _peek.decode(body)
     except (ValueError, RecursionError):
-        model, stream = _peek_slowly(body)
+        found = _peek_slowly(body)
+    model = found.model
     if not isinstance(model, str) or not model:
         raise Refused(Failure(Kind.INVALID, "model: must be a non-empty string"))
-    return Asked(model, stream is True)
+    return Asked(model, found.stream is True, found.thread is not msgspec.UNSET, found.safeguards is not None)
 
 
-def _peek_slowly(body: bytes) -> tuple[Any, Any]:
+def _peek_slowly(body: bytes) -> _Peek:
     try:
         found = codec.loads(body)
     except ValueError as error:
         raise Refused(Failure(Kind.INVALID, f"the body is not valid JSON: {error}")) from None
     if not isinstance(found, dict):
         raise Refused(Failure(Kind.INVALID, "the body must be a JSON object"))
-    return found.get("model"), found.get("stream")
+    thread = msgspec.Raw() if "thread" in found else msgspec.UNSET
+    return _Peek(found.get("model"), found.get("stream"), thread, found.get("safeguards"))
+
+
+def refuse_features(spec: WorkerSpec, asked: Asked) -> None:
+    """What others who speak the protocol would leave out in silence. Raises Refused."""
+    if spec.kind == KIND:
+        return  # it has them, or says itself that it has not
+    if asked.has_thread:
+        raise asks.no_thread()
+    if asked.has_safeguards:
+        raise asks.no_safeguards(spec.provider)
 
 
 def prepared(body: bytes, model: str) -> bytes:

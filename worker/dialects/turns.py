@@ -22,7 +22,7 @@ import attrs
 
 from modelproxy.worker import tokens
 from modelproxy.worker.failures import Failure, Kind, Refused
-from modelproxy.worker.wire.asks import Ask
+from modelproxy.worker.wire.asks import Ask, no_safeguards
 
 from . import thinking
 from .arguments import of_history
@@ -133,7 +133,7 @@ def prepare(ask: Ask, terms: Terms, *, searches_web: bool = False) -> Prepared:
 def _refuse_features(body: dict[str, Any], terms: Terms) -> None:
     """Where leaving something out would be a lie about safety or about what the model can do."""
     if body.get("safeguards") is not None:
-        raise _refused(f"safeguards: {terms.provider} cannot check tool use; send the request without it")
+        raise no_safeguards(terms.provider)
     for field in ("mcp_servers", "container"):
         if body.get(field):
             raise _refused(f"{field}: not supported by {terms.provider}")

@@ -99,6 +99,19 @@ def _invalid(message: str, details: dict[str, Any] | None = None) -> Refused:
     return Refused(Failure(Kind.INVALID, message, details=details))
 
 
+def no_thread() -> Refused:
+    """Ignored, the next turn would arrive without its history; refused in these words, SDKs send it whole."""
+    return _invalid(
+        "thread: message threads are not supported",
+        {"error_code": "thread_unsupported_request", "unsupported": ["thread"]},
+    )
+
+
+def no_safeguards(provider: str) -> Refused:
+    """Ignored, a client would take unchecked calls for checked ones; refused by name, it checks them itself."""
+    return _invalid(f"safeguards: {provider} cannot check tool use; send the request without it")
+
+
 def _checked(data: bytes) -> dict[str, Any]:
     try:
         body = codec.loads(data)
@@ -107,11 +120,7 @@ def _checked(data: bytes) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise _invalid("the body must be a JSON object")
     if "thread" in body:
-        # Ignored, the next turn would arrive without its history; refused in these words, SDKs send it whole.
-        raise _invalid(
-            "thread: message threads are not supported",
-            {"error_code": "thread_unsupported_request", "unsupported": ["thread"]},
-        )
+        raise no_thread()
     if not isinstance(body.get("model"), str) or not body["model"]:
         raise _invalid("model: must be a non-empty string" if "model" in body else "model: field required")
     _check_messages(body)
