@@ -67,6 +67,40 @@ async def test_p37_one_start_and_a_fresh_id_whatever_happened_before_it() -> Non
     assert len(set(ids)) == 2
 
 
+@pytest.mark.parametrize("way", [OLLAMA, OPENAI], ids=["ollama", "openai"])
+async def test_p38_the_same_id_in_two_turns_is_two_ids(way: dict[str, Any]) -> None:
+    """Claude Code deletes a call whose id it knows from an earlier turn."""
+    function = {"name": "Bash", "arguments": {"command": "ls"}}
+    call = {"index": 0, "id": "call_0", "type": "function", "function": function}
+    said = line(message={"content": "", "tool_calls": [call]}, done=True, done_reason="stop")
+    if way is OPENAI:
+        said = chunk({"tool_calls": [call]}) + STOP
+    turns: list[dict[str, Any]] = [{"role": "user", "content": "go"}]
+    async with far(Reply(body=said, headers=EVENTS if way is OPENAI else ()), **way) as it:
+        for _ in range(2):
+            got = await it.fetch({**ASK, "tools": [{"name": "Bash", "input_schema": {}}], "messages": turns})
+            calls = [block for block in json.loads(got.body)["content"] if block["type"] == "tool_use"]
+            results = [{"type": "tool_result", "tool_use_id": one["id"], "content": "x"} for one in calls]
+            turns += [{"role": "assistant", "content": calls}, {"role": "user", "content": results}]
+
+    ids = [block["id"] for turn in turns if turn["role"] == "assistant" for block in turn["content"]]
+    assert len(ids) == len(set(ids)) == 2
+    assert ids[0] in it.upstream.requests[-1].body.decode()
+
+
+@pytest.mark.parametrize("times", [1, 2])
+async def test_p44_a_call_that_the_model_wrote_badly_is_asked_for_once_more(times: int) -> None:
+    """Otherwise the client would repeat all of its prompt, ten times."""
+    bad = Reply(500, b'{"error":"error parsing tool call: raw=\'{\', err=unexpected end of JSON input"}')
+    good = Reply(body=line(message={"content": "a"}, done=True, done_reason="stop"))
+    async with far(*[bad] * times, good, **OLLAMA) as it:
+        got = await it.fetch()
+
+    assert len(it.upstream.to("/api/chat")) == 2
+    assert got.status == (200 if times == 1 else 500)
+    assert times == 1 or "the model m wrote a tool call" in got.error["message"]
+
+
 async def test_p52_the_prompt_is_estimated_at_the_start_and_true_at_the_end() -> None:
     """Never 0: clients take that for "unknown", and compact too late."""
     prose = "The quick brown fox jumps over the lazy dog. " * 91
