@@ -223,6 +223,14 @@ def test_an_unknown_effort_says_nothing() -> None:
     assert Wish(wanted=True, effort=None, budget=None, limit=1).budget is None
 
 
+@pytest.mark.parametrize("limit", [1, 2])
+def test_p26_of_a_single_token_reasoning_would_leave_nothing(limit: int) -> None:
+    request = ask(max_tokens=limit, thinking={"type": "adaptive"})
+    body = sent(request, terms("vllm", capabilities=frozenset(["thinking"])), "vllm")
+
+    assert body["chat_template_kwargs"] == {"enable_thinking": limit > 1}
+
+
 def test_openai_models_that_reason() -> None:
     request = ask(system="s", max_tokens=5, temperature=1, stop_sequences=["x"])
     body = sent(request, terms("openai", model="gpt-5"), "openai")
@@ -293,6 +301,32 @@ def test_p24_a_cache_without_a_price_is_none(price: Any, marked: bool) -> None:
     body = sent(ask(system=system), terms(facts=facts))
 
     assert ("cache_control" in json.dumps(body)) is marked
+
+
+def test_p24_where_the_marks_stand_changes_nothing_else() -> None:
+    """They move on from turn to turn: were texts joined where there are none, the cache would never be met."""
+
+    def messages(marked: int) -> Any:
+        turns = [["a", "b"], ["c"], ["d", "e"]]
+        history = [
+            {
+                "role": "assistant" if number % 2 else "user",
+                "content": [
+                    {"type": "text", "text": text}
+                    | ({"cache_control": {"type": "ephemeral"}} if number == marked and text in "be" else {})
+                    for text in texts
+                ],
+            }
+            for number, texts in enumerate(turns)
+        ]
+        system = [{"type": "text", "text": "s"}, {"type": "text", "text": "t"}]
+        return sent(ask(system=system, messages=history), terms(model="anthropic/m"))["messages"]
+
+    unmarked = messages(-1)
+    for marked in (0, 2):
+        found = messages(marked)
+        assert found[1 + marked]["content"][-1].pop("cache_control") == {"type": "ephemeral"}
+        assert found == unmarked
 
 
 def test_p20_a_long_name_is_the_same_in_the_history() -> None:
@@ -448,6 +482,32 @@ def test_a_parameter_that_is_refused_is_left_out_from_then_on() -> None:
     assert body["max_completion_tokens"] == 100
     assert not {"reasoning_effort", "max_tokens", "stop"} & body.keys()
     assert again(request, last, 400, words) is None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"message": "This model does not support response format `json_schema`.", "param": "response_format"},
+        {"message": "'response_format' of type json_schema is not supported by this engine"},
+    ],
+)
+def test_a_schema_that_a_server_does_not_take_is_put_into_words(error: dict[str, Any]) -> None:
+    """Claude Code's title has a schema, wherever the model runs."""
+    schema = {"type": "object", "properties": {"title": {"type": "string"}}}
+    request = ask(system="s", output_config={"format": {"type": "json_schema", "schema": schema}})
+    found = again(request, terms("work"), 400, json.dumps({"error": error}).encode())
+    assert found is not None
+    body = sent(request, found, "openai")
+
+    assert "response_format" not in body
+    assert json.dumps(schema, separators=(",", ":")) in body["messages"][0]["content"]
+    assert again(request, found, 400, json.dumps({"error": error}).encode()) is None
+
+
+def test_a_schema_that_is_wrong_is_the_clients_affair() -> None:
+    words = "Invalid schema for response_format 'output': 'oneOf' is not permitted"
+
+    assert again(ask(), terms("openai"), 400, refusal(words)) is None
 
 
 def test_a_call_that_the_model_wrote_badly_is_asked_for_again() -> None:

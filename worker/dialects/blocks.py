@@ -316,6 +316,8 @@ class UserTurn:
     results: list[Result]
     parts: list[Part]
     """What follows them: pictures and files lifted out of the results, each under its label, then the rest."""
+    marks: list[Any] = attrs.Factory(list)
+    """The `cache_control` of each part's block, where it has one."""
     omitted: int = 0
     """How many pictures, files and unknown blocks are only named, for the log."""
 
@@ -334,17 +336,18 @@ def user_turn(blocks: Iterable[Block], names: dict[str, str], sight: Sight) -> U
     """
     results: list[Result] = []
     lifted: list[Part] = []
-    others: list[Part] = []
+    others: list[tuple[Part, Any]] = []
     counts: Counter[str] = Counter()
     for block in blocks:
         if block["type"] != "tool_result":
-            others.append(_seen(block, sight, counts))
+            others.append((_seen(block, sight, counts), block.get("cache_control")))
             continue
         call = _text(block.get("tool_use_id"))
         result, media = _flattened(block, call, names.get(call, ""), sight, counts)
         results.append(result)
         lifted += media
-    return UserTurn(results, [part for part in [*lifted, *others] if part], counts[_OMITTED])
+    said = [(part, mark) for part, mark in [*((one, None) for one in lifted), *others] if part]
+    return UserTurn(results, [part for part, _ in said], [mark for _, mark in said], counts[_OMITTED])
 
 
 _OMITTED = "omitted"

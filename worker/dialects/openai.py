@@ -8,6 +8,7 @@ bytes and the provider's prompt cache holds.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -94,9 +95,13 @@ def again(ask: Ask, terms: Terms, status: int, body: bytes) -> Terms | None:
     refused = terms.facts.get(quirks.REFUSED)
     known = refused if isinstance(refused, tuple) else ()
     name = errors.unsupported(status, body, [one for one in quirks.DISPENSABLE if one not in known])
-    if name is None:
+    if name is None or _BAD_SCHEMA.search(said.message):
         return None
     return attrs.evolve(terms, facts={**terms.facts, quirks.REFUSED: (*known, name)})
+
+
+_BAD_SCHEMA = re.compile(r"invalid (json )?schema", re.IGNORECASE)
+"""The schema is the client's own mistake; that others are taken need not be forgotten for it."""
 
 
 def headers(ask: Ask, terms: Terms, ways: Quirks) -> Headers:
@@ -173,7 +178,7 @@ class _Request:
         self._limit = _limit(ask, terms, ways, size)
         self._sight = _sight(terms, ways)
         self._caches = _caches(terms, ways)
-        self._automatic = self._mark(ask.body)
+        self._automatic = self._mark(ask.body.get("cache_control"))
         self.omitted = 0
         """Blocks that are only named; known once there is a body."""
         self._marks = MOST_BREAKPOINTS if self._automatic is None else MOST_BREAKPOINTS - 1
@@ -217,16 +222,27 @@ class _Request:
         if not text:
             return
         role = self._ways.system_role
-        marked = any(self._mark(block) for block in self._prepared.system_blocks)
-        if not marked or text != self._prepared.system:
+        if text != self._prepared.system:
             yield {"role": role, "content": text}
             return
-        parts = [_text_part(block["text"], self._mark(block)) for block in self._prepared.system_blocks]
-        yield {"role": role, "content": parts}
+        said = self._prepared.system_blocks
+        marks = [block.get("cache_control") for block in said]
+        yield {"role": role, "content": self._content([block["text"] for block in said], marks)}
 
-    def _mark(self, block: Message) -> Message | None:
+    def _content(self, parts: list[Part], marks: list[Any]) -> str | list[Message]:
+        """A text where there is only text: not every server reads lists.
+
+        Where marks count the texts stay apart, marked or not: the marks move on, and what they left behind must be
+        what was cached.
+        """
+        kept = [self._mark(mark) for mark in marks]
+        apart = len(parts) > 1 and self._caches
+        if not (apart or any(kept)) and all(isinstance(part, str) for part in parts):
+            return "\n\n".join(part for part in parts if isinstance(part, str))
+        return _marked([_part(part) for part in parts], kept)
+
+    def _mark(self, found: Any) -> Message | None:
         """Where the client wants the prompt cached up to; only some models take it, and fewer the time."""
-        found = block.get("cache_control")
         if not self._caches or not isinstance(found, dict):
             return None
         return found if self._ways.cache_ttl else {key: value for key, value in found.items() if key != "ttl"}
@@ -236,20 +252,18 @@ class _Request:
         found = blocks.user_turn(turn.blocks, names, self._sight)
         self.omitted += found.omitted
         marks = {
-            block.get("tool_use_id"): self._mark(block)
+            block.get("tool_use_id"): block.get("cache_control")
             for block in turn.blocks
             if block["type"] == "tool_result"
         }
         for result in found.results:
-            content = _content([result.text], marks.get(result.id))
+            content = self._content([result.text], [marks.get(result.id)])
             yield {"role": "tool", "tool_call_id": self._id(result.id), "content": content}
         if not found.parts:
             return
         if found.results and not self._ways.user_after_tool:
             yield {"role": "assistant", "content": CONTINUING}
-        last = turn.blocks[-1]
-        mark = None if last["type"] == "tool_result" else self._mark(last)
-        yield {"role": "user", "content": _content(found.parts, mark)}
+        yield {"role": "user", "content": self._content(found.parts, found.marks)}
 
     def _assistant(self, turn: Turn) -> Iterator[Message]:
         text = "\n\n".join(
@@ -361,7 +375,7 @@ class _Request:
         asked = asked if isinstance(asked, dict) else {}
         budget = asked.get("budget_tokens")
         wanted = self._ask.thinking != "none" and not self._prepared.prefill
-        if self._ask.max_tokens < self._ways.min_output:
+        if self._ask.max_tokens < max(self._ways.min_output, 2):
             wanted = False  # a probe; reasoning would eat all that it may say
         return Wish(
             wanted=wanted,
@@ -439,27 +453,22 @@ def _is_strict(schema: Any) -> bool:
 # --- parts ---------------------------------------------------------------------------------------------
 
 
-def _content(parts: list[Part], mark: Message | None) -> str | list[Message]:
-    """A text where there is only text: not every server reads lists."""
-    if mark is None and all(isinstance(part, str) for part in parts):
-        return "\n\n".join(part for part in parts if isinstance(part, str))
-    found = [_part(part) for part in parts]
-    if mark is not None and found[-1]["type"] == "text":
-        found[-1]["cache_control"] = mark
-    return found
+def _marked(parts: list[Message], marks: list[Message | None]) -> list[Message]:
+    """Only a text takes a mark; that of a picture or a file goes to the text before it."""
+    text: Message | None = None
+    for part, mark in zip(parts, marks, strict=True):
+        text = part if part["type"] == "text" else text
+        if mark is not None and text is not None:
+            text["cache_control"] = mark
+    return parts
 
 
 def _part(part: Part) -> Message:
     if isinstance(part, str):
-        return _text_part(part)
+        return {"type": "text", "text": part}
     if isinstance(part, Image | ImageUrl):
         return {"type": "image_url", "image_url": {"url": part.url}}
     return {"type": "file", "file": {"filename": part.name, "file_data": part.url}}
-
-
-def _text_part(text: str, mark: Message | None = None) -> Message:
-    found: Message = {"type": "text", "text": text}
-    return found if mark is None else found | {"cache_control": mark}
 
 
 # --- prompt caching --------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ REFUSED = "refused_parameters"
 DISPENSABLE = (
     "reasoning_effort", "chat_template_kwargs", "stream_options", "parallel_tool_calls", "session_id", "plugins",
     "top_k", "top_p", "temperature", "stop", "reasoning", "thinking", "max_tokens",
-    "reasoning_format", "service_tier",
+    "reasoning_format", "service_tier", "response_format",
 )  # fmt: skip
 """What a request can do without, or say in another way; a refusal that names one of them may be about it."""
 
@@ -120,6 +120,7 @@ class Quirks:
             self,
             max_tokens="max_completion_tokens" if "max_tokens" in refused else self.max_tokens,
             stops=0 if "stop" in refused else self.stops,
+            json="prompt" if "response_format" in refused else self.json,
             control="omit" if _CONTROLS.intersection(refused) else self.control,
             refused=tuple(one for one in refused if one != "max_tokens"),
         )

@@ -205,11 +205,14 @@ def _without_billing(text: str) -> str:
 
 def _reminder(content: Any) -> Block | None:
     """A system message of the middle, as Claude Code itself sends it to servers without that role."""
-    texts = [text_of(block) for block in _blocks_of(content) if block["type"] not in _OF_TOOLS]
-    text = "\n\n".join(text for text in texts if text.strip())
+    blocks = [block for block in _blocks_of(content) if block["type"] not in _OF_TOOLS]
+    text = "\n\n".join(filter(str.strip, map(text_of, blocks)))
     if not text:
         return None
-    return _text(f"<system-reminder>\n{text}\n</system-reminder>")
+    # Claude Code's own mark for the prompt's cache often stands here.
+    marks = [block["cache_control"] for block in blocks if "cache_control" in block]
+    mark = {"cache_control": marks[-1]} if marks else {}
+    return _text(f"<system-reminder>\n{text}\n</system-reminder>") | mark
 
 
 # --- history --------------------------------------------------------------------------------------
