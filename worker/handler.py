@@ -483,7 +483,7 @@ class Handler:
         finally:
             await source.aclose()
         if call.told is not None:
-            far.gauge.learn(estimate, call.told.said)
+            far.gauge.learn(estimate if source.prompt_tokens is None else source.prompt_tokens, call.told.said)
         return failure
 
     def _head(self, call: Call, ask: Ask, far: Far) -> Head:
@@ -696,6 +696,7 @@ class _Nothing:
         self._items: list[Item] | None = [Usage(output_tokens=0, cost_usd=0.0), Finish("max_tokens")]
         self.retries = 0
         self.remarks: Headers = []
+        self.prompt_tokens: int | None = None
 
     async def receive(self) -> list[Item] | None:
         await trio.lowlevel.checkpoint()

@@ -35,6 +35,10 @@ class Source(Protocol):
     def remarks(self) -> Headers:
         """What the head of the client's answer says of how it was asked, as far as that is known by now."""
 
+    @property
+    def prompt_tokens(self) -> int | None:
+        """An estimate of what the far side was sent; None: it was sent the request itself, or nothing yet."""
+
     async def receive(self) -> Sequence[Item] | None:
         """What came in together, at least one item; None: nothing more will come."""
 
@@ -96,6 +100,7 @@ class Paced:
         self._over = False
         self.retries = 0
         self.remarks: Headers = []
+        self.prompt_tokens: int | None = None
 
     async def receive(self) -> list[Item] | None:
         """Wait as the script says, then return what comes before its next pause."""

@@ -234,6 +234,7 @@ class _Answering:
         self.retries = 0
         """How often it was asked again, for whatever reason."""
         self.remarks: Headers = []
+        self.prompt_tokens: int | None = None
 
     async def receive(self) -> list[Item] | None:
         """What came in together; None when nothing more will."""
@@ -336,7 +337,7 @@ class _Answering:
         try:
             call = self._call(terms)
             self._tell(call)
-            self.remarks = call.remarks
+            self.remarks, self.prompt_tokens = call.remarks, call.prompt_tokens
             answer = self._answer = await self._send(call)
         except Refused as refused:
             return [refused.failure]

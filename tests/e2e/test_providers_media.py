@@ -142,6 +142,17 @@ def test_a_failure_is_said_in_its_place_and_in_the_log(here: Estate) -> None:
     assert "no such font" in logged
 
 
+def test_what_a_server_never_saw_does_not_make_its_counts_wrong(here: Estate) -> None:
+    """The client's own request holds a file of thousands of tokens, of which the model is told its name."""
+    port, words = here.up("plain/model"), "word " * 2000
+    before = post(port, msg(words), "/v1/messages/count_tokens").json["input_tokens"]
+    here.fr.say("ok", usage={"prompt_tokens": before})
+    assert post(port, msg([{"type": "text", "text": words}, pdf()])).status == 200
+    after = post(port, msg(words), "/v1/messages/count_tokens").json["input_tokens"]
+
+    assert after == pytest.approx(before, rel=0.05)
+
+
 def test_a_server_that_takes_files_gets_the_file(here: Estate) -> None:
     assert post(here.up("openrouter/model"), msg([pdf()])).status == 200
     [part] = here.fr.sent["messages"][-1]["content"]

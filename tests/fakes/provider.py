@@ -54,6 +54,7 @@ class FakeSource:
         self.closed = False
         self.retries = 0
         self.remarks: list[tuple[bytes, bytes]] = []
+        self.prompt_tokens: int | None = None
         self._steps = list(script)
 
     async def receive(self) -> list[Item] | None:

@@ -103,6 +103,7 @@ class Script:
         self.closed = 0
         self.retries = 0
         self.remarks: list[tuple[bytes, bytes]] = []
+        self.prompt_tokens: int | None = None
 
     def answer(self, ask: Ask) -> Script:
         self.asked.append(ask)
@@ -576,6 +577,17 @@ async def test_count_tokens_is_what_the_answer_says(bench: Bench) -> None:
     assert exchange.status == 200
     assert json.loads(exchange.sent) == {"input_tokens": 7}
     assert json.loads((await post(bench)).sent)["usage"]["input_tokens"] == 7
+
+
+async def test_the_estimate_learns_from_what_was_sent_not_from_what_was_asked(bench: Bench) -> None:
+    """A file that was only named counts thousands of tokens, and the provider has never seen it."""
+    script = play(bench, [Text("ok"), Usage(800, 1), Finish()])
+    script.prompt_tokens = 1000
+    await post(bench, "words " * 1500)
+    gauge = bench.handler._first.gauge
+
+    assert script.asked[0].input_tokens > 1300
+    assert gauge.tuned(1000) == 800
 
 
 @pytest.mark.parametrize(

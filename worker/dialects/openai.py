@@ -65,7 +65,7 @@ class OpenAI:
             (*prepared.notes, f"blocks only named: {request.omitted}") if request.omitted else prepared.notes
         )
         remarks = toolless.remarks(wanted, terms)
-        return Call(PATH, body, headers(ask, terms, ways), notes=notes, remarks=remarks)
+        return Call(PATH, body, headers(ask, terms, ways), notes=notes, remarks=remarks, prompt_tokens=size)
 
     def sight(self, terms: Terms) -> Sight:
         return _sight(terms, self.server.with_model(terms.model, terms.facts))

@@ -81,6 +81,8 @@ class Call:
     """What was left out or changed on the way, for the log: `dropped 2 images: no vision`."""
     remarks: Headers = attrs.field(factory=list)
     """What of it the head of the client's answer says."""
+    prompt_tokens: int | None = None
+    """An estimate of what is sent; the client's own request may hold files that are only named here."""
 
 
 class Decoder(Protocol):
