@@ -168,9 +168,10 @@ class Discovery:
         if self._facts is None and (last is None or (last.latency_ms or 0.0) < QUICK_MS):
             with trio.move_on_after(patience_s):
                 await self.condition()
-        return self._terms()
+        return self.known()
 
-    def _terms(self) -> Terms:
+    def known(self) -> Terms:
+        """What is known by now; nobody is asked."""
         spec, facts = self._place.spec, self._facts or Facts()
         options = spec.options
         named = options.capabilities
@@ -188,7 +189,7 @@ class Discovery:
 
     def sizes(self) -> Sizes:
         """What is known; nobody is asked."""
-        terms = self._terms()
+        terms = self.known()
         return Sizes(terms.options.num_ctx or terms.window, terms.max_output)
 
     def learn(self, facts: Mapping[str, object]) -> None:

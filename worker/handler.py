@@ -47,7 +47,7 @@ from .stats import Stats
 from .targets import Far, fars
 from .watch import Standing, Watch
 from .wire import asks, codec, sse
-from .wire.anthropic import Head, Stream, Whole
+from .wire.anthropic import Head, Stream, Turn, Whole
 from .wire.asks import Ask
 from .wire.items import Finish, Item, Usage
 
@@ -302,14 +302,15 @@ class Handler:
         if relay is not None and relay.forwards_all:
             await relay.messages(call, call.request, await _body(call))
             return
-        call.model, estimate = asks.count(await _body(call))
-        call.input_tokens = self._first.gauge.tuned(estimate)
+        ask = asks.count(await _body(call))
+        call.model = ask.model
+        call.input_tokens = await self._weighed(ask)
         await call.respond(200, [_JSON, self._first.truth], codec.dumps({"input_tokens": call.input_tokens}))
 
     async def _messages(self, call: Call, _: Route) -> None:
         body = await _body(call)
         call.asked_at = trio.current_time()
-        asked = self._read(call, body)
+        asked = await self._read(call, body)
         del body  # of a picture book it is large, and what translates has read it
         if asked.wants_nothing:
             await self._say_or_fail(call, await self._attempt(call, asked, self._first))
@@ -327,14 +328,18 @@ class Handler:
             while call.inside:
                 call.inside.pop().leave()
 
-    def _read(self, call: Call, body: bytes) -> _Asked:
+    async def _weighed(self, ask: Ask) -> int:
+        """The prompt in tokens, as the first target would be shown it and count it."""
+        return self._first.gauge.tuned(await self._first.provider.weigh(ask))
+
+    async def _read(self, call: Call, body: bytes) -> _Asked:
         """What must be known of a request before anybody is asked. Raises Refused."""
         most = self._gates.quota.max_context
         if self._first.relay is None:
             ask = asks.ask(body)
             call.know(model=ask.model, stream=ask.stream, subscription=False)
             asked = _Asked(body if self._keeps_bytes else b"", ask)
-            estimate = self._first.gauge.tuned(ask.input_tokens)
+            estimate = await self._weighed(ask) if most is not None else 0
         else:
             asked = _Asked(body)  # the relay says itself what it is
             estimate = self._counted(call, body) if most is not None else 0
@@ -343,9 +348,9 @@ class Handler:
         return asked
 
     def _counted(self, call: Call, body: bytes) -> int:
-        model, estimate = asks.count(body)
-        call.know(model=model, stream=peek(body).stream, subscription=False)
-        return estimate
+        ask = asks.count(body)
+        call.know(model=ask.model, stream=peek(body).stream, subscription=False)
+        return ask.input_tokens
 
     # --- waiting for a place ---
 
@@ -483,7 +488,9 @@ class Handler:
         finally:
             await source.aclose()
         if call.told is not None:
-            far.gauge.learn(estimate if source.prompt_tokens is None else source.prompt_tokens, call.told.said)
+            far.gauge.learn(
+                estimate if source.prompt_tokens is None else source.prompt_tokens, call.told.said
+            )
         return failure
 
     def _head(self, call: Call, ask: Ask, far: Far) -> Head:
@@ -514,7 +521,7 @@ class Handler:
     async def _plain(self, call: Call, head: Head, source: Source, far: Far) -> Failure | None:
         whole = Whole(head)
         call.tell(whole.turn)
-        while whole.failure is None and (items := await source.receive()) is not None:
+        while whole.failure is None and (items := await _received(source, whole.turn, far)) is not None:
             whole.feed(items)
             if whole.turn.blocks:
                 call.mark_first()
@@ -530,7 +537,7 @@ class Handler:
         call.tell(stream.turn)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep_alive, call)
-            failure = await _pump(call, stream, source)
+            failure = await _pump(call, stream, source, far)
             nursery.cancel_scope.cancel()
         return failure
 
@@ -673,9 +680,9 @@ class Handler:
     }
 
 
-async def _pump(call: Call, stream: Stream, source: Source) -> Failure | None:
+async def _pump(call: Call, stream: Stream, source: Source, far: Far) -> Failure | None:
     """From the provider to the client, until either has had enough. Returns what is left to say."""
-    while (items := await source.receive()) is not None:
+    while (items := await _received(source, stream.turn, far)) is not None:
         shown = stream.feed(items)
         # A real status is worth more than half an answer; once that is too late, all of it is said.
         if shown and (stream.failure is None or call.begun):
@@ -687,6 +694,14 @@ async def _pump(call: Call, stream: Stream, source: Source) -> Failure | None:
     if stream.failure is None:
         await call.end(last)
     return stream.failure
+
+
+async def _received(source: Source, turn: Turn, far: Far) -> Sequence[Item] | None:
+    """What came in together. What was sent for it may be less than the client's own request."""
+    items = await source.receive()
+    if source.prompt_tokens is not None:
+        turn.expected = far.gauge.tuned(source.prompt_tokens)
+    return items
 
 
 class _Nothing:

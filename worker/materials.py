@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+import attrs
 import trio
 
 from .contract import Options
@@ -58,6 +59,23 @@ class Materials:
             return ask
         return material.filled(ask, sight, self._wishes, await self._all(wanted))
 
+    async def filled(self, ask: Ask, sight: Sight) -> Ask:
+        """The request with what is here already; nothing is got for it."""
+        found: dict[Wanted, Found] = {}
+        for one in dict.fromkeys(material.wanted(ask, sight, self._wishes)):
+            kept = await self._kept(one)
+            if kept is not None:
+                found[one] = kept
+        return material.filled(ask, sight, self._wishes, found) if found else ask
+
+    def wider(self, sight: Sight) -> Sight:
+        """What can be shown in one form or another."""
+        return attrs.evolve(
+            sight,
+            documents=sight.documents or self._wishes.pdfs,
+            image_urls=sight.image_urls or self._wishes.images,
+        )
+
     async def _all(self, wanted: Counter[Wanted]) -> dict[Wanted, Found]:
         found: dict[Wanted, Found] = {}
         room, names = self._most, list(wanted)
@@ -84,9 +102,16 @@ class Materials:
                 nursery.start_soon(get, one)
         return got
 
-    async def _get(self, one: Wanted) -> Found:
+    async def _key(self, one: Wanted) -> str:
         # In a thread: the hash of many megabytes is longer than other streams should stand still.
-        key = await trio.to_thread.run_sync(material.key_of, one)
+        return await trio.to_thread.run_sync(material.key_of, one)
+
+    async def _kept(self, one: Wanted) -> Found | None:
+        key = await self._key(one)
+        return self._pictures.kept(key) if isinstance(one, ImageUrl) else self._texts.kept(key)
+
+    async def _get(self, one: Wanted) -> Found:
+        key = await self._key(one)
         if isinstance(one, ImageUrl):
             return await self._pictures.get(key, lambda: self._images.image(one.url))
         return await self._texts.get(key, lambda: self._extractor.text(one.data))

@@ -61,6 +61,9 @@ class Provider(Protocol):
     def sizes(self) -> Sizes:
         """What is known of the model's sizes by now."""
 
+    async def weigh(self, ask: Ask) -> int:
+        """An estimate of the prompt as the model would be shown it, by what is known now. Asks nobody."""
+
 
 class Echo:
     """The built-in provider: needs nothing, so nothing about it can be down."""
@@ -85,6 +88,10 @@ class Echo:
     def sizes(self) -> Sizes:
         """What is configured."""
         return Sizes(self._spec.options.context_window, self._spec.options.max_output_tokens)
+
+    async def weigh(self, ask: Ask) -> int:
+        """All of it is shown."""
+        return ask.input_tokens
 
 
 class Paced:

@@ -127,6 +127,10 @@ class Relay:
         """What is configured; Anthropic's own list says the rest."""
         return self._discovery.sizes()
 
+    async def weigh(self, ask: Ask) -> int:
+        """All of it is passed on."""
+        return ask.input_tokens
+
     async def messages(self, client: Client, request: Request, body: bytes) -> None:
         """A model request, or the count of one. The caller's own goes through also when it cannot be read."""
         try:

@@ -53,6 +53,11 @@ class Shelf(Generic[_T]):
             if not lock.locked():
                 self._getting.pop(key, None)
 
+    def kept(self, key: str) -> _T | Lacking | None:
+        """What stands there now; None: nothing."""
+        found = self._found(key)
+        return None if found is None else found.value
+
     def _found(self, key: str) -> _Kept[_T] | None:
         kept = self._kept.get(key)
         if kept is None:

@@ -153,6 +153,17 @@ def test_what_a_server_never_saw_does_not_make_its_counts_wrong(here: Estate) ->
     assert after == pytest.approx(before, rel=0.05)
 
 
+@pytest.mark.parametrize(("provider", "first", "then"), [("plain", 20, 20), ("reading", 2000, 4500)])
+def test_a_count_is_of_what_the_model_is_shown(here: Estate, provider: str, first: int, then: int) -> None:
+    """A file that is only named costs its name; one that is read out its text, once that is known."""
+    port, body = here.up(f"{provider}/model"), msg([pdf("word " * 5000, title=f"{provider}.pdf")])
+    counts = [post(port, body, "/v1/messages/count_tokens").json["input_tokens"]]
+    assert post(port, body).status == 200
+    counts.append(post(port, body, "/v1/messages/count_tokens").json["input_tokens"])
+
+    assert counts == pytest.approx([first, then], rel=0.5)
+
+
 def test_a_server_that_takes_files_gets_the_file(here: Estate) -> None:
     assert post(here.up("openrouter/model"), msg([pdf()])).status == 200
     [part] = here.fr.sent["messages"][-1]["content"]

@@ -23,6 +23,8 @@ class FakeProvider:
         self.sources: list[FakeSource] = []
         self.well = well or Condition(ok=True)
         self.doubt = trio.Event()
+        self.weight: int | None = None
+        """What every prompt is said to weigh."""
         self.refusal: Failure | None = None
         """Raised for every request, before anything is asked."""
         self._scripts = list(scripts)
@@ -41,6 +43,10 @@ class FakeProvider:
 
     def sizes(self) -> Sizes:
         return Sizes()
+
+    async def weigh(self, ask: Ask) -> int:
+        await trio.lowlevel.checkpoint()
+        return ask.input_tokens if self.weight is None else self.weight
 
     async def doubted(self) -> None:
         await self.doubt.wait()

@@ -182,7 +182,7 @@ def test_lone_surrogates_pass_through_to_the_answer() -> None:
 def test_counting_needs_no_max_tokens() -> None:
     body = {k: v for k, v in GOOD.items() if k != "max_tokens"}
 
-    assert asks.count(codec.dumps(body)) == ("m", ask().input_tokens)
+    assert asks.count(codec.dumps(body)).input_tokens == ask().input_tokens
 
 
 @pytest.mark.parametrize(

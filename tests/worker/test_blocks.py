@@ -14,10 +14,12 @@ from modelproxy.worker.dialects.blocks import (
     document_of,
     image_of,
     part_of,
+    prompt_tokens,
     result_text,
     text_of,
     user_turn,
 )
+from modelproxy.worker.wire import asks, codec
 
 PNG = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "iVBORw0K"}}
 LINK = {"type": "image", "source": {"type": "url", "url": "https://x.example/a.png"}}
@@ -214,6 +216,17 @@ def test_pictures_stay_with_their_result_where_its_message_takes_them() -> None:
     assert [len(one.images) for one in said.results] == [1, 1]
     assert said.parts[0] == "[document 1 from tool Read]"
     assert len(said.parts) == 2
+
+
+def test_a_prompt_weighs_what_the_model_is_shown() -> None:
+    contents: list[Any] = ["Hello", [PNG, PDF], [result("1", [PNG, PDF])]]
+    messages = [{"role": "user", "content": content} for content in contents]
+    ask = asks.ask(codec.dumps({"model": "m", "max_tokens": 1, "messages": messages}))
+    all_of_it = Sight(documents=True)
+
+    assert prompt_tokens(ask, all_of_it) == ask.input_tokens > 7000
+    assert 3000 < prompt_tokens(ask, Sight()) < 3100
+    assert 20 < prompt_tokens(ask, Sight(images=False)) < 100
 
 
 def test_lifted_pictures_of_an_unknown_tool_have_a_label() -> None:

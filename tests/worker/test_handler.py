@@ -126,6 +126,9 @@ class Script:
     async def aclose(self) -> None:
         self.closed += 1
 
+    async def weigh(self, ask: Ask) -> int:
+        return ask.input_tokens
+
 
 def play(bench: Bench, *steps: Step) -> Script:
     script = Script(*steps)
@@ -584,10 +587,20 @@ async def test_the_estimate_learns_from_what_was_sent_not_from_what_was_asked(be
     script = play(bench, [Text("ok"), Usage(800, 1), Finish()])
     script.prompt_tokens = 1000
     await post(bench, "words " * 1500)
-    gauge = bench.handler._first.gauge
 
     assert script.asked[0].input_tokens > 1300
-    assert gauge.tuned(1000) == 800
+    assert bench.handler._first.gauge.tuned(1000) == 800
+
+
+async def test_where_the_provider_counts_nothing_the_estimate_is_of_what_was_sent(bench: Bench) -> None:
+    answers = []
+    for stream in (False, True):
+        play(bench, [Text("ok"), Finish()]).prompt_tokens = 1000
+        answers.append(bytes((await post(bench, "words " * 1500, stream=stream)).sent))
+    events = [document for _, document in grammar.events(answers[1])]
+    counts = [json.loads(answers[0])["usage"], events[0]["message"]["usage"], events[-2]["usage"]]
+
+    assert [one["input_tokens"] for one in counts] == [1000] * 3
 
 
 @pytest.mark.parametrize(
@@ -1318,6 +1331,17 @@ async def test_a_prompt_over_the_limit_is_refused_in_the_words_that_make_clients
     assert re.fullmatch(r"prompt is too long: \d{3} tokens > 100 maximum", message)
     assert far.asked == []
     assert bench.line["model"] == "claude-x"
+
+
+async def test_what_the_model_is_not_shown_does_not_count_against_the_limit(bench: Bench) -> None:
+    far = FakeProvider(saying("yes"))
+    far.weight = 99
+    targets(bench, far, quota=Quota(max_context=100))
+    counted = FakeExchange(request("POST", "/v1/messages/count_tokens"), body=asking("word " * 500))
+    await bench.handler(counted)
+
+    assert (await post(bench, "word " * 500)).status == 200
+    assert json.loads(counted.sent) == {"input_tokens": 99}
 
 
 async def test_the_rate_is_counted_once_per_request_that_can_be_read(bench: Bench) -> None:

@@ -74,6 +74,27 @@ async def test_each_file_is_read_once(tmp_path: Path) -> None:
     assert (tmp_path / "runs").read_text() == "x\n" * 2
 
 
+async def test_what_is_here_already_can_be_had_without_getting_anything(tmp_path: Path) -> None:
+    made = Materials(Options(pdf_to_text=f"echo x >>{tmp_path}/runs; tr a-z A-Z"), silent)
+    first, both = asking(pdf("YWJj")), asking(pdf("YWJj"), pdf("ZGVm", "b.pdf"))
+    with trio.fail_after(LIMIT_S):
+        nothing = await made.filled(first, Sight())
+        await made.fill(first, Sight())
+        found = await made.filled(both, Sight())
+
+    assert nothing is first
+    assert shown(found) == ["a.pdf\nABC", "[PDF omitted: b.pdf, 3 bytes]"]
+    assert (tmp_path / "runs").read_text() == "x\n"
+
+
+def test_what_will_be_shown_in_another_form_is_shown() -> None:
+    blind = Sight(images=False, image_urls=False)
+    made = Materials(Options(pdf_to_text="cat"), silent)
+
+    assert made.wider(blind) == Sight(images=False, image_urls=False, documents=True)
+    assert fetching().wider(blind) == Sight(images=False, image_urls=True)
+
+
 async def test_one_that_cannot_be_read_spoils_no_other() -> None:
     made = Materials(Options(pdf_to_text="read line; test $line = abc && echo $line"), silent)
     with trio.fail_after(LIMIT_S):

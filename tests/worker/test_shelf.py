@@ -29,6 +29,18 @@ async def test_what_is_got_once_is_kept(autojump_clock: trio.testing.MockClock) 
     assert getting.times == 1
 
 
+async def test_whoever_only_looks_gets_what_is_there(autojump_clock: trio.testing.MockClock) -> None:
+    shelf = Shelf[str](100, len)
+    before = shelf.kept("k")
+    await shelf.get("k", Getting(Lacking("no")))
+
+    assert (before, shelf.kept("k")) == (None, Lacking("no"))
+
+    await trio.sleep(LACKING_S)
+
+    assert shelf.kept("k") is None
+
+
 async def test_two_who_ask_together_get_the_same(autojump_clock: trio.testing.MockClock) -> None:
     shelf, getting, found = Shelf[str](100, len), Getting("a", "b"), []
 

@@ -14,7 +14,9 @@ from typing import Any
 
 import attrs
 
+from modelproxy.worker import tokens
 from modelproxy.worker.wire import codec
+from modelproxy.worker.wire.asks import Ask
 
 from . import thinking
 
@@ -150,6 +152,17 @@ def _as_shown(block: Block, sight: Sight) -> Block:
         return block
     part = part_of(block, sight)
     return {"type": "text", "text": part} if isinstance(part, str) else block
+
+
+def prompt_tokens(ask: Ask, sight: Sight) -> int:
+    """The estimate of a request's prompt as a model with this sight would be shown it."""
+    messages = [
+        message | {"content": [as_shown(block, sight) for block in message["content"]]}
+        if isinstance(message["content"], list)
+        else message
+        for message in ask.messages
+    ]
+    return tokens.of_prompt(ask.body | {"messages": messages})
 
 
 def text_of(block: Block) -> str:

@@ -68,7 +68,9 @@ class Ollama:
         said = {key: value for key, value in body.items() if value is not None}
         notes = (*prepared.notes, f"blocks only named: {omitted}") if omitted else prepared.notes
         remarks = toolless.remarks(wanted, terms)
-        return Call("/api/chat", codec.dumps(said), _headers(terms), notes=notes, remarks=remarks, prompt_tokens=size)
+        return Call(
+            "/api/chat", codec.dumps(said), _headers(terms), notes=notes, remarks=remarks, prompt_tokens=size
+        )
 
     def sight(self, terms: Terms) -> Sight:
         return _sight(terms)

@@ -82,6 +82,8 @@ class Turn:
     def __init__(self, head: Head, sink: _Sink) -> None:
         self._head = head
         self._sink = sink
+        self.expected = head.input_tokens
+        """The estimate of the prompt; to be made better once it is known what is sent."""
         self._open: type[Text | Thinking | CallStart] | None = None
         self.blocks = 0
         """So many have begun."""
@@ -136,7 +138,7 @@ class Turn:
         said = self._usage
         output = tokens.of_bytes(self._output_bytes) if said.output_tokens is None else said.output_tokens
         return {
-            "input_tokens": self._head.input_tokens if said.input_tokens is None else said.input_tokens,
+            "input_tokens": self.expected if said.input_tokens is None else said.input_tokens,
             "output_tokens": output,
             "cache_creation_input_tokens": said.cache_creation_input_tokens,
             "cache_read_input_tokens": said.cache_read_input_tokens,
@@ -252,7 +254,7 @@ class Stream:
     def start(self) -> bytes:
         """The first event. To be sent before any other bytes, once."""
         usage = {
-            "input_tokens": self._head.input_tokens,
+            "input_tokens": self.turn.expected,
             "output_tokens": 0,
             "cache_creation_input_tokens": 0,
             "cache_read_input_tokens": 0,

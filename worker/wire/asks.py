@@ -82,10 +82,10 @@ def ask(data: bytes) -> Ask:
     )
 
 
-def count(data: bytes) -> tuple[str, int]:
-    """Read the body of `POST /v1/messages/count_tokens`: the model's name, the estimate. Raises Refused."""
+def count(data: bytes) -> Ask:
+    """Read the body of `POST /v1/messages/count_tokens`: a request for no answer. Raises Refused."""
     body = _checked(data)
-    return body["model"], _estimate(body)
+    return Ask(body=body, model=body["model"], max_tokens=0, stream=False, input_tokens=_estimate(body))
 
 
 def _estimate(body: dict[str, Any]) -> int:
