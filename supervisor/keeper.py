@@ -392,6 +392,7 @@ class Keeper:
             kept=unit.kept,
             idle=proxy.idle_since is not None,
             deaths=self._dated(unit),
+            past=unit.past,
         )
 
     def _dated(self, unit: Unit) -> list[Death]:
@@ -461,7 +462,7 @@ class Keeper:
         )
         unit.pid_file, unit.key_given, unit.kept = record.pid_file, record.key_given, record.kept
         unit.address_given = record.address_given
-        unit.listeners, unit.dated = listeners, dated
+        unit.listeners, unit.dated, unit.past = listeners, dated, record.past
         for worker in record.workers:
             self._recall_worker(unit, worker)
         self._mourn(unit, record.workers)
@@ -527,7 +528,7 @@ class Keeper:
             unit.handles[hello.generation] = handle
             self._start(unit, self._watch, unit, handle)
         handle.link = link
-        handle.tally = tally.greeted(handle.tally, hello)
+        handle.tally = tally.greeted(handle.tally, hello, self._now())
         known = unit.proxy.worker(hello.generation)
         if known is None or known.phase is Phase.ABSENT:
             self._adopt(unit, link)

@@ -24,7 +24,7 @@ from pathlib import Path
 import attrs
 import trio
 
-from . import forks, kernel, paths, tally
+from . import forks, kernel, paths
 from .channel import Link
 from .tally import Tally
 
@@ -264,7 +264,7 @@ def adopt(link: Link) -> Handle:
         kernel.start_time(pid),
         link.hello.token,
         link=link,
-        tally=tally.greeted(Tally(ready_at=link.hello.started_at or None), link.hello),
+        tally=Tally(ready_at=link.hello.started_at or None),
     )
 
 

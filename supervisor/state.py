@@ -16,6 +16,7 @@ from modelproxy.worker.contract import WorkerSpec, problems, strict_converter
 
 from . import paths
 from .facts import Care, Death
+from .tally import Tally
 
 VERSION = 1
 
@@ -58,6 +59,8 @@ class ProxyRecord:
     """Up, and without a worker until somebody comes."""
     deaths: list[Death] = attrs.Factory(list)
     """The last of them, `at` in seconds since the epoch: another supervisor has another clock."""
+    past: Tally = attrs.Factory(Tally)
+    """What its workers that have ended counted; those that live say so themselves."""
 
 
 @attrs.frozen

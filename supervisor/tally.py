@@ -62,8 +62,10 @@ def ended(past: Tally, tally: Tally) -> Tally:
     return attrs.evolve(total([past, tally]), in_flight=0, waiting=0, resting=())
 
 
-def greeted(known: Tally, hello: Hello) -> Tally:
+def greeted(known: Tally, hello: Hello, now: float) -> Tally:
     """With what it says when it dials."""
+    if hello.beat is not None:
+        return heard(known, hello.beat, now)
     return attrs.evolve(known, requests=hello.requests, in_flight=hello.in_flight, fallbacks=hello.fallbacks)
 
 

@@ -271,33 +271,6 @@ class WorkerSpec:
 
 
 @attrs.frozen
-class Hello:
-    """First message of a worker; its listening sockets travel with it."""
-
-    name: str
-    generation: int
-    pid: int
-    token: str = attrs.field(repr=False)
-    spec: WorkerSpec | None = None
-    """None: a newborn that asks for its spec."""
-    serving: bool = False
-    """True: it said `ready` to an earlier supervisor."""
-    draining: bool = False
-    started_at: float = 0.0
-    """Seconds since the epoch."""
-    requests: int = 0
-    in_flight: int = 0
-    fallbacks: int = 0
-    protocol: int = PROTOCOL
-    version: str = __version__
-
-
-@attrs.frozen
-class Ready:
-    """The listener is in the event loop: connections are being accepted."""
-
-
-@attrs.frozen
 class Beat:
     """Said by a task of the worker's event loop, so that it proves the loop is alive."""
 
@@ -327,6 +300,35 @@ class Beat:
     """Targets that failed and are left alone for now, each with its cause."""
     starved: str | None = None
     """What is missing to take the next one (descriptors, memory), in the system's words, while it is."""
+
+
+@attrs.frozen
+class Hello:
+    """First message of a worker; its listening sockets travel with it."""
+
+    name: str
+    generation: int
+    pid: int
+    token: str = attrs.field(repr=False)
+    spec: WorkerSpec | None = None
+    """None: a newborn that asks for its spec."""
+    serving: bool = False
+    """True: it said `ready` to an earlier supervisor."""
+    draining: bool = False
+    started_at: float = 0.0
+    """Seconds since the epoch."""
+    requests: int = 0
+    in_flight: int = 0
+    fallbacks: int = 0
+    beat: Beat | None = None
+    """All that it has counted, once it serves; an older worker says the three above only."""
+    protocol: int = PROTOCOL
+    version: str = __version__
+
+
+@attrs.frozen
+class Ready:
+    """The listener is in the event loop: connections are being accepted."""
 
 
 @attrs.frozen
@@ -482,8 +484,9 @@ def _decode(line: bytes, family: Any) -> Any:
 def warm() -> None:
     """Have cattrs write now what it writes when a class is first met: it takes longer than all else at a birth."""
     spec = WorkerSpec(name="-", model_id="-", provider="-", kind="echo", model="-", port=0)
-    words = (Ready(), Beat(0.0, 0, 0), Health(ok=True), Bye("-"))
-    for spoken in (Hello("-", 1, 1, "-"), Hello("-", 1, 1, "-", spec), *words):
+    beat = Beat(0.0, 0, 0)
+    words = (Ready(), beat, Health(ok=True), Bye("-"))
+    for spoken in (Hello("-", 1, 1, "-"), Hello("-", 1, 1, "-", spec, beat=beat), *words):
         decode_worker(encode(spoken, FromWorker))
     for told in (Welcome(spec), Welcome(), Drain(0.0), Reopen()):
         decode_supervisor(encode(told, FromSupervisor))

@@ -123,6 +123,7 @@ class Worker:
             requests=self._stats.requests,
             in_flight=self._stats.in_flight,
             fallbacks=self._stats.fallbacks,
+            beat=self._beat_now() if self._ready_at else None,
         )
 
     def _on_spec(self, spec: WorkerSpec) -> None:

@@ -30,6 +30,7 @@ from modelproxy.supervisor.protocol import (
     SetRequest,
     UpRequest,
 )
+from modelproxy.supervisor.tally import Tally
 from modelproxy.worker.contract import EXIT_CONFIG, Adjust, Beat, Bye, Drain, Front, Hello, Quota, Welcome
 
 MakeWorld = Callable[[], World]
@@ -651,6 +652,21 @@ async def test_a_survivor_is_adopted_with_its_sockets(make_world: MakeWorld) -> 
     survivor.die()
     await world.until(lambda: world.proxy().pid not in (None, 77))
     assert [one.fileno() for one in world.births[0].listeners] == [one.fileno() for one in brought]
+
+
+async def test_what_was_counted_outlives_the_supervisor(make_world: MakeWorld) -> None:
+    """What workers that have ended counted is on record; one that lives says its own with its first word."""
+    past = Tally(4, failures=1, cost_usd=0.5)
+    world, survivor = await start_with_survivor(make_world, past=past)
+    told = Beat(0.0, requests=3, in_flight=1, failures=2, cost_usd=0.25, last_error="timeout")
+    await survivor.dial(sockets.bind_loopback(0), spec=SPEC, serving=True, beat=told)
+    row = world.commands.rows()[0]
+
+    assert (row.requests, row.failures, row.cost_usd, row.last_error) == (7, 3, 0.75, "timeout")
+    survivor.die()
+    await world.until(lambda: world.proxy().pid not in (None, 77))
+    [found] = state.read(world.paths.state_file)
+    assert (found.past.requests, found.past.cost_usd, found.past.in_flight) == (7, 0.75, 0)
 
 
 async def test_a_survivor_that_never_dials_is_replaced(make_world: MakeWorld) -> None:

@@ -16,6 +16,7 @@ from fakes.story import SPEC
 from modelproxy.supervisor import state
 from modelproxy.supervisor.facts import Care, Death
 from modelproxy.supervisor.state import DaemonRecord, ProxyRecord, Saved, WorkerRecord
+from modelproxy.supervisor.tally import Tally
 from modelproxy.worker.contract import Limits
 
 WORKERS = [WorkerRecord(3, 77, 12345, "boot", "token", 1.5), WorkerRecord(4, None, None, "boot", "other")]
@@ -35,6 +36,7 @@ RECORD = ProxyRecord(
     address_given=False,
     idle=True,
     deaths=[Death(1.75e9, "SIGKILL", 3, 77, was_ready=True, lived_s=4.5), Death(1.76e9, "exit 1", 4)],
+    past=Tally(12, last_error="it said no", failures=2, cost_usd=0.25, unpriced=1),
 )
 SAVED = Saved(DaemonRecord(1, 2.0), [RECORD, attrs.evolve(RECORD, name="ü/☃", wanted=False, workers=[])], 3.0)
 

@@ -42,7 +42,9 @@ SPEC = WorkerSpec(
 HELLO = Hello("echo/demo", 3, 4711, "token", spec=SPEC, serving=True, started_at=1.5, requests=2, in_flight=1)
 SAID: list[FromWorker] = [
     HELLO,
-    attrs.evolve(HELLO, spec=None),
+    attrs.evolve(
+        HELLO, spec=None, beat=Beat(0.1, 2, 1, last_error="it said no", resting=["echo/demo: refused"])
+    ),
     Ready(),
     Beat(
         *(0.1, 2, 1, 3, 4, "it said no", 5),
