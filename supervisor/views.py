@@ -168,8 +168,14 @@ def _draining(proxy: Proxy, now: float, tallies: dict[int, Tally]) -> str:
     begun = [tally.oldest_since for tally in told if tally.oldest_since is not None and tally.in_flight]
     oldest = f" (oldest {span(now - min(begun))})" if begun else ""
     last = max(workers, key=lambda worker: worker.kill_by or 0.0)
-    hung = "".join(f"; g{worker.generation} is hung ({worker.hung})" for worker in workers if worker.hung)
-    return f"draining {sum(tally.in_flight for tally in told)} in flight{oldest}{_limit(last, now)}{hung}"
+    silent = "".join(_trouble(worker, now) for worker in workers)
+    return f"draining {sum(tally.in_flight for tally in told)} in flight{oldest}{_limit(last, now)}{silent}"
+
+
+def _trouble(worker: Worker, now: float) -> str:
+    """Of one that leaves: why it may not do so by itself."""
+    words = f"is hung ({worker.hung})" if worker.hung else _silence(worker, now)
+    return f"; g{worker.generation} {words}" if words else ""
 
 
 def _hung(proxy: Proxy, now: float, _: dict[int, Tally]) -> str:
@@ -253,7 +259,7 @@ def _next_ready(proxy: Proxy, now: float) -> str:
     if current is not None and _queue(current, now):
         return f"if it takes none for {policy.SILENCE_LIMIT_S:.0f} s it is taken for hung"
     if proxy.draining:
-        return "the older worker leaves when its requests are finished"
+        return _next_leaver(proxy, now, "the older worker leaves when its requests are finished")
     if proxy.idle_at is not None:
         return f"without a request it goes in {span(proxy.idle_at - now)}, until the next connection"
     if proxy.settled_at is not None and proxy.failures:
@@ -305,7 +311,17 @@ def _next_adopting(proxy: Proxy, now: float) -> str:
 
 
 def _next_draining(proxy: Proxy, now: float) -> str:
-    return "when its requests are finished it leaves; new connections are refused"
+    newcomers = "the next connection starts a worker" if proxy.is_up else "new connections are refused"
+    return f"{_next_leaver(proxy, now, 'when its requests are finished it leaves')}; {newcomers}"
+
+
+def _next_leaver(proxy: Proxy, now: float, usually: str) -> str:
+    """What becomes of those who only finish their requests; who is silent may never do so."""
+    if any(worker.hung for worker in proxy.draining):
+        return "the stacks of the threads of the one that hangs go to the log, then SIGKILL"
+    if any(_silent_for(worker, now) > _QUIET_S and not worker.traced for worker in proxy.draining):
+        return f"silent for {policy.SILENCE_LIMIT_S:.0f} s, the process of the one that leaves is looked at"
+    return usually
 
 
 def _next_stopped(proxy: Proxy, now: float) -> str:

@@ -175,6 +175,28 @@ def test_one_that_drains_and_is_silent_is_named() -> None:
     assert words(story) == "draining 9 in flight (oldest 4m20s), kill in 15m01s; g1 is hung (state T, idle)"
 
 
+def test_what_a_silent_one_that_drains_will_do_is_said() -> None:
+    """It will not leave by itself, whether another one serves or none is wanted."""
+    for goes, newcomers in ((fleet.Down(900.0), "; new connections are refused"), (fleet.Restart(900.0), "")):
+        story = Story().serve()
+        story(goes)
+        if not newcomers:
+            story.born(2)
+            story.ready(2)
+        story.wait(6.0)
+        if not newcomers:
+            story(fleet.Beaten(2))
+        assert "g1 silent 6.0s" in words(story).replace("g1 drains 2 (oldest 4m16s), silent", "g1 silent")
+        expected = "silent for 10 s, the process of the one that leaves is looked at"
+        assert views.forecast(story.proxy, story.now) == expected + newcomers
+        story.wait(4.0)
+        story(fleet.Examined(1, traced=False, busy=False, detail="state T, idle"))
+        if not newcomers:
+            story(fleet.Beaten(2))
+        expected = "the stacks of the threads of the one that hangs go to the log, then SIGKILL"
+        assert views.forecast(story.proxy, story.now) == expected + newcomers
+
+
 def test_what_hung_while_it_drained_is_not_the_proxy_s_last_death() -> None:
     story = Story().serve()
     story(fleet.Restart(900.0))
