@@ -237,6 +237,10 @@ class Commands:
         return found[0]
 
     def _unknown(self, target: str) -> Fault:
+        known_of = self.find(target, stopped=True) if target != "all" else []
+        if known_of:
+            unit = known_of[-1]
+            return Fault("unknown_proxy", f"{unit.proxy.name} is not up", f"proxyctl up {unit.proxy.said}")
         names = sorted(unit.proxy.name for unit in self._keeper.units.values() if unit.proxy.wanted)
         known = f"running: {', '.join(names)}" if names else "no proxy is running; proxyctl up provider/model"
         return Fault("unknown_proxy", f'there is no proxy "{target[:200]}"', known)

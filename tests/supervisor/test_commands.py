@@ -567,6 +567,20 @@ async def test_an_unknown_proxy_is_said_with_those_that_run(world: World, target
         world.commands.find_one(target)
 
 
+async def test_one_that_is_not_up_is_said_with_how_it_comes_back(world: World) -> None:
+    """By the name that `up` takes."""
+    configure(world, '[proxies.coder]\nmodel = "echo/demo"\n')
+    await up(world, "coder")
+    await world.commands.down("coder", DownRequest())
+    for call in (
+        partial(world.commands.set, "coder", SetRequest(rpm=3)),
+        partial(world.commands.restart, "coder", RestartRequest()),
+    ):
+        fault = await refused(call)
+        assert (fault.code, fault.message) == ("unknown_proxy", "coder is not up")
+        assert fault.hint == "proxyctl up coder"
+
+
 async def test_all_of_nothing_is_nothing(world: World) -> None:
     """Not an error: a script may say it at any time."""
     assert await world.commands.down("all", DownRequest()) == []
