@@ -320,14 +320,8 @@ def facts(view: dict[str, Any], now: float) -> Iterator[tuple[str, str]]:
     if view.get("targets"):
         places = [f"{one['name']} ({one['state']})" for one in view["targets"]]
         yield "leads to", ", ".join(map(cell, places))
-    if view.get("fallback"):
-        yield "falls back to", ", ".join(map(cell, view["fallback"]))
-    if view.get("resting"):
-        yield "left alone", ", ".join(map(cell, view["resting"]))
-    if view.get("limits"):
-        yield "limits", _limits(view)
-    if view.get("tokens") or view.get("token_required"):
-        yield "tokens", _tokens(view)
+    if view.get("state") != "stopped":  # what holds next time the next `up` says, and the configuration then
+        yield from _terms(view)
     if view.get("leases") or (view.get("wanted") and view.get("kept") is False):
         goes = "" if view.get("kept", True) else "; it goes with the last"
         yield "used by", count(view.get("leases", 0), "command") + goes
@@ -345,6 +339,18 @@ def facts(view: dict[str, Any], now: float) -> Iterator[tuple[str, str]]:
         yield "last error", cell(view["last_error"])
     if view.get("log"):
         yield "log", cell(view["log"])
+
+
+def _terms(view: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """On which terms it serves."""
+    if view.get("fallback"):
+        yield "falls back to", ", ".join(map(cell, view["fallback"]))
+    if view.get("resting"):
+        yield "left alone", ", ".join(map(cell, view["resting"]))
+    if view.get("limits"):
+        yield "limits", _limits(view)
+    if view.get("tokens") or view.get("token_required"):
+        yield "tokens", _tokens(view)
 
 
 def _numbers(view: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -310,6 +310,24 @@ def test_verbose_names_other_targets_and_limits() -> None:
     assert "falls back to" not in render.ps([view()], verbose=True)
 
 
+def test_a_stopped_one_has_no_terms() -> None:
+    """Its next `up` and the configuration then say them; those of its last run would be taken for them."""
+    terms: dict[str, Any] = {
+        "fallback": ["a/b"],
+        "limits": {"rpm": 60},
+        "tokens": ["ci"],
+        "resting": ["a/b: refused"],
+    }
+    labels = {label for label, _ in render.facts(view(state="stopped", **terms), 0.0)}
+
+    assert {label for label, _ in render.facts(view(**terms), 0.0)} - labels == {
+        "falls back to",
+        "limits",
+        "tokens",
+        "left alone",
+    }
+
+
 def test_verbose_tells_who_waits_and_who_is_left_alone() -> None:
     text = render.ps([view(in_flight=5, waiting=3, resting=["a/b: refused"])], verbose=True)
 
