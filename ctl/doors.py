@@ -48,11 +48,15 @@ def model_for(found: Settings, name: str, named: str | None) -> str | None:
         return named
     if found.wrong:
         raise bad_config(found.wrong)  # it may well stand in what cannot be read
-    for own in (found.table("models").get("default"), otherwise(found, table)):
+    default = found.table("models").get("default")
+    for own in (default, otherwise(found, table)):
         if own is not None and own not in NATIVE:
             return str(own)
+    said = "neither --model nor models.default names one"
+    if default is not None:
+        said = f'models.default = "{default}" leaves that to whoever asks: --model names none'
     raise usage(
-        f"{name} goes by the model that a request names, and neither --model nor models.default names one",
+        f"{name} goes by the model that a request names, and {said}",
         f'proxyctl ask {name} --model claude-sonnet-4-5 "Hello"; any alias or proxy will do as well',
     )
 

@@ -50,6 +50,13 @@ def test_the_model_that_is_asked_for(paths: Paths) -> None:
             doors.model_for(found, door, None)
 
 
+def test_a_default_that_names_no_model_is_not_called_missing(paths: Paths) -> None:
+    found = configured(paths, 'models.default = "claude"')
+
+    with pytest.raises(Fault, match='= "claude" leaves that to whoever asks'):
+        doors.model_for(found, "front", None)
+
+
 def test_a_default_may_stand_in_what_cannot_be_read(paths: Paths) -> None:
     found = configured(paths, 'models.default = "nosuch"')
 
