@@ -131,7 +131,7 @@ def ensure(paths: Paths, agent: str) -> tuple[dict[str, Any], list[str]]:
     meant = mean(settings.read(paths), agent)
     view = bring_up(paths, request(model=meant.target))
     more = {key: view[key] for key in ("pid", "port", "state", "reused")}
-    return {**routed(meant, view["url"]), "running": True, **more}, warnings
+    return {**routed(meant, view["url"]), "running": True, **more}, []  # told by who brought it up
 
 
 def proxies(paths: Paths) -> list[dict[str, Any]]:

@@ -88,8 +88,8 @@ def leased(paths: Paths, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
         lease.end()
 
 
-def take(paths: Paths, request: dict[str, Any]) -> Lease:
-    """A lease of the proxy that `request` (an UpRequest) means; starts the supervisor if none runs."""
+def take(paths: Paths, request: dict[str, Any], *, anywhere: bool = False) -> Lease:
+    """A lease of the proxy that `request` (an UpRequest) means, as `bring_up` does it."""
     taken: list[Held] = []
 
     def hold(wanted: dict[str, Any], limit_s: float) -> dict[str, Any]:
@@ -98,5 +98,5 @@ def take(paths: Paths, request: dict[str, Any]) -> Lease:
         taken.append(held)
         return dict(held.document["proxy"])
 
-    bring_up(paths, request, ask=hold)
+    bring_up(paths, request, anywhere=anywhere, ask=hold)
     return Lease(paths, taken[-1])

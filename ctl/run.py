@@ -126,18 +126,10 @@ def _up(paths: Paths, target: str, wish: Wish) -> tuple[dict[str, Any], leases.L
 
     Nobody but the command needs to know it; who runs the same at the same time is given the same proxy.
     """
-    try:
-        return _at(paths, request(model=target, port=wish.port, wait_s=wish.wait_s), wish)
-    except Fault as fault:
-        if fault.code != "port_in_use" or wish.port is not None:
-            raise
-    return _at(paths, request(model=target, port=0, wait_s=wish.wait_s), wish)
-
-
-def _at(paths: Paths, wanted: dict[str, Any], wish: Wish) -> tuple[dict[str, Any], leases.Lease | None]:
+    wanted = request(model=target, port=wish.port, wait_s=wish.wait_s)
     if wish.keep:
-        return bring_up(paths, wanted), None
-    lease = leases.take(paths, wanted)
+        return bring_up(paths, wanted, anywhere=True), None
+    lease = leases.take(paths, wanted, anywhere=True)
     return lease.view, lease
 
 

@@ -21,9 +21,17 @@ Ask = Callable[[dict[str, Any], float], dict[str, Any]]
 
 
 def bring_up(
-    paths: Paths, request: dict[str, Any], *, trust_project: bool = False, ask: Ask | None = None
+    paths: Paths,
+    request: dict[str, Any],
+    *,
+    trust_project: bool = False,
+    anywhere: bool = False,
+    ask: Ask | None = None,
 ) -> dict[str, Any]:
-    """The proxy's view once it is as `request` (an UpRequest) wants it; starts the supervisor if none runs."""
+    """The proxy's view once it is as `request` (an UpRequest) wants it; starts the supervisor if none runs.
+
+    `anywhere`: where the usual port is a stranger's, on any other.
+    """
 
     def put(wanted: dict[str, Any], limit_s: float) -> dict[str, Any]:
         path = f"/v1/proxies/{quote(wanted['model'])}"
@@ -43,6 +51,9 @@ def bring_up(
         except Fault as fault:
             if fault.code == "missing_api_key" and (richer := _with_key(request, fault)) is not None:
                 request = richer
+                continue
+            if fault.code == "port_in_use" and anywhere and "port" not in request:
+                request = {**request, "port": 0}
                 continue
             if fault.code not in ("stopping", "daemon_not_running") or time.monotonic() > deadline:
                 raise

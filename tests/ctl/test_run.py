@@ -83,14 +83,23 @@ def test_keep_leaves_it_up(run: Run, control: Control, script: Callable[..., lis
 
 @pytest.mark.parametrize("words", [[], ["--keep"]])
 def test_where_another_has_the_port_any_will_do(
-    run: Run, control: Control, script: Callable[..., list[str]], words: list[str], tmp_path: Path
+    run: Run,
+    control: Control,
+    script: Callable[..., list[str]],
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Quietly."""
+    """Quietly; and what is to be said of the project's file is said once."""
+    monkeypatch.chdir(tmp_path)
+    Path(".modelproxy.toml").write_text('[providers.work]\nkind = "openai"\nbase_url = "http://b"\n')
     control.once["PUT" if words else "POST"] = fault(409, "port_in_use", "Port 3456 is already in use")
     done = run("run", "echo/demo", *words, *script())
     asked = [body.get("port") for method, _, body in control.asked if method in ("PUT", "POST")]
 
-    assert (done.code, done.err, asked) == (7, "warning: mind the window\n", [None, 0])
+    assert (done.code, asked) == (7, [None, 0])
+    assert [line.partition(" is")[0] for line in done.err.splitlines()][1:] == ["warning: mind the window"]
+    assert done.err.count("config trust") == 1
     assert environment(tmp_path)["MODELPROXY_RUN"] == "echo/demo"
 
 
