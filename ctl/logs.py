@@ -71,10 +71,19 @@ def _with_a_log(paths: Paths, target: str) -> str:
     raise Fault("unknown_proxy", f'There is no proxy "{target}"', "proxyctl ps -a lists what there is")
 
 
-def events(paths: Paths, since: int, *, following: bool, as_json: bool) -> int:
-    """Print what happened; with `following` go on, over restarts of the supervisor too."""
+def events(paths: Paths, since: int, lines: int | None, *, following: bool, as_json: bool) -> int:
+    """Print what happened, all of it or the last `lines`; with `following` go on, over restarts of the
+    supervisor too.
+    """
     client = Client(paths)
     version = client.get("/v1/version")
+    if lines is not None:
+        past = list(client.stream(f"/v1/events?since={since}"))
+        for event in past[len(past) - min(lines, len(past)) :]:
+            _show(event, as_json=as_json)
+        if not following:
+            return EXIT_OK
+        since = max([since, *(int(event.get("seq", 0)) for event in past)])
     while True:
         for event in client.stream(f"/v1/events?since={since}" + ("&follow=1" if following else "")):
             since = max(since, int(event.get("seq", 0)))

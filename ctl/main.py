@@ -603,6 +603,9 @@ def usage(
 
 @app.command()
 def events(
+    lines: Annotated[
+        int | None, typer.Option("--lines", "-n", min=0, metavar="N", help="Only the last N of the past.")
+    ] = None,
     since: Annotated[int, typer.Option("--since", min=0, metavar="SEQ", help="Only later ones.")] = 0,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as things happen.")] = False,
     json: Json = False,
@@ -615,13 +618,14 @@ def events(
     \b
     Examples:
       proxyctl events
+      proxyctl events -n 20 -f
       proxyctl events -f --json
     """
     from modelproxy.supervisor.paths import find
 
     from .logs import events as print_events
 
-    return print_events(find(), since, following=follow, as_json=json)
+    return print_events(find(), since, lines, following=follow, as_json=json)
 
 
 @daemon_app.callback()

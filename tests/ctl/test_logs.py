@@ -131,11 +131,23 @@ def test_events(run: Run, control: Control) -> None:
     assert run("events", "--since", "1", "--json").json == happened(2)
 
 
-@pytest.mark.parametrize(("started_again", "expected"), [(False, [1, 2, 3]), (True, [1, 2, 1, 2, 3])])
+def test_the_last_events(run: Run, control: Control) -> None:
+    control.events = [happened(1), happened(2), happened(3)]
+
+    assert "number 3" in run("events", "-n", "1").out
+    assert "number 2" not in run("events", "-n", "1").out
+    assert (run("events", "-n", "0").out, run("events", "-n", "9").out.count("number")) == ("", 3)
+    assert run("events", "-n", "2", "--since", "2", "--json").json == happened(3)
+
+
+@pytest.mark.parametrize(
+    ("lines", "started_again", "expected"),
+    [(None, False, [1, 2, 3]), (None, True, [1, 2, 1, 2, 3]), (1, False, [2, 3])],
+)
 def test_followed_events_go_on_with_the_next_supervisor(
-    control: Control, started_again: bool, expected: list[int]
+    control: Control, lines: int | None, started_again: bool, expected: list[int]
 ) -> None:
-    """A new supervisor counts anew; the same one, after a broken connection, does not."""
+    """A new supervisor counts anew; the same one, after a broken connection or behind the last lines, does not."""
     control.events = [happened(1), happened(2)]
     seen: list[int] = []
 
@@ -158,6 +170,6 @@ def test_followed_events_go_on_with_the_next_supervisor(
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Over):  # noqa: PT012  # the patch must end with it
         patch.setattr(logs_module, "_show", until_three)
-        logs_module.events(control.paths, 0, following=True, as_json=False)
+        logs_module.events(control.paths, 0, lines, following=True, as_json=False)
 
     assert seen == expected
