@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from modelproxy.worker.dialects import ollama, thinking
 from modelproxy.worker.dialects.ollama import THINK, Ollama, again, facts_from, hopeless
 from modelproxy.worker.dialects.seam import Terms
+from modelproxy.worker.dialects.turns import SHORTEST_ANSWER
 from modelproxy.worker.failures import Failure, Kind, Refused
 from modelproxy.worker.wire import asks, codec
 from modelproxy.worker.wire import ollama as wire
@@ -227,7 +228,7 @@ def test_the_call_is_a_json_post_with_key_and_headers() -> None:
         ({}, 32000, 32000),
         ({"window": 8192}, 32000, 8192 - ollama.MARGIN - 5),
         ({"window": 8192}, 100, 100),
-        ({"window": 300}, 32000, ollama.SHORTEST_ANSWER),
+        ({"window": 300}, 32000, SHORTEST_ANSWER),
         ({"max_output": 512}, 32000, 512),
         ({"options": {"max_output_tokens": 400}}, 32000, 400),
         ({}, 0, 1),

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from modelproxy.worker.contract import Options
 from modelproxy.worker.dialects import quirks, thinking
-from modelproxy.worker.dialects.openai import OpenAI, Wish, again, clamped
+from modelproxy.worker.dialects.openai import MARGIN, OpenAI, Wish, again, clamped
 from modelproxy.worker.dialects.seam import Terms
 from modelproxy.worker.failures import Failure, Refused
 from modelproxy.worker.wire import asks, openai
@@ -221,6 +221,20 @@ def test_an_unknown_effort_says_nothing() -> None:
     assert "reasoning_effort" not in sent(ask(thinking={"type": "adaptive"}), known, "openai")
     assert clamped("high", ()) is None
     assert Wish(wanted=True, effort=None, budget=None, limit=1).budget is None
+
+
+@pytest.mark.parametrize(
+    ("room", "expected"),
+    [(20_000, 20_000 - 1000), (2000, 1000), (1000, 500), (300, 256), (0, 256), (-64, 256)],
+)
+def test_p25_near_the_end_of_the_window_there_is_still_an_answer(room: int, expected: int) -> None:
+    """One of a word or none is asked for again and again; a server that has no room says so, and a client compacts."""
+    request = ask(messages=[{"role": "user", "content": "word " * 22_320}], max_tokens=128_000)
+    size = request.input_tokens
+    window = size + MARGIN + room
+
+    assert size // 20 == 1000
+    assert sent(request, terms(window=window))["max_tokens"] == expected
 
 
 @pytest.mark.parametrize("limit", [1, 2])

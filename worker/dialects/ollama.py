@@ -33,12 +33,10 @@ from .blocks import Image, Sight, UserTurn, text_of, user_turn
 from .fences import Fences
 from .schemas import Profile, sanitise
 from .seam import Call, Headers, NewId, Terms
-from .turns import Block, Prepared, Turn, format_of, is_call, prepare
+from .turns import SHORTEST_ANSWER, Block, Prepared, Turn, format_of, is_call, prepare
 
 MARGIN = 64
 """Tokens of a window that templates and our estimate may need beyond the prompt."""
-SHORTEST_ANSWER = 256
-"""With less room the answer would be cut at once, and a client would ask again and again for the rest."""
 
 
 class Ollama:

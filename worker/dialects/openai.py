@@ -25,7 +25,7 @@ from .chunks import Decoder, Frame
 from .names import Names
 from .quirks import Quirks
 from .seam import Call, Headers, NewId, Terms
-from .turns import Prepared, Turn, format_of, is_call, prepare
+from .turns import SHORTEST_ANSWER, Prepared, Turn, format_of, is_call, prepare
 
 Message = dict[str, Any]
 
@@ -411,12 +411,14 @@ def _limit(ask: Ask, terms: Terms, ways: Quirks, size: int) -> int:
     if terms.max_output is not None:
         limits.append(terms.max_output)
     if terms.window is not None:
-        limits.append(terms.window - size - size // 20 - MARGIN)
+        room = terms.window - size - MARGIN
+        limits.append(max(room - min(size // 20, room // 2), SHORTEST_ANSWER))
     return max(min(limits), ways.min_output)
 
 
 MARGIN = 64
-"""Tokens that templates add around a prompt, beside the twentieth by which an estimate may be wrong."""
+"""Tokens that templates add around a prompt, beside the twentieth by which an estimate may be wrong (of what is left,
+no more than half: an answer of a word or none is asked for again and again, where a refusal lets a client compact)."""
 
 
 def _tool(names: Names, tool: Any, schema: Callable[[Any], schemas.Schema]) -> dict[str, Any]:

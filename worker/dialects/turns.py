@@ -35,6 +35,9 @@ Block = dict[str, Any]
 BILLING = "x-anthropic-billing-header:"
 """Begins a block that differs between requests of one session and says nothing to a model."""
 
+SHORTEST_ANSWER = 256
+"""With less room the answer would be cut at once, and a client would ask again and again for the rest."""
+
 NO_CONTENT = "(no content)"
 CONTINUED = "(conversation continues)"
 INTERRUPTED = "[no result: interrupted]"
