@@ -105,6 +105,17 @@ def test_the_structured_field_is_believed_before_the_status(error_type: str, kin
         (403, error("Not here", code="unsupported_country_region_territory"), Kind.FORBIDDEN),
         (403, b"<html><title>Blocked</title><body>Access denied</body></html>", Kind.FORBIDDEN),
         (400, error("This request requires more credits"), Kind.NO_CREDIT),
+        (
+            400,
+            {"code": "Client specified an invalid argument", "error": "Incorrect API key provided: na***ys."},
+            Kind.KEY_REJECTED,
+        ),
+        (
+            400,
+            [{"error": {"code": 400, "message": "API key not valid. Please pass a valid API key."}}],
+            Kind.KEY_REJECTED,
+        ),
+        (400, error("API key expired. Please renew the API key."), Kind.KEY_REJECTED),
         (400, [{"error": {"code": 429, "message": "x", "status": "RESOURCE_EXHAUSTED"}}], Kind.RATE_LIMITED),
         (404, {"object": "error", "message": "The model `x` does not exist.", "code": 404}, Kind.NOT_FOUND),
     ],

@@ -296,6 +296,8 @@ _TELLING = [
             r"no endpoints found for|is not a valid model|model\b.{0,80}\b(does not exist|not found)",
             Kind.NOT_FOUND,
         ),
+        # xAI and Google say 400 to a wrong key.
+        (r"\bapi key (is )?(not valid|invalid|expired)|\b(incorrect|invalid) api key", Kind.KEY_REJECTED),
         (r"requires? --jinja|--enable-auto-tool-choice", Kind.INVALID),
         (r"does(n't| not) support (tools|tool|function)", Kind.INVALID),
         (r"insufficient (credits?|balance|funds)|requires more credits", Kind.NO_CREDIT),
