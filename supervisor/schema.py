@@ -197,7 +197,7 @@ PROVIDER = Section(
         "pdf_to_text": Field(
             Text(),
             "a shell command that reads a PDF from its standard input and writes its text to its standard "
-            "output, within 20 s: what a model is shown of a PDF whose server takes no files",
+            "output, within 20 s and 4 GiB of memory: what a model is shown of a PDF whose server takes no files",
             example='"pdftotext -layout - -"',
             default="[a PDF is only named]",
             project="trusted",

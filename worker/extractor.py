@@ -2,8 +2,8 @@
 
 The command gets the file on its standard input and writes the text to its standard output. It belongs to the
 one who waits for it: when time is up, too much is said or the client leaves, it is killed with all that it
-started. It knows where programs and fonts are and nothing else of our environment: keys are none of its
-business, and neither is the way to a provider.
+started; processor time and memory of each process are bounded besides. It knows where programs and fonts are
+and nothing else of our environment: keys are none of its business, and neither is the way to a provider.
 """
 
 from __future__ import annotations
@@ -23,6 +23,12 @@ LIMIT_S = 20.0
 MOST_TEXT = 4 * 1024 * 1024
 """Bytes; no model reads more of one file."""
 MOST_AT_ONCE = 2
+MOST_CPU_S = 120
+"""Ends one that goes on for ever when whoever should end it has been killed."""
+MOST_MEMORY_KIB = 4 * 1024 * 1024
+"""A file of a few bytes may ask for all that there is, and the system would end whatever is largest."""
+_BOUNDED = f"{{ ulimit -t {MOST_CPU_S}; ulimit -d {MOST_MEMORY_KIB}; }} 2>/dev/null\n"
+"""In front of the command; where less is allowed already, that stays."""
 CUT = "\n[the rest is left out: the text is longer than 4 MiB]"
 _COMPLAINT = 300
 _LAST_COMPLAINT_S = 0.5
@@ -118,7 +124,7 @@ class _Said:
 async def _run(command: str, document: bytes, most: int) -> _Said:
     said = _Said(most)
     process = await trio.lowlevel.open_process(
-        command,
+        _BOUNDED + command,
         shell=True,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

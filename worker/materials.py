@@ -2,8 +2,8 @@
 
 Belongs to one target, like its settings. A request that needs nothing costs a look at its blocks. What cannot
 be had is said in its place; no request fails for it. What is had is bounded for one request as well: a file
-of a few bytes may hold megabytes, and an address of a few letters stands for a picture. The first of a history
-are served first, so that it renders the same when it has become longer.
+of a few bytes may hold megabytes, an address of a few letters stands for a picture, and a dead one for ten
+seconds. The first of a history are served first, so that it renders the same when it has become longer.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ MOST_IMAGES = 64 * 1024 * 1024
 """The same of pictures, in base64."""
 MOST_OF_A_REQUEST = 32 * 1024 * 1024
 """Characters of both that one request is filled with; as much as a client may send itself."""
+MOST_S = 60.0
+"""What one request waits for all that it needs; what has not come by then is tried in the next turn."""
 AT_ONCE = 4
 
 Log = Callable[..., None]
@@ -77,15 +79,17 @@ class Materials:
         )
 
     async def _all(self, wanted: Counter[Wanted]) -> dict[Wanted, Found]:
-        found: dict[Wanted, Found] = {}
+        late = Lacking(f"it did not come within the {MOST_S:g} s that one request waits")
+        found: dict[Wanted, Found] = dict.fromkeys(wanted, late)
         room, names = self._most, list(wanted)
-        for start in range(0, len(names), AT_ONCE):
-            few = names[start : start + AT_ONCE]
-            got = await self._few(few) if room >= 0 else {}
-            for one in few:
-                # What comes behind the first that had no room has none either, whatever its size.
-                room -= wanted[one] * _size(got[one]) if room >= 0 else 0
-                found[one] = got[one] if room >= 0 else self._too_much()
+        with trio.move_on_after(MOST_S):
+            for start in range(0, len(names), AT_ONCE):
+                few = names[start : start + AT_ONCE]
+                got = await self._few(few) if room >= 0 else {}
+                for one in few:
+                    # What comes behind the first that had no room has none either, whatever its size.
+                    room -= wanted[one] * _size(got[one]) if room >= 0 else 0
+                    found[one] = got[one] if room >= 0 else self._too_much()
         return found
 
     def _too_much(self) -> Lacking:

@@ -82,6 +82,11 @@ async def test_so_is_the_text() -> None:
     assert await said("yes é", most=7) == ("é\né" + CUT, [])
 
 
+async def test_so_are_its_processor_and_its_memory() -> None:
+    """Also when nobody is left who would end it."""
+    assert await said("ulimit -t; ulimit -d") == ("120\n4194304", [])
+
+
 async def test_complaints_without_end_hold_nothing_up() -> None:
     found, [line] = await said("head -c 1000000 /dev/zero | tr '\\0' x >&2; exit 1")
 

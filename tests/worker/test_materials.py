@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from fakes.upstream import Reply, Upstream
 
 from modelproxy.worker import materials
 from modelproxy.worker.contract import Options
 from modelproxy.worker.dialects.blocks import Image, Sight, part_of
+from modelproxy.worker.dialects.material import Lacking
 from modelproxy.worker.images import Images
 from modelproxy.worker.materials import Materials
 from modelproxy.worker.wire import asks, codec
@@ -138,6 +140,37 @@ async def test_a_request_is_filled_up_to_a_bound_from_its_beginning(more: int) -
 
         assert found == [SHOWN, SHOWN, *(words.format(url) for url in urls[2:])]
         assert len(far.requests) <= materials.AT_ONCE
+
+
+class Slow(Images):
+    """The first to be asked for something dead finds that all the time has gone."""
+
+    def __init__(self, clock: trio.testing.MockClock) -> None:
+        super().__init__(silent)
+        self._clock = clock
+        self.asked: list[str] = []
+
+    async def image(self, address: str) -> Image | Lacking:
+        await trio.lowlevel.checkpoint()
+        self.asked.append(address)
+        if self.asked.count("dead") == 1:
+            self._clock.jump(materials.MOST_S)
+            await trio.sleep_forever()
+        return SHOWN
+
+
+async def test_a_request_waits_for_so_long_and_goes_with_what_has_come(
+    mock_clock: trio.testing.MockClock,
+) -> None:
+    """Many dead addresses are ten seconds each; the next turn asks for what this one had no time for."""
+    images = Slow(mock_clock)
+    made = Materials(Options(fetch_images=True), silent, images=images)
+    ask = asking(*map(picture, "abcd"), picture("dead"), picture("e"))
+    turns = [shown(await made.fill(ask, Sight())) for _ in range(2)]
+
+    late = "[image omitted: {}: it did not come within the 60 s that one request waits]"
+    assert turns == [[SHOWN] * 4 + [late.format("dead"), late.format("e")], [SHOWN] * 6]
+    assert images.asked.count("a") == 1
 
 
 async def test_what_stands_there_twice_counts_twice() -> None:
