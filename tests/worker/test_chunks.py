@@ -246,6 +246,23 @@ def test_p43_a_call_behind_the_end_of_a_text_is_not_lost() -> None:
     assert items(said[0], frame=frame) == [Text("a"), Finish()]
 
 
+@pytest.mark.parametrize("frame", [Frame(Names([])), Frame(Names(["f"]), offered=("f",))])
+def test_p53_a_text_behind_the_word_for_the_end_is_not_lost(frame: Frame) -> None:
+    """Relays of Gemini have said it in every chunk: half an answer would look like the whole."""
+    said = [event("stop", content=word) for word in "ab"]
+    done = b"data: [DONE]\n\n"
+    end = Finish("max_tokens")
+
+    assert items(*said, event("length", content="c"), done, frame=frame) == [*map(Text, "abc"), end]
+    assert items(event("length", content="a"), event("stop"), done, frame=frame) == [Text("a"), end]
+    reader = decoder(frame=frame)
+    found = []
+    for body in (*said, done):
+        reader.feed(body)
+        found.append(reader.is_ending)
+    assert found == [True, False, True]
+
+
 def test_an_error_behind_an_end_that_waits_for_calls() -> None:
     """A whole answer is not lost to it; half a call is."""
     error = b'data: {"error":{"message":"no bill"}}\n\n'

@@ -80,7 +80,13 @@ def test_any_cut_of_the_bytes_gives_the_same_stream(case: Case, data: st.DataObj
 
 
 @settings(deadline=None, max_examples=200)
-@given(st.sampled_from([case for case in STREAMED if "failure" not in case.written]), st.data())
+@given(
+    st.sampled_from(
+        # A word for the end that comes too early, nobody can tell from the right one.
+        [case for case in STREAMED if "failure" not in case.written and case.path.stem != "P53-finish-twice"]
+    ),
+    st.data(),
+)
 def test_a_stream_that_ends_anywhere_is_never_a_false_end(case: Case, data: st.DataObject) -> None:
     """P46: before the server's word for its end there is an error, and no call has reached the client."""
     end = data.draw(st.integers(0, len(case.upstream)))

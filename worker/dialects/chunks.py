@@ -6,10 +6,9 @@ Three forms arrive with a status of 200: a stream of events, one JSON document (
 nobody), and pages of gateways. The first bytes tell which.
 
 Text and reasoning pass at once. Calls are kept until the server has said how it finished, and then come whole,
-last and repaired; without that word they never come, because half a call is not for executing. Where there are
-tools to call they wait for the stream's own end as well: some servers say the word in front of the last fragments.
-Without tools `Finish` is said in the moment it is read: what follows it is only the bill, and an answer must not
-be lost to a connection that breaks behind its end. An error anywhere before is a `Failure`.
+last and repaired; without that word they never come, because half a call is not for executing. The word itself
+waits for the stream's own end: some servers say it in front of the last fragments, or in every chunk. What breaks
+behind it takes no answer away that was whole. An error anywhere before is a `Failure`.
 """
 
 from __future__ import annotations
@@ -131,7 +130,7 @@ class Decoder:
 
     @property
     def is_ending(self) -> bool:
-        return self._over or self._answer.is_ending
+        return self._over or (self._answer.is_ending and not self._answer.is_early)
 
     @property
     def is_over(self) -> bool:
@@ -408,7 +407,9 @@ class _Answer:
         self._has_calls = False
         self._refused = False
         self._end_said: Finish | None = None
-        """How the server ended an answer of which more calls may come."""
+        """How the server has ended its answer, of which more may come: some say so in every chunk."""
+        self.is_early = False
+        """More came behind that word: it is no sign that the end is near, and a later one counts."""
         self._finished = False
         self.said_something = False
         self._spoke = False
@@ -419,9 +420,7 @@ class _Answer:
         items: list[Item] = []
         if self._held is not None:
             self._held.note(chunk.annotations, chunk.details)
-        if self._end_said is not None:
-            items += self._add_calls(self._news(chunk))
-        elif not self._finished:
+        if not self._finished:
             items += self._say(chunk)
         items += self.count(chunk.usage)
         if chunk.finish or is_whole:
@@ -481,6 +480,8 @@ class _Answer:
 
     def _say(self, chunk: Chunk) -> list[Item]:
         chunk = self._news(chunk)
+        if self._end_said is not None and (chunk.text or chunk.refusal or chunk.reasoning or chunk.fragments):
+            self.is_early = True
         items = self._reasoning.add(chunk.reasoning, chunk.details)
         text = chunk.text + "[image omitted: only text can be passed on]" * chunk.images
         if text:
@@ -610,7 +611,7 @@ class _Answer:
     # --- the end ---
 
     def _end(self, chunk: Chunk, *, is_whole: bool) -> list[Item]:
-        if self.is_ending:
+        if self._finished or (self._end_said is not None and not self.is_early):
             return []
         word = chunk.finish or "stop"
         if word in BREAKS:
@@ -620,7 +621,7 @@ class _Answer:
                 Failure(Kind.PROVIDER, f"{self._name}, model {self._terms.model}: ended with {word[:80]!r}")
             ]
         end = self._meant(FINISHES.get(word, "end_turn"), word, chunk)
-        if is_whole or not (self._calls or self._frame.offered or self._frame.search):
+        if is_whole:
             return self.finish(end)
         self._end_said = end
         return []
