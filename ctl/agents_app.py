@@ -128,7 +128,7 @@ def list_(json: Json = False) -> int:
     if json:
         say_json(rows)
         return EXIT_OK
-    if not rows:
+    if not rows and not warnings:
         talk("no agent has an entry; proxyctl agents set AGENT MODEL")
     shown = [(row["agent"], _meaning(row), _place(row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
@@ -191,7 +191,8 @@ def _answer(answer: dict[str, object], warnings: list[str], *, json: bool) -> in
     if json:
         say_json(answer)
     else:
-        say(str(answer.get("banner") or "no proxy: nothing is configured that can be used"))
+        why = "what is configured cannot be used" if warnings else "nothing is configured"
+        say(str(answer.get("banner") or f"no proxy: {why}"))
     return EXIT_OK
 
 

@@ -67,12 +67,22 @@ def model(
         return model_id
     if seen is not None and seen.matches:
         raise discovered.ambiguous(text, seen.matches)
+    if (uses := found.table("models", "agents").get(text)) is not None:
+        raise Fault("bad_model_id", f'Invalid model "{text}". {typed.MODEL_FORM}', _agents(text, uses))
     known = [*words, *names, *proxies, *([FRONT] if close(text, [FRONT]) else [])]
     known += seen.known if seen is not None else ()
     hints = [aliases.unknown(text, known) if known else f"for example ollama/{text}"]
     hints += seen.silent if seen is not None else ()
     hints += [] if base_url is None else [f"with --base-url say the provider too, like openai/{text}"]
     raise Fault("bad_model_id", f'Invalid model "{text}". {typed.MODEL_FORM}', "; ".join(hints))
+
+
+def _agents(name: str, model: str) -> str:
+    from modelproxy.supervisor.schema import NATIVE
+
+    if model in NATIVE:
+        return f"{name} is the name of an agent, which uses its own model, without a proxy"
+    return f"{name} is the name of an agent: name its model, {model}, or say proxyctl agents ensure {name}"
 
 
 def target(paths: Paths, text: str) -> str:

@@ -92,6 +92,20 @@ def test_s1_a_file_that_cannot_be_used(run: Run, file: Path, text: str, line: in
     assert f"warning: {file}:{line}: " in ran.err
 
 
+@pytest.mark.parametrize("name", ["resolve", "ensure"])
+def test_a_file_that_cannot_be_used_is_not_taken_for_none(
+    run: Run, file: Path, here: Path, name: str
+) -> None:
+    """Nor is a project's, beside a good one; and nobody is told to make entries in it."""
+    (here / ".modelproxy.toml").write_text("a = 1\n")
+    ran = run("agents", name, "code-reviewer")
+
+    assert (ran.code, ran.out) == (0, "no proxy: what is configured cannot be used\n")
+    assert ran.err.startswith(f"warning: {here}/.modelproxy.toml:1: a: ")
+    file.write_text("= =")
+    assert "has an entry" not in run("agents", "list").err
+
+
 def test_s1_no_agent(run: Run) -> None:
     ran = run("agents", "resolve", "--json")
 

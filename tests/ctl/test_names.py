@@ -59,6 +59,25 @@ def test_s105_a_word_that_nothing_has_starts_no_supervisor(run: Run, paths: Path
     assert not paths.control_socket.exists()
 
 
+@pytest.mark.parametrize(
+    ("model", "hint"),
+    [
+        ("local", "rev is the name of an agent: name its model, local, or say proxyctl agents ensure rev"),
+        ("claude", "rev is the name of an agent, which uses its own model, without a proxy"),
+    ],
+)
+@pytest.mark.parametrize("words", [("models", "test"), ("up",)])
+def test_an_agents_name_is_no_models(
+    run: Run, paths: Paths, words: tuple[str, ...], model: str, hint: str
+) -> None:
+    """It was taken for a model that Ollama might have."""
+    with paths.config_file.open("a") as file:
+        file.write(f'[models.agents]\nrev = "{model}"\n')
+    error = run(*words, "rev", "--json").json["error"]
+
+    assert (error["code"], error["hint"]) == ("bad_model_id", hint)
+
+
 def test_a_fallback_may_be_whatever_up_takes(run: Run, control: Control) -> None:
     said = ["local", "gpt-5", "coder", "anthropic", "ollama/z"]
     words = [word for one in said for word in ("--fallback", one)]
