@@ -124,15 +124,12 @@ def text_of(file: Path) -> str:
         raise _not_utf8(file, error) from None
     except reading.ConfigError as error:
         hint = "mend it, or move it away; it was left as it is"
-        raise Fault(
-            "bad_config", f"{file}:{error.problems[0].line}: {error.problems[0].text}", hint
-        ) from None
+        raise Fault("bad_config", error.told(file), hint) from None
     return text
 
 
 def _not_utf8(file: Path, error: UnicodeDecodeError) -> Fault:
-    problem = reading.not_utf8(error)
-    return Fault("bad_config", f"{file}:{problem.line}: {problem.text}", "it was left as it is")
+    return Fault("bad_config", reading.placed(file, reading.not_utf8(error)), "it was left as it is")
 
 
 def refuse_new_mistakes(old: str, new: str) -> None:
@@ -187,7 +184,8 @@ def edit(file: Path) -> bool:
     if problems:
         hint = f"{file} is as it was; proxyctl config edit goes on with your text, which is in {copy}"
         unchanged = _nothing_typed(copy, given, resumed=resumed)
-        raise usage("\n".join(map(str, problems)), "nothing was changed" if unchanged else hint)
+        told = "\n".join(reading.placed(file if unchanged else copy, one) for one in problems)
+        raise usage(told, "nothing was changed" if unchanged else hint)
     with alone(file):
         if (now := text_or_nothing(file)) != old:
             replace(_begun_from(copy), now)

@@ -108,8 +108,7 @@ def show(fault: Fault, *, as_json: bool) -> int:
     if as_json:
         say_json(fault.document())
     else:
-        # Of a file with several mistakes each is read, and mended, by itself.
-        talk(f"error: {fault.message.replace('; line ', chr(10) + '  line ')}")
+        talk(f"error: {fault.message}")
         if fault.hint:
             talk(f"hint: {fault.hint}")
     return fault.exit_code

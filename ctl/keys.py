@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import re
-import tomllib
 from pathlib import Path
 from typing import Any
+
+from modelproxy.supervisor.keys import SpoiltError, kept
 
 from .faults import Fault, usage
 from .files import alone, replace
@@ -52,13 +53,9 @@ def masked(file: Path) -> list[dict[str, Any]]:
 
 def read(file: Path) -> dict[str, str]:
     try:
-        document = tomllib.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise Fault("bad_config", f"{file} cannot be read: {error.strerror}", _MEND) from None
-    except ValueError:
-        raise Fault("bad_config", f"{file} is not TOML", _MEND) from None
+        document = kept(file)
+    except SpoiltError as error:
+        raise Fault("bad_config", str(error), _MEND) from None
     if not all(isinstance(key, str) for key in document.values()):
         what = f'{file} has something else in it than lines like openrouter = "…"'
         raise Fault("bad_config", what, _MEND)

@@ -106,7 +106,7 @@ def in_words(error: Exception, patience_s: float) -> str:
 def _offers(name: str, one: Provider, paths: Paths, patience_s: float) -> list[dict[str, Any]]:
     if one.base_url is None:
         return []
-    key = fetch(one.key) or stored(paths.keys_file, name)
+    key = fetch(one.key) or stored(paths.keys_file, name, needed=one.needs_key)
     path, listing, headers = _QUESTIONS.get(one.kind, _QUESTIONS["openai"])
     sent = {**headers, **({"Authorization": f"Bearer {key}"} if key else {}), **one.options.headers}
     if one.kind == "anthropic" and key:
@@ -182,7 +182,7 @@ def key_of(paths: Paths, name: str, one: Provider) -> KeyFound:
                 return KeyFound(words, found)
         if one.key.command is not None:
             return KeyFound(f"command {one.key.command.split()[0]}")
-        found = stored(paths.keys_file, name)
+        found = stored(paths.keys_file, name, needed=one.needs_key)
     except KeyUnavailableError as error:
         return KeyFound(trouble=error.told(name)[0])
     return KeyFound() if found is None else KeyFound("keys.toml", found)

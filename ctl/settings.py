@@ -19,7 +19,16 @@ import attrs
 
 from modelproxy.supervisor import aliases, layers
 from modelproxy.supervisor.paths import Paths
-from modelproxy.supervisor.reading import ConfigError, Problem, checked, line_of, load, not_utf8, shown
+from modelproxy.supervisor.reading import (
+    ConfigError,
+    Problem,
+    checked,
+    line_of,
+    load,
+    not_utf8,
+    placed,
+    shown,
+)
 from modelproxy.supervisor.schema import dotted
 from modelproxy.supervisor.toml_lines import Path as Key
 from modelproxy.supervisor.toml_lines import lines_of
@@ -39,8 +48,7 @@ class Wrong:
     problem: Problem
 
     def __str__(self) -> str:
-        line = f":{self.problem.line}" if self.problem.line is not None else ""
-        return f"{self.file}{line}: {attrs.evolve(self.problem, line=None)}"
+        return placed(self.file, self.problem)
 
 
 @attrs.frozen
@@ -96,15 +104,16 @@ class Settings:
         return {key: value for key, value in (here or {}).items() if value is not None}
 
 
-def read(paths: Paths, *, trust_project: bool = False) -> Settings:
-    """Everything that says something here, in this folder and this shell."""
+def read(paths: Paths, *, trust_project: bool = False, file: Path | None = None) -> Settings:
+    """Everything that says something here, in this folder and this shell; `file`: another project's."""
     wrong: list[Wrong] = []
     warnings: list[str] = []
-    own, project, shell = _file(paths.config_file, wrong), _project(wrong), layers.environment(os.environ)
+    file = file or project_file()
+    own, project, shell = _file(paths.config_file, wrong), _file(file, wrong), layers.environment(os.environ)
     environment = layers.Layer("environment", shell) if shell else None
     held = Withheld()
     if project is not None:
-        trusted = trust_project or is_trusted(paths, project_file())
+        trusted = trust_project or is_trusted(paths, file)
         project, environment, held = _by_trust(own, project, environment, warnings, trusted=trusted)
     present = [layer for layer in (own, project, environment) if layer is not None]
     values, problems = checked(_merged(present))
@@ -150,10 +159,6 @@ def project_file() -> Path:
         return Path.cwd() / PROJECT_FILE
     except OSError:  # the present folder has been removed
         return Path("/") / PROJECT_FILE
-
-
-def _project(wrong: list[Wrong]) -> layers.Layer | None:
-    return _file(project_file(), wrong)
 
 
 def _by_trust(
@@ -239,14 +244,28 @@ def trusted(paths: Paths) -> dict[str, str]:
 
 
 def trust(paths: Paths, file: Path, *, wanted: bool = True) -> None:
-    known = {path: digest for path, digest in trusted(paths).items() if path != str(file.resolve())}
+    known, place = trusted(paths), str(file.resolve())
     if wanted:
         try:
-            known[str(file.resolve())] = _digest(file)
+            known[place] = _digest(file)
         except OSError as error:
             hint = f"a project says its own in {PROJECT_FILE}, in the folder where you are"
             raise Fault("usage", f"{file} cannot be read: {error.strerror}", hint) from None
+        _refuse_mistakes(paths, file)
+    elif known.pop(place, None) is None:
+        hint = f"trusted are {', '.join(known)}" if known else "no file is trusted"
+        raise Fault("not_set", f"{file} was not trusted", hint)
     replace(paths.trust_file, json.dumps(known, indent=1) + "\n")
+
+
+def _refuse_mistakes(paths: Paths, file: Path) -> None:
+    wrong = read(paths, trust_project=True, file=file).wrong
+    if any(one.file == str(file) for one in wrong):
+        fault = bad_config(wrong)
+        fault.hint = (
+            "mend it first, for trust ends when the file changes; proxyctl config validate checks all of it"
+        )
+        raise fault
 
 
 def _digest(file: Path) -> str:

@@ -67,8 +67,7 @@ def listed(paths: Paths) -> list[dict[str, Any]]:
     try:
         config = parse(config_file.text_of(paths.config_file))
     except ConfigError as error:
-        hint = "proxyctl config validate tells the lines"
-        raise Fault("bad_config", f"{paths.config_file}: {error}", hint) from None
+        raise Fault("bad_config", error.told(paths.config_file), "mend it and say it again") from None
     return [_row(name, token) for name, token in sorted(config.tokens.items())]
 
 

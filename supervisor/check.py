@@ -50,7 +50,9 @@ def _problems() -> Iterator[str]:
         config.parse(where.config_file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         pass
-    except (OSError, ValueError, config.ConfigError) as error:
+    except config.ConfigError as error:
+        yield f"it cannot use {error.told(where.config_file)}"
+    except (OSError, ValueError) as error:
         yield f"it cannot use {where.config_file}: {error}"
 
 

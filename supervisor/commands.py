@@ -9,6 +9,7 @@ import socket
 import traceback
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import attrs
@@ -53,7 +54,7 @@ from .protocol import (
     Stopped,
     UpRequest,
 )
-from .reading import not_utf8
+from .reading import not_utf8, placed
 from .tally import Tally
 from .upkeep import Unit
 
@@ -269,7 +270,8 @@ class Commands:
             found = fleet.KeySought(await self._with_keys(proxy.spec))
         except Fault as fault:
             again = f"proxyctl up {proxy.said}"
-            found = fleet.KeySought(None, f"{fault.message}: {fault.hint}; then {again}")
+            first = fault.message.partition("\n")[0]  # of a file with several mistakes
+            found = fleet.KeySought(None, f"{first}: {fault.hint}; then {again}")
         except Exception as error:  # whatever a user's key command leads to: one proxy's trouble
             found = fleet.KeySought(None, f"its key cannot be fetched: {type(error).__name__}")
             self._log(f"{proxy.name}: internal error\n{traceback.format_exc()}")
@@ -327,13 +329,13 @@ class Commands:
         options = route.options
         targets = self._targets(request, route, config)
         allowed = access.to(route.proxy or route.model_id, route.model_id, config)
+        given = request.api_key or request.fallback_keys.get(route.name)
+        key = given or await self._key_for(route, replace=request.replace)
         return _Order(
             spec=attrs.evolve(
                 routes.spec(route),
                 base_url=(request.base_url or route.base_url or "").rstrip("/") or None,
-                api_key=request.api_key
-                or request.fallback_keys.get(route.name)
-                or await self._key_for(route, replace=request.replace),
+                api_key=key,
                 grace_s=_first(request.grace_s, options.grace_s, DEFAULT_GRACE_S),
                 fallback=[await self._target(request, route, one) for one in targets],
                 quota=quotas.granted(request, quotas.granted(options, Quota(access=allowed))),
@@ -342,7 +344,18 @@ class Commands:
             care=_care(options, Care()),
             port=options.port if request.port is None else request.port,
             default_port=config.default_port,
+            notes=[] if key else await self._without_key(route),
         )
+
+    async def _without_key(self, route: routes.Route) -> list[str]:
+        """What to say where a file of keys is spoilt that has none for this one, as far as can be seen."""
+        if route.base_url is None:
+            return []
+        try:
+            await trio.to_thread.run_sync(keys.kept, self._paths.keys_file)
+        except keys.SpoiltError as error:
+            return [f"{error}; {route.name} does not stand there, and goes without a key"]
+        return []
 
     def _targets(self, request: UpRequest, route: routes.Route, config: Config) -> list[routes.Route]:
         texts = self._wanted_targets(request, route) or ()
@@ -402,7 +415,7 @@ class Commands:
         except FileNotFoundError:
             text = ""
         except UnicodeDecodeError as error:
-            raise Fault("bad_config", f"{where}: {not_utf8(error)}", _MEND) from None
+            raise Fault("bad_config", placed(where, not_utf8(error)), _MEND) from None
         except OSError as error:
             raise Fault("bad_config", f"{where} cannot be read: {error.strerror}") from None
         try:
@@ -410,12 +423,12 @@ class Commands:
             if not overlay:
                 return config
         except ConfigError as error:
-            raise Fault("bad_config", f"{where}: {error}", _MEND) from None
+            raise Fault("bad_config", error.told(where), _MEND) from None
         try:
             return configuration.build(layers.merged(configuration.load(text), overlay))
         except ConfigError as error:
             raise Fault(
-                "bad_config", f"the project's file: {error}", "proxyctl config validate tells the lines"
+                "bad_config", error.told("the project's file"), "proxyctl config validate tells the lines"
             ) from None
 
     async def _key_for(self, route: routes.Route, *, replace: bool) -> str | None:
@@ -441,7 +454,10 @@ class Commands:
         try:
             key = await trio.to_thread.run_sync(keys.fetch, route.provider.key, limiter=self._key_threads)
             if key is None and route.base_url is not None:  # else there is nobody to send it to
-                key = await trio.to_thread.run_sync(keys.stored, self._paths.keys_file, route.name)
+                look = partial(
+                    keys.stored, self._paths.keys_file, route.name, needed=route.provider.needs_key
+                )
+                key = await trio.to_thread.run_sync(look)
         except keys.KeyUnavailableError as error:
             what, helps = error.told(route.name)
             raise Fault("missing_api_key", f"{route.name}: {what}", helps) from None

@@ -62,6 +62,8 @@ class Following:
         self._one_at_a_time = trio.Lock()
         self._bad: list[str] = []
         self._troubles: list[str] = []
+        self._behind: dict[str, Config] = {}
+        """Who goes on as it was, for some trouble, and what the file said then."""
         self._key_troubles: list[str] = []
         self._spawn: str | None = None
         """As it was said when the supervisor started, which is when it counts."""
@@ -177,10 +179,12 @@ class Following:
             old, self._config = self._config, config
             self._spawn = config.spawn if old is None else self._spawn
             self._good.set()
-            touched, others = await self._differing(old, config) if old != config else ([], [])
+            # What was in the way may be gone: a file of keys that is mended.
+            again = bool(self._troubles) and keys is not Keys.NONE
+            touched, others = await self._differing(old, config) if old != config or again else ([], [])
             if old is not None:
                 touched += await self._renew_keys(config, keys)
-            if old != config:
+            if old != config or again:
                 await self._write_down()
         names = list(dict.fromkeys([*(unit.proxy.name for unit, _ in touched), *others]))
         if names:
@@ -201,7 +205,7 @@ class Following:
 
     def _refused(self, fault: Fault) -> None:
         held = "the last good one holds" if self._config is not None else "nothing was started by it"
-        first, *others = fault.message.split("; line ")
+        first, *others = fault.message.split("\n")
         more = f"; and {len(others)} more: proxyctl config validate" if others else ""
         text = f"the configuration is not used, {held}: {first}{more}"
         if self._bad != [text]:
@@ -255,11 +259,15 @@ class Following:
 
     async def _apply(self, old: Config, new: Config) -> list[tuple[Unit, int]]:
         touched = []
+        behind, self._behind = self._behind, {}
         for unit in [unit for unit in self._keeper.units.values() if unit.proxy.wanted]:
+            name = unit.proxy.name
+            was = behind.get(name, old)
             try:
-                order = await self._follow(unit, old, new)
+                order = await self._follow(unit, was, new)
             except Fault as fault:
-                self._trouble(f"{unit.proxy.name} goes on as it was: {fault.message}")
+                self._trouble(f"{name} goes on as it was: {fault.message}")
+                self._behind[name] = was
                 continue
             if order is not None:
                 touched.append((unit, order))
@@ -310,7 +318,7 @@ class Following:
         """Give other keys to those whose keys were fetched from where there are others now."""
         if which is Keys.NONE:
             return []
-        self._key_troubles = []
+        troubles: dict[tuple[bool, str], list[str]] = {}
         touched = []
         for unit in [unit for unit in self._keeper.units.values() if unit.proxy.wanted]:
             running = unit.proxy.spec
@@ -319,9 +327,9 @@ class Following:
             try:
                 spec = await self._with_keys_of_now(running, config, which)
             except Fault as fault:
-                text = f"{running.name} goes on with the key that it has: {fault.message}"
-                self._key_troubles.append(text)
-                self._log(text)
+                if running.name not in self._behind:  # that has been told
+                    has_key = bool(running.api_key) or any(one.api_key for one in running.fallback)
+                    troubles.setdefault((has_key, fault.message), []).append(running.name)
                 continue
             if spec != running:
                 wish = fleet.Up(spec, unit.proxy.care)
@@ -329,6 +337,9 @@ class Following:
                     lambda unit=unit, seen=running, wish=wish: self._place(unit, seen, wish)  # type: ignore[misc]  # bound early
                 )
                 touched += [(unit, order)] if order is not None else []
+        self._key_troubles = [_go_on(names, *trouble) for trouble, names in troubles.items()]
+        for text in self._key_troubles:
+            self._log(text)
         return touched
 
     async def _with_keys_of_now(self, spec: WorkerSpec, config: Config, which: Keys) -> WorkerSpec:
@@ -364,6 +375,14 @@ class Following:
 
         if unit.proxy.is_up and unit.proxy.workers:
             await self._keeper.wait_until(decided, ROLL_LIMIT_S)
+
+
+def _go_on(names: list[str], has_key: bool, message: str) -> str:
+    if len(names) == 1:
+        goes, key = "goes", "the key that it has"
+    else:
+        goes, key = "go", "the keys that they have"
+    return f"{', '.join(names)} {goes} on {f'with {key}' if has_key else 'without a key'}: {message}"
 
 
 def _stamp(file: Path) -> tuple[int, int, int] | None:

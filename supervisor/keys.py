@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from . import reading
 from .config import Key
 from .schema import dotted
 
@@ -38,6 +40,22 @@ class KeyUnavailableError(Exception):
         )
 
 
+class SpoiltError(KeyUnavailableError):
+    """The file of `proxyctl keys` cannot be used."""
+
+    def __init__(self, source: str, trouble: str, text: str | None = None) -> None:
+        super().__init__(source, trouble)
+        self._text = text
+        """What stands there; None: nobody knows."""
+
+    def may_name(self, provider: str) -> bool:
+        """Whether a key for it may be there: its name is a word of the file, outside of comments."""
+        if self._text is None or "\0" in self._text or "\\" in self._text:  # or it is written in another way
+            return True
+        lines = (line for line in self._text.splitlines() if not line.lstrip().startswith("#"))
+        return re.search(rf"(?<![\w.-]){re.escape(provider)}(?![\w.-])", "\n".join(lines)) is not None
+
+
 def fetch(key: Key, environment: Mapping[str, str] | None = None) -> str | None:
     """The key; None when the configured variable is not set here and nothing else is configured.
 
@@ -56,20 +74,38 @@ def fetch(key: Key, environment: Mapping[str, str] | None = None) -> str | None:
     return None
 
 
-def stored(file: Path, provider: str) -> str | None:
-    """What `proxyctl keys set` has left."""
+def stored(file: Path, provider: str, *, needed: bool = False) -> str | None:
+    """What `proxyctl keys set` has left.
+
+    A spoilt file is in the way of those who need a key, and of those whose names stand in it: without theirs they
+    would be refused by the provider with no word of why. It keeps nobody else down.
+    """
     try:
-        keys = tomllib.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        key = kept(file).get(provider)
+    except SpoiltError as error:
+        if needed or error.may_name(provider):
+            raise
         return None
-    except OSError as error:
-        raise KeyUnavailableError(str(file), f"cannot be read: {error.strerror}") from None
-    except ValueError:
-        raise KeyUnavailableError(str(file), "is not TOML") from None
-    key = keys.get(provider)
     if key is not None and not isinstance(key, str):
         raise KeyUnavailableError(f"{file}:", f"{provider} is not a text")
     return key or None
+
+
+def kept(file: Path) -> dict[str, Any]:
+    """All that `proxyctl keys set` has left, whatever stands there."""
+    text = ""
+    try:
+        text = file.read_text(encoding="utf-8")
+        return reading.load(text)
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise SpoiltError(str(file), f"cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise SpoiltError(f"{file}:{reading.not_utf8(error).line}:", "not UTF-8") from None
+    except reading.ConfigError as error:
+        # What is wrong with TOML may quote what stands there.
+        raise SpoiltError(f"{file}:{error.problems[0].line}:", "not TOML", text) from None
 
 
 def _from_file(name: str) -> str:

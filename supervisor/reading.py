@@ -7,6 +7,7 @@ import: the command line often needs none.
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import tomllib
@@ -62,11 +63,21 @@ class ConfigError(Exception):
         super().__init__("; ".join(map(str, problems)))
         self.problems = problems
 
+    def told(self, file: object) -> str:
+        """A line for each, for whoever knows which file it is."""
+        return "\n".join(placed(file, problem) for problem in self.problems)
+
+
+def placed(file: object, problem: Problem) -> str:
+    """With its place as editors and terminals open it: `config.toml:4: …`."""
+    line = f":{problem.line}" if problem.line is not None else ""
+    return f"{file}{line}: {attrs.evolve(problem, line=None)}"
+
 
 _QUOTES = 'what has other signs than letters, digits, _ and - stands in quotes: "claude-haiku-*" = '
 _MEANT = {
     "Cannot overwrite": "this key stands here a second time",
-    "Cannot declare": "this table stands here a second time",
+    "Cannot declare": "this table stands here a second time; its keys belong under the first [header]",
     "Cannot mutate": "it stands here already, in another form: either as key = … or below [key] and [[key]], not both",
     "Expected '='": _QUOTES + "…",
     "Expected ']'": "a table begins with its name in brackets, and what has other signs than letters, digits, _ "
@@ -85,11 +96,14 @@ _STRAIGHT = 'quotes are straight ones: "…"'
 _NO_VALUE = "there is no value behind the ="
 _STATEMENT = re.compile(r"""\s*(?:\[|[\w."'-]+\s*=)""")
 _OPENED = re.compile(r"""\s*([\w."'-]+)\s*=\s*\{""")
+_TUPLE = re.compile(r"\((?:'[^']*'|\"[^\"]*\")(?:, (?:'[^']*'|\"[^\"]*\"))*,?\)")
+"""As `tomllib` shows a table that it names."""
 _HEADER = re.compile(r"^[ \t]*(\[+)([^\[\]\n]+)\]", re.MULTILINE)
 
 
 def _in_words(error: tomllib.TOMLDecodeError, text: str) -> str:
     what, _, place = str(error).partition(" (at ")
+    what = _TUPLE.sub(lambda path: f"[{schema.dotted(ast.literal_eval(path[0]))}]", what)
     at = re.match(r"line (\d+), column (\d+)", place)
     meant = _meant_there(what, text, int(at[1]), int(at[2]) - 1) if at else _meant_at_the_end(what, text)
     meant = meant or next((words for start, words in _MEANT.items() if what.startswith(start)), None)

@@ -179,7 +179,7 @@ def test_edit_replaces_the_file_once_it_is_valid(
     ran = run("config", "edit")
 
     assert ran.code == 2
-    assert 'line 1: spwn: unknown key; did you mean "spawn"?' in ran.err
+    assert f'{file}.edit:1: spwn: unknown key; did you mean "spawn"?' in ran.err
     assert file.read_text() == TEXT
     editor(tmp_path, monkeypatch, 'sed -i "s/spwn = 1/spawn = \\"exec\\"/" "$1"')
     assert run("config", "edit", "--json").json == {"changed": True}
@@ -226,7 +226,10 @@ def test_every_mistake_of_an_edit_has_a_line_of_its_own(
 ) -> None:
     editor(tmp_path, monkeypatch, 'printf "a = 1\\nb = 2\\n" > "$1"')
 
-    assert [line[:7] for line in run("config", "edit").err.splitlines()[:2]] == ["error: ", "line 2:"]
+    assert [line.partition(": unk")[0] for line in run("config", "edit").err.splitlines()[:2]] == [
+        f"error: {file}.edit:1: a",
+        f"{file}.edit:2: b",
+    ]
 
 
 @pytest.mark.parametrize("script", ["exit 3", 'rm "$1"', None])

@@ -81,9 +81,9 @@ def test_a_fault_is_two_lines_on_stderr(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_each_mistake_of_a_file_has_a_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
-    faults.show(Fault("bad_config", "/c: line 1: a: no; line 3: b: no; really"), as_json=False)
+    faults.show(Fault("bad_config", "/c:1: a: no\n/c:3: b: no; really"), as_json=False)
 
-    assert capsys.readouterr().err == "error: /c: line 1: a: no\n  line 3: b: no; really\n"
+    assert capsys.readouterr().err == "error: /c:1: a: no\n/c:3: b: no; really\n"
 
 
 def test_a_fault_as_json_is_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:

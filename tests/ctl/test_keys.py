@@ -135,7 +135,7 @@ def test_a_spoilt_file_is_named_and_left_alone(run: Run, paths: Paths) -> None:
     ran = run("keys", "list")
 
     assert ran.code == 1
-    assert "keys.toml is not TOML" in ran.err
+    assert "keys.toml:1: not TOML" in ran.err
     assert "sk-secret" not in ran.err
 
 

@@ -188,8 +188,8 @@ def test_a_source_that_gives_no_key_is_not_taken_for_one(run: Run, file: Path, p
     [line] = [row for row in run("models", "providers").out.splitlines() if row.startswith("openai")]
 
     assert (one["key"], one["key_source"]) == (None, None)
-    assert one["key_trouble"] == f"{paths.keys_file} is not TOML"
-    assert line.endswith(f"no key: {paths.keys_file} is not TOML")
+    assert one["key_trouble"] == f"{paths.keys_file}:1: not TOML"
+    assert line.endswith(f"no key: {paths.keys_file}:1: not TOML")
 
 
 def test_s26_a_provider_that_is_not_there(run: Run, file: Path) -> None:

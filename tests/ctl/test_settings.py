@@ -174,3 +174,34 @@ def test_trust_is_said_and_taken_back_by_command(run: Run, paths: Paths, project
     assert run("config", "trust", str(project), "--revoke").code == 0
     assert run("config", "path", "--json").json["project_trusted"] is False
     assert run("config", "trust", "/nowhere").code == 2
+
+
+def test_trust_that_was_not_there_cannot_be_taken_back(run: Run, paths: Paths, project: Path) -> None:
+    """Who has mistyped the folder would go away believing it."""
+    assert (
+        run("config", "trust", "--revoke").err
+        == f"error: {project} was not trusted\nhint: no file is trusted\n"
+    )
+    project.write_text("default_port = 4000")
+    settings.trust(paths, project)
+    ran = run("config", "trust", "/nowhere", "--revoke")
+
+    assert (ran.code, ran.err) == (1, f"error: /nowhere was not trusted\nhint: trusted are {project}\n")
+    assert settings.is_trusted(paths, project)
+
+
+def test_a_file_with_mistakes_is_not_trusted(run: Run, paths: Paths, project: Path, tmp_path: Path) -> None:
+    """It counts for nothing, and mending it would end the trust. It is judged in its own folder."""
+    project.write_text("default_port = 4000")
+    other = tmp_path / "other.toml"
+    other.write_text('[providers.team]\nkind = "openai"\nbase_url = "http://b"\ndefault_port = 1\nb = 2')
+    ran = run("config", "trust", str(other))
+
+    assert (ran.code, ran.err.splitlines()) == (
+        1,
+        [
+            f"error: {other}:4: providers.team.default_port: default_port belongs above the first [table]; and 1 more",
+            "hint: mend it first, for trust ends when the file changes; proxyctl config validate checks all of it",
+        ],
+    )
+    assert not settings.is_trusted(paths, other)

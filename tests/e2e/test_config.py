@@ -84,7 +84,7 @@ def test_a_named_proxy_rolls_when_the_file_changes(here: Estate) -> None:
     refused = proxyctl(here, "reload")
     told = proxyctl(here, "ps")
     assert (refused.returncode, told.returncode) == (1, 0)
-    assert f"{file}: line 2: not TOML" in refused.stderr
+    assert f"{file}:2: not TOML" in refused.stderr
     assert "the last good one holds" in told.stderr
     assert [one["pid"] for one in here.house.ps() if one["name"] == "echo/demo"] == [other["pid"]]
 

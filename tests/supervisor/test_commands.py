@@ -401,7 +401,12 @@ async def test_every_mistake_of_the_file_is_named_with_its_line(world: World) ->
     fault = await refused(partial(up, world))
 
     assert fault.code == "bad_config"
-    assert all(part in fault.message for part in (str(world.paths.config_file), "line 1: a: ", "line 3: "))
+    file = world.paths.config_file
+    assert [line.split(": ")[:2] for line in fault.message.splitlines()] == [
+        [f"{file}:1", "a"],
+        [f"{file}:2", "providers.x"],
+        [f"{file}:3", "providers.x.knd"],
+    ]
     assert world.births == []
 
 
@@ -769,8 +774,14 @@ async def test_a_spoilt_file_of_keys_is_in_the_way_of_those_who_may_need_one(
     await up(world)
     fault = await refused(lambda: up(world, "openrouter/a/b"))
 
-    assert fault.message == f"openrouter: {world.paths.keys_file} is not TOML"
+    assert fault.message == f"openrouter: {world.paths.keys_file}:1: not TOML"
     assert fault.hint == "mend it or move it away"
+    row = await up(world, "ollama/x")
+    words = f"{world.paths.keys_file}:1: not TOML; ollama does not stand there, and goes without a key"
+    assert row.notes == [words]
+    world.paths.keys_file.write_text('ollama = "k')
+    fault = await refused(lambda: up(world, "ollama/y"))
+    assert fault.code == "missing_api_key"
 
 
 async def test_a_targets_missing_key_names_its_provider(

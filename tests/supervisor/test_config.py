@@ -260,6 +260,10 @@ def test_every_server_of_the_workers_table_can_be_named() -> None:
 
 
 def test_what_is_not_toml_or_not_a_table() -> None:
+    assert problems_of('[a]\n[a."b.c"]\n[a."b.c"]') == [
+        'line 3: not TOML: Cannot declare [a."b.c"] twice; this table stands here a second time; its keys belong '
+        "under the first [header]"
+    ]
     assert problems_of("x = 1\na = = b") == ['line 2: not TOML: Invalid value; texts stand in quotes: "…"']
     assert problems_of("providers = 5") == ["line 1: providers = 5: must be a table"]
     assert problems_of("[providers]\na = 5") == ["line 2: providers.a = 5: must be a table"]

@@ -195,11 +195,50 @@ async def test_commands_are_run_at_an_order_only(
     assert world.proxy("openrouter/x").spec.api_key == "xx"
 
 
+async def test_a_spoilt_file_of_keys_is_told_once_for_those_in_it(
+    world: World, following: Following, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who needs no key and is not in it is none of them; who has no key goes on without one."""
+    monkeypatch.setenv("OPENROUTER_API_KEY", "sk-1")
+    configure(world, FILE + ROUTED)
+    await following.reload()
+    for name in ("openrouter/x", "openrouter/y", "ollama/x", "anthropic/x"):
+        await world.commands.up(UpRequest(name, port=0))
+    monkeypatch.delenv("OPENROUTER_API_KEY")
+    world.paths.keys_file.write_text('openrouter = "sk-2\nollama = "k"')
+    spoilt = f"{world.paths.keys_file}:1: not TOML"
+
+    assert (await following.reload()).warnings == [
+        f"openrouter/x, openrouter/y go on with the keys that they have: openrouter: {spoilt}",
+        f"ollama/x goes on without a key: ollama: {spoilt}",
+    ]
+
+
+async def test_what_a_spoilt_file_of_keys_held_up_is_applied_when_it_is_mended(
+    world: World, following: Following, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stayed as it was for ever, with the old complaint; and there was one of its key besides."""
+    monkeypatch.delenv("OPENROUTER_API_KEY", raising=False)
+    configure(world, FILE + ROUTED)
+    keep(world, "sk-1")
+    await following.reload()
+    await world.commands.up(UpRequest("openrouter/x", port=0))
+    world.paths.keys_file.write_text("openrouter =")
+    configure(world, FILE + ROUTED + 'api_key_env = "OTHER"\nretries = 1')
+    [warning] = (await following.reload()).warnings
+    assert warning == f"openrouter/x goes on as it was: openrouter: {world.paths.keys_file}:1: not TOML"
+    keep(world, "sk-2")
+    await following.look_again(Keys.STORED)
+    spec = world.proxy("openrouter/x").spec
+
+    assert (spec.options.retries, spec.api_key, following.warnings) == (1, "sk-2", [])
+
+
 async def test_a_file_with_mistakes_changes_nothing_and_is_told(world: World, following: Following) -> None:
     """Until it is mended."""
     before = world.proxy("coder").spec
     configure(world, FILE.replace("4096", "1"))
-    with pytest.raises(Fault, match=r"line 5: proxies\.coder\.context_window = 1"):
+    with pytest.raises(Fault, match=r"config\.toml:5: proxies\.coder\.context_window = 1"):
         await following.reload()
 
     [warning] = following.warnings
@@ -213,12 +252,12 @@ async def test_a_file_with_mistakes_changes_nothing_and_is_told(world: World, fo
 async def test_of_many_mistakes_the_first_is_told_everywhere(world: World, following: Following) -> None:
     """`ps` shows it in one line at every call; reload itself tells them all."""
     configure(world, "a = 1\nb = 2\nc = 3\n")
-    with pytest.raises(Fault, match=r"line 1: a: .*; line 2: b: .*; line 3: c: "):
+    with pytest.raises(Fault, match=r":1: a: .*\n.*:2: b: .*\n.*:3: c: "):
         await following.reload()
 
     [warning] = following.warnings
     assert warning.endswith("; and 2 more: proxyctl config validate")
-    assert "line 2" not in warning
+    assert ":2: " not in warning
 
 
 async def test_what_counts_from_the_next_start_is_told_until_then(world: World, following: Following) -> None:

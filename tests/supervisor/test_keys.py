@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from modelproxy.supervisor.config import Key
-from modelproxy.supervisor.keys import KeyUnavailableError, fetch, stored
+from modelproxy.supervisor.keys import KeyUnavailableError, SpoiltError, fetch, stored
 
 
 def test_the_value_itself() -> None:
@@ -108,8 +108,37 @@ def test_the_file_of_keys(tmp_path: Path) -> None:
     assert stored(file, "b") is None
     with pytest.raises(KeyUnavailableError, match="c is not a text"):
         stored(file, "c")
-    file.write_text("sk-secret")
-    with pytest.raises(KeyUnavailableError, match="is not TOML") as caught:
+    file.write_text("b = 1\nsk-secret")
+    with pytest.raises(KeyUnavailableError) as caught:
+        stored(file, "a", needed=True)
+    assert caught.value.told("a") == (f"{file}:2: not TOML", "mend it or move it away")
+
+
+SPOILT = '# of local\n"box.a" = "k"\nopenrouter = "sk-other-1\nwork = "k"\n'
+
+
+def test_a_spoilt_file_of_keys_is_in_the_way_of_those_in_it_and_of_no_other(tmp_path: Path) -> None:
+    """A key that was kept is never left out unnoticed; a comment, or a part of another word, is no key."""
+    file = tmp_path / "keys.toml"
+    file.write_text(SPOILT)
+
+    for name in ("box.a", "openrouter", "work"):
+        with pytest.raises(SpoiltError, match=":3: not TOML"):
+            stored(file, name)
+    assert [stored(file, name) for name in ("local", "box", "open", "a", "other")] == [None] * 5
+
+
+@pytest.mark.parametrize(
+    "content", [b'"\\u0061" = 1\n=', "a = 1\n=".encode("utf-16-le"), b"a = 1 # \xe4", None]
+)
+def test_whose_keys_are_in_a_file_that_cannot_be_read_nobody_knows(
+    tmp_path: Path, content: bytes | None
+) -> None:
+    file = tmp_path / "keys.toml"
+    if content is None:
+        file.mkdir()
+    else:
+        file.write_bytes(content)
+
+    with pytest.raises(SpoiltError):
         stored(file, "a")
-    assert "sk-secret" not in str(caught.value)
-    assert caught.value.told("a") == (f"{file} is not TOML", "mend it or move it away")
