@@ -42,7 +42,7 @@ def validate(json: Json = False) -> int:
     """Check every file that holds here
 
     All that is wrong is told at once: your own file and the project's (.modelproxy.toml in this folder).
-    Exit code 1 when something is wrong.
+    Exit code 1 when something is wrong. A supervisor that runs is asked which keys it has in its environment.
 
     \b
     Examples:

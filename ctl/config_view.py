@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import attrs
 
 from modelproxy.supervisor import aliases, layers, schema
 from modelproxy.supervisor.config import ConfigError, Provider, build
@@ -37,7 +39,8 @@ def validate(paths: Paths) -> dict[str, Any]:
         }
         for wrong in found.wrong
     ]
-    problems += [*_spoilt_keys(paths.keys_file), *_missing(found, paths)]
+    variables = _variables(found, paths)
+    problems += [*_spoilt_keys(paths.keys_file), *_missing(found, paths, variables)]
     return {
         "valid": not problems,
         "files": [layer.origin for layer in found.layers if layer.origin != "environment"],
@@ -48,6 +51,7 @@ def validate(paths: Paths) -> dict[str, Any]:
             *_loose(found, paths),
             *_without_effect(found),
             *_variables_as_keys(found),
+            *_set_in_one_place(variables),
             *_good_nowhere(found),
             *_not_moved(found, paths),
         ],
@@ -91,12 +95,20 @@ def _without_effect(found: settings.Settings) -> Iterator[str]:
     for name, table in _sound_tables(found):
         passed_through = table.get("api") == "anthropic"
         kind = table.get("kind", name)
+        meant = {kind, "openrouter"} if kind == "openai" and _is_openrouter(table) else {kind}
         for key in table:
             kinds = schema.PROVIDER.fields[key].kinds
-            if kinds and (passed_through or kind not in kinds):
-                where = 'where api = "anthropic"' if passed_through else f"to {kind}"
+            if kinds and (passed_through or meant.isdisjoint(kinds)):
+                where = 'where api = "anthropic"' if passed_through else f"for {kind}"
                 only = f"only {_listed(kinds)} {'has' if len(kinds) == 1 else 'have'} it"
-                yield f"{schema.dotted(('providers', name, key))} says nothing {where}; {only}"
+                yield f"{schema.dotted(('providers', name, key))} does nothing {where}; {only}"
+
+
+def _is_openrouter(table: dict[str, Any]) -> bool:
+    """Whether one that speaks its format is that server."""
+    if "server" in table:
+        return bool(table["server"] == "openrouter")
+    return "openrouter.ai" in table.get("base_url", "")
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -157,27 +169,70 @@ def _ports_of_now(paths: Paths) -> dict[str, int]:
     return {str(row["name"]): int(row["port"]) for row in rows if row.get("wanted")}
 
 
-def _missing(found: settings.Settings, paths: Paths) -> Iterator[dict[str, Any]]:
+@attrs.frozen
+class _Variable:
+    """One that alone gives a provider's key, and where it is set."""
+
+    provider: str
+    name: str
+    here: bool
+    there: bool | None
+    """Where the supervisor runs; None: none runs, or none that could say it."""
+
+
+def _variables(found: settings.Settings, paths: Paths) -> list[_Variable]:
+    """Of the providers that are used. The supervisor is asked for yes and no, and tells no key."""
+    asked = {
+        name: one.key.env
+        for name, (one, _) in _in_use(found).items()
+        if one.key.env and one.needs_key and not has_key(name, one, paths, environment={})
+    }
+    held: dict[str, bool] = {}
+    if asked:
+        try:
+            held = Client(paths).get(f"/v1/variables?names={','.join(sorted(set(asked.values())))}")
+        except Fault:
+            pass  # no supervisor runs, or none that could say it
+    return [
+        _Variable(provider, name, bool(os.environ.get(name)), held.get(name))
+        for provider, name in asked.items()
+    ]
+
+
+def _set_in_one_place(variables: list[_Variable]) -> Iterator[str]:
+    for one in variables:
+        if one.here and one.there is False:
+            yield (
+                f"{one.provider}: {one.name} is set in this shell, and not where the supervisor runs: up from here "
+                "gives the key along, and what the supervisor starts by itself has none; "
+                f"proxyctl keys set {one.provider} is for both"
+            )
+        elif one.there and not one.here:
+            yield (
+                f"{one.provider}: {one.name} is set where the supervisor runs, and not in this shell: its proxies "
+                "have the key, and proxyctl models list asks without one"
+            )
+
+
+def _missing(found: settings.Settings, paths: Paths, variables: list[_Variable]) -> Iterator[dict[str, Any]]:
     """Each provider that a mapping names and that has no key (S92), by its table."""
-    for key, text in _lacking(found, paths):
-        yield {**_NOWHERE, "key": key, "message": text, "text": text}
+    there = {one.provider for one in variables if one.there}
+    for name, (provider, users) in _in_use(found).items():
+        if not provider.needs_key or name in there or has_key(name, provider, paths):
+            continue
+        used = f"is used by {', '.join(users)}"
+        variable = f"set {provider.key.env}, or " if provider.key.env else ""
+        text = f"{name} has no API key, and {used}: {variable}say proxyctl keys set {name}"
+        if provider.key.file is not None:
+            text = f"{name} {used}, and its key file {provider.key.file} is not there"
+        yield {**_NOWHERE, "key": f"providers.{name}", "message": text, "text": text}
 
 
-def _lacking(found: settings.Settings, paths: Paths) -> Iterator[tuple[str, str]]:
+def _in_use(found: settings.Settings) -> dict[str, tuple[Provider, list[str]]]:
+    """The sound providers that something names, by name, and what names them."""
     spoilt = spoilt_providers(found)
     providers = {name: one for name, one in provider_table(found).items() if name not in spoilt}
-    for name, users in sorted(_used(found, providers).items()):
-        provider = providers[name]
-        if provider.needs_key and not has_key(name, provider, paths):
-            used = f"is used by {', '.join(users)}"
-            if provider.key.file is not None:
-                yield f"providers.{name}", f"{name} {used}, and its key file {provider.key.file} is not there"
-                continue
-            variable = f"set {provider.key.env}, or " if provider.key.env else ""
-            yield (
-                f"providers.{name}",
-                f"{name} has no API key, and {used}: {variable}say proxyctl keys set {name}",
-            )
+    return {name: (providers[name], users) for name, users in sorted(_used(found, providers).items())}
 
 
 def _used(found: settings.Settings, providers: dict[str, Provider]) -> dict[str, list[str]]:
@@ -264,15 +319,17 @@ def _goes_before(provider: str, key: ProviderKey) -> str | None:
     return None
 
 
-def has_key(name: str, provider: Provider, paths: Paths) -> bool:
+def has_key(
+    name: str, provider: Provider, paths: Paths, environment: Mapping[str, str] | None = None
+) -> bool:
     """Whether there is a source; commands are not run for that. Of a spoilt file of keys nobody knows: it may be."""
-    key = provider.key
-    if (key.env and os.environ.get(key.env)) or key.value or key.command:
+    key, variables = provider.key, os.environ if environment is None else environment
+    if (key.env and variables.get(key.env)) or key.value or key.command:
         return True
     if key.file is not None:
         return Path(key.file).expanduser().is_file()
     try:
-        return stored(paths.keys_file, name) is not None
+        return stored(paths.keys_file, name, needed=provider.needs_key) is not None
     except KeyUnavailableError:
         return True  # what is wrong there is told by itself
 

@@ -150,6 +150,7 @@ class Control:
             ("v1", "events"): {"GET": self._follow_events},
             ("v1", "usage"): {"GET": self._usage},
             ("v1", "metrics"): {"GET": self._metrics},
+            ("v1", "variables"): {"GET": self._variables},
             ("v1", "daemon", "*"): {"POST": self._daemon},
         }
 
@@ -315,6 +316,12 @@ class Control:
                 lines.append(f"modelproxy_accept_queue{label} {row.queue}")
         headers = [(b"content-type", b"text/plain; version=0.0.4")]
         await exchange.respond(200, headers, "".join(f"{line}\n" for line in lines).encode())
+
+    async def _variables(self, exchange: httpd.Exchange, target: str, query: dict[str, str]) -> None:
+        """Which of the variables that may give keys are set here. Their values are nobody's business."""
+        names = query.get("names", "").split(",")
+        found = {name: bool(os.environ.get(name)) for name in names if name}
+        await _answer(exchange, 200, json.dumps(found).encode())
 
 
 Handler = Callable[[httpd.Exchange, str, dict[str, str]], Awaitable[None]]

@@ -247,7 +247,7 @@ PROVIDER = Section(
             "nothing else is refused, beside other tools it is left out",
             example="true",
             default="false",
-            kinds=_COMPLETIONS,
+            kinds=("openrouter",),
         ),
         "picker_alias": Field(
             TableOf(

@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 
 import pytest
-from fakes.control import Control, view
+from fakes.control import Control, fault, view
 from fakes.terminal import Run
 
 from modelproxy.ctl.keys import set_key
@@ -177,15 +177,61 @@ def test_s92_a_mapping_needs_its_key(
     assert run("config", "validate").code == 0
 
 
+@pytest.mark.parametrize(
+    ("here", "there", "words"),
+    [
+        (False, True, "is set where the supervisor runs, and not in this shell"),
+        (True, False, "is set in this shell, and not where the supervisor runs"),
+        (True, True, None),
+    ],
+)
+def test_s92_the_supervisor_is_asked_for_the_variable_too(
+    run: Run,
+    file: Path,
+    control: Control,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    here: bool,
+    there: bool,
+    words: str | None,
+) -> None:
+    """A key that proxies have is not missing; and what they lack is not seen from a shell that has it."""
+    if here:
+        monkeypatch.setenv("OPENROUTER_API_KEY", "sk-secret")
+    control.replies["GET /v1/variables"] = (200, {"OPENROUTER_API_KEY": there})
+    file.write_text(MAPPED)
+    ran = run("config", "validate")
+
+    assert (ran.code, ran.err == "") == (0, words is None)
+    assert ran.err.startswith(f"warning: openrouter: OPENROUTER_API_KEY {words or ''}") or words is None
+    assert control.paths_asked == ["GET /v1/variables?names=OPENROUTER_API_KEY"]
+    assert "sk-secret" not in ran.err
+
+
+def test_s92_a_key_that_nobody_has_is_missing_whoever_runs(
+    run: Run, file: Path, paths: Paths, control: Control
+) -> None:
+    """One that cannot say it, being older, is no help; one in a file is the same everywhere, and nobody is asked."""
+    control.replies["GET /v1/variables"] = (200, {"OPENROUTER_API_KEY": False})
+    file.write_text(MAPPED)
+    assert run("config", "validate").code == 1
+    control.replies["GET /v1/variables"] = fault(404, "unknown_route", "there is nothing")
+    assert run("config", "validate").code == 1
+    control.asked.clear()
+    set_key(paths.keys_file, "openrouter", "sk-1")
+
+    assert (run("config", "validate").code, control.asked) == (0, [])
+
+
 @pytest.mark.parametrize("mapped", [True, False])
 @pytest.mark.parametrize(
     ("content", "trouble"),
     [
-        (b"= = sk-secret", "is not TOML; mend it or move it away"),
-        (b"\xff", "is not TOML; mend it or move it away"),
+        (b"= = sk-secret", ":1: not TOML; mend it or move it away"),
+        (b"\xff", ":1: not UTF-8; mend it or move it away"),
         (
             b"openrouter = 5",
-            'has something else in it than lines like openrouter = "…"; mend it or move it away',
+            ' has something else in it than lines like openrouter = "…"; mend it or move it away',
         ),
     ],
 )
@@ -199,8 +245,8 @@ def test_a_spoilt_file_of_keys_is_told_and_not_that_a_key_is_missing(
     ran = run("config", "validate")
     [problem] = run("config", "validate", "--json").json["problems"]
 
-    assert (ran.code, ran.err) == (1, f"{paths.keys_file} {trouble}\n")
-    assert (problem["file"], problem["message"]) == (str(paths.keys_file), f"{paths.keys_file} {trouble}")
+    assert (ran.code, ran.err) == (1, f"{paths.keys_file}{trouble}\n")
+    assert (problem["file"], problem["message"]) == (str(paths.keys_file), f"{paths.keys_file}{trouble}")
 
 
 @pytest.mark.parametrize(("said", "code"), [('api_key_file = "KEY"', 1), ('api_key_command = "false"', 0)])
@@ -283,24 +329,28 @@ def test_what_is_no_utf8_is_told_with_its_line(run: Run, file: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("[providers.openrouter]\nnum_ctx = 8192", "num_ctx says nothing to openrouter; only ollama has it"),
-        ('[providers.openai]\nkeep_alive = "10m"', "keep_alive says nothing to openai; only ollama has it"),
-        ('[providers.openai]\nthink = { "m" = true }', "think says nothing to openai; only ollama has it"),
+        ("[providers.openrouter]\nnum_ctx = 8192", "num_ctx does nothing for openrouter; only ollama has it"),
+        ('[providers.openai]\nkeep_alive = "10m"', "keep_alive does nothing for openai; only ollama has it"),
+        ('[providers.openai]\nthink = { "m" = true }', "think does nothing for openai; only ollama has it"),
         (
             '[providers.openai]\ntool_images = "lift"',
-            "tool_images says nothing to openai; only ollama has it",
+            "tool_images does nothing for openai; only ollama has it",
         ),
         (
             "[providers.ollama]\nweb_search = true",
-            "web_search says nothing to ollama; only openrouter and openai have it",
+            "web_search does nothing for ollama; only openrouter has it",
+        ),
+        (
+            '[providers.openai]\nserver = "vllm"\nbase_url = "http://openrouter.ai.b"\nweb_search = true',
+            "web_search does nothing for openai; only openrouter has it",
         ),
         (
             '[providers.ollama]\ntool_stream = "live"',
-            "tool_stream says nothing to ollama; only openrouter and openai have it",
+            "tool_stream does nothing for ollama; only openrouter and openai have it",
         ),
         (
             '[providers.ollama]\napi = "anthropic"\nnum_ctx = 8192',
-            'num_ctx says nothing where api = "anthropic"; only ollama has it',
+            'num_ctx does nothing where api = "anthropic"; only ollama has it',
         ),
     ],
 )
@@ -318,10 +368,12 @@ def test_a_setting_that_does_nothing_for_its_kind_is_warned_of(
 def test_settings_that_do_something_are_not_warned_of(run: Run, file: Path) -> None:
     file.write_text(
         "[providers.ollama]\nnum_ctx = 8192\nretries = 1\n[providers.openrouter]\nweb_search = true\n"
+        '[providers.b]\nkind = "openai"\nbase_url = "https://openrouter.ai/api/v1"\nweb_search = true\n'
+        '[providers.c]\nkind = "openai"\nbase_url = "http://b"\nserver = "openrouter"\nweb_search = true\n'
         '[providers.a]\nkind = "opnai"\nnum_ctx = 8192\n'  # of what is wrong nothing follows
     )
 
-    assert "says nothing" not in run("config", "validate").err
+    assert "does nothing" not in run("config", "validate").err
 
 
 @pytest.mark.parametrize(

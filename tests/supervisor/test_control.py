@@ -427,6 +427,17 @@ async def test_metrics(book: Playbook, monkeypatch: pytest.MonkeyPatch) -> None:
     assert 'modelproxy_accept_queue{proxy="echo/demo"} 0\n' in text
 
 
+async def test_which_variables_are_set_here(book: Playbook, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty one gives no key. What is in them is not told."""
+    monkeypatch.setenv("A_KEY", "sk-secret")
+    monkeypatch.setenv("B_KEY", "")
+    monkeypatch.delenv("C_KEY", raising=False)
+    answer = await book.ask("GET", "/v1/variables?names=A_KEY,B_KEY,C_KEY")
+
+    assert json.loads(answer.body) == {"A_KEY": True, "B_KEY": False, "C_KEY": False}
+    assert json.loads((await book.ask("GET", "/v1/variables")).body) == {}
+
+
 async def test_a_lease_lasts_as_long_as_its_connection(book: Playbook) -> None:
     """What came up for it goes with it; `again` finds only what is up."""
     path = "/v1/proxies/echo%2Fdemo/lease"
