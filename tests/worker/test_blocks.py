@@ -94,6 +94,25 @@ PDF = {
             {"type": "bash_code_execution_tool_result", "content": {"stdout": "out", "stderr": "err"}},
             "out\nerr",
         ),
+        (
+            {"type": "text_editor_code_execution_tool_result", "content": {"content": "of a file"}},
+            "of a file",
+        ),
+        (
+            {
+                "type": "web_fetch_tool_result",
+                "content": {
+                    "type": "web_fetch_result",
+                    "url": "https://x.example/",
+                    "content": {
+                        "type": "document",
+                        "title": "T",
+                        "source": {"type": "text", "data": "the page"},
+                    },
+                },
+            },
+            "- T: https://x.example/\nthe page",
+        ),
         ({"type": "mcp_tool_result", "content": [{"type": "text", "text": "a"}]}, "a"),
         ({"type": "mcp_tool_result", "content": "a"}, "a"),
         ({"type": "mcp_tool_result", "content": [{"type": "odd"}]}, "[odd omitted]"),

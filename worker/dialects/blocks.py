@@ -267,10 +267,13 @@ def _say_found(found: Block) -> str:
     if isinstance(found.get("error_code"), str):
         return f"[failed: {found['error_code']}]"
     if isinstance(found.get("url"), str):
-        return f"- {_text(found.get('title')) or 'untitled'}: {found['url']}"
+        page = found.get("content")  # of one that was fetched
+        page = page if isinstance(page, dict) and page.get("type") == "document" else {}
+        title = _text(found.get("title")) or _text(page.get("title")) or "untitled"
+        return _lines(f"- {title}: {found['url']}", text_of({**page, "title": None}) if page else "")
     if isinstance(found.get("tool_references"), list):
         return _lines(*(_say_reference(one) for one in found["tool_references"] if isinstance(one, dict)))
-    text = _lines(found.get("text"), found.get("stdout"), found.get("stderr"))
+    text = _lines(found.get("text"), found.get("stdout"), found.get("stderr"), found.get("content"))
     return text or f"[{_text(found.get('type')) or 'something'} omitted]"
 
 
