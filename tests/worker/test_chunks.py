@@ -210,6 +210,16 @@ def test_p46_done_is_no_word_for_how_it_finished(server: str | None) -> None:
     assert items(event(tool_calls=call(name="f", arguments="{}")), done, quirks=ways) == [cut]
 
 
+@pytest.mark.parametrize("message", [{"content": ""}, {"content": None, "tool_calls": []}, {"content": []}])
+def test_p47_a_plain_answer_of_nothing_needs_a_reason(message: dict[str, Any]) -> None:
+    """Nothing said with a word for the end is a model's silence; without one nobody knows what it is."""
+    nothing = Failure(Kind.PROVIDER, "p, model m: answered nothing, and no finish_reason")
+
+    assert items(whole(**message)) == [nothing]
+    assert items(whole("stop", **message)) == [Finish()]
+    assert items(whole(content="a")) == [Text("a"), Finish()]
+
+
 def test_counts_are_said_when_they_change() -> None:
     chunk = b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":%d}}\n\n'
 

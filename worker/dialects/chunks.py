@@ -613,13 +613,13 @@ class _Answer:
     def _end(self, chunk: Chunk, *, is_whole: bool) -> list[Item]:
         if self._finished or (self._end_said is not None and not self.is_early):
             return []
-        word = chunk.finish or "stop"
+        who, word = f"{self._name}, model {self._terms.model}", chunk.finish or "stop"
+        if not (chunk.finish or self.said_something):
+            return [Failure(Kind.PROVIDER, f"{who}: answered nothing, and no finish_reason")]
         if word in BREAKS:
-            return [Failure(BREAKS[word], f"{self._name}, model {self._terms.model}: ended with {word!r}")]
+            return [Failure(BREAKS[word], f"{who}: ended with {word!r}")]
         if word not in FINISHES and not self.said_something:
-            return [
-                Failure(Kind.PROVIDER, f"{self._name}, model {self._terms.model}: ended with {word[:80]!r}")
-            ]
+            return [Failure(Kind.PROVIDER, f"{who}: ended with {word[:80]!r}")]
         end = self._meant(FINISHES.get(word, "end_turn"), word, chunk)
         if is_whole:
             return self.finish(end)
