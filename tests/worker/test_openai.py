@@ -380,15 +380,25 @@ def test_p15_what_is_only_named_is_noted() -> None:
     assert OpenAI().call(ask(), terms()).notes == ()
 
 
-def test_prefill_is_continued_where_that_can_be_said() -> None:
+@pytest.mark.parametrize(
+    ("server", "expected"),
+    [
+        ("vllm", {"continue_final_message": True, "add_generation_prompt": False}),
+        ("llama.cpp", {}),
+        ("groq", None),
+    ],
+)
+def test_prefill_is_continued_where_that_can_be_said(server: str, expected: dict[str, Any] | None) -> None:
+    """Without thinking, also of a model of which nobody knows whether it would: llama.cpp refuses the two together."""
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "{ "}]
-    body = json.loads(
-        OpenAI.of("openai", "p", None, server="vllm").call(ask(messages=messages), terms("p")).body
-    )
+    request = ask(messages=messages, thinking={"type": "adaptive"})
+    dialect = OpenAI.of("openai", "p", None, server=server)
+    body = json.loads(dialect.call(request, terms("p")).body)
+    keys = ("continue_final_message", "add_generation_prompt", "chat_template_kwargs")
+    switch = {"chat_template_kwargs": {"enable_thinking": False}}
 
     assert body["messages"][-1] == {"role": "assistant", "content": "{"}
-    assert body["continue_final_message"] is True
-    assert body["add_generation_prompt"] is False
+    assert {key: body[key] for key in keys if key in body} == ({} if expected is None else expected | switch)
 
 
 def test_ids_of_mistral() -> None:

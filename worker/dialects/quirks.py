@@ -158,6 +158,9 @@ _DEEPSEEK: dict[str, Any] = {
     "replay_needed": True,
 }
 
+_NO_THINKING: dict[str, Any] = {"chat_template_kwargs": {"enable_thinking": False}}
+"""Also where nobody knows whether the model could: a template without such a switch does not mind it."""
+
 SERVERS: dict[str, Quirks] = {
     "openai": Quirks(
         title="OpenAI",
@@ -199,10 +202,14 @@ SERVERS: dict[str, Quirks] = {
         sampling=_WITH_TOP_K,
         control="template",
         replay="reasoning",
-        body_with_prefill={"add_generation_prompt": False, "continue_final_message": True},
+        body_with_prefill={"add_generation_prompt": False, "continue_final_message": True, **_NO_THINKING},
     ),
     "llama.cpp": Quirks(
-        title="llama.cpp", sampling=_WITH_TOP_K, control="template", replay="reasoning_content"
+        title="llama.cpp",
+        sampling=_WITH_TOP_K,
+        control="template",
+        replay="reasoning_content",
+        body_with_prefill=_NO_THINKING,  # it refuses to go on with an answer of a model that would think
     ),
     "lmstudio": Quirks(title="LM Studio", sampling=_WITH_TOP_K, control="omit"),
     "groq": Quirks(
