@@ -346,6 +346,10 @@ def test_a_status_inside_a_200_may_be_a_string() -> None:
     """P47: old shapes."""
     assert errors.in_stream({"code": "429", "message": "slow"}, TERMS).kind is Kind.RATE_LIMITED
     assert errors.in_stream("words", TERMS).kind is Kind.PROVIDER
+    assert errors.in_stream({"type": "server_error", "code": None}, TERMS).kind is Kind.PROVIDER
+    # A 500 would have the client repeat what will never be taken.
+    assert errors.in_stream({"type": "invalid_request_error", "code": None}, TERMS).kind is Kind.INVALID
+    assert errors.in_stream({"type": "not_found_error"}, TERMS).kind is Kind.NOT_FOUND
     assert errors.in_stream({"code": "2001", "message": "x"}, TERMS).kind is Kind.PROVIDER
 
 

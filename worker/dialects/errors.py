@@ -82,7 +82,17 @@ def from_answer(
 def in_stream(error: Any, terms: Terms, *, title: str = "", prompt_tokens: int = 0) -> Failure:
     """What an error inside a 200 means."""
     said = said_of(error)
-    return failure(said.status or 500, said, terms, title=title, prompt_tokens=prompt_tokens)
+    typed = next((_STATUS_OF_TYPE[word] for word in said.words if word in _STATUS_OF_TYPE), 500)
+    return failure(said.status or typed, said, terms, title=title, prompt_tokens=prompt_tokens)
+
+
+_STATUS_OF_TYPE = {
+    "invalid_request_error": 400,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "request_too_large": 413,
+}
+"""Beside a status these say nothing more; inside a 200 they are all there is."""
 
 
 def stop_reason(error: Any) -> str | None:
