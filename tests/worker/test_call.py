@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 import trio
@@ -33,6 +34,13 @@ async def far() -> list[Far]:
 def headers(call: Call) -> dict[bytes, bytes]:
     assert isinstance(call.exchange, FakeExchange)
     return call.exchange.headers
+
+
+def test_p37_p38_ids_are_never_repeated_and_everybody_takes_them() -> None:
+    ids = {new_id("toolu_") for _ in range(1000)}
+
+    assert len(ids) == 1000
+    assert all(re.fullmatch(r"toolu_[a-zA-Z0-9_-]{24}", one, re.ASCII) for one in ids)
 
 
 async def test_every_answer_has_an_id_and_names_another_target(call: Call, far: list[Far]) -> None:
