@@ -108,6 +108,34 @@ def test_gemini_knows_one_type_no_references_and_only_any_of() -> None:
     assert inner({"type": "object", "additionalProperties": {"type": "string"}}, GEMINI) == {"type": "object"}
 
 
+def test_p21_gemini_knows_no_other_keywords_and_every_list_says_of_what() -> None:
+    """A tool that one server of the client's brings would have every request refused."""
+    schema = {
+        "type": "object",
+        "properties": {"not": {"type": "string"}},
+        "patternProperties": {"^x": {"type": "string"}},
+        "if": {"required": ["a"]},
+        "then": {"required": ["b"]},
+        "dependentRequired": {"a": ["b"]},
+    }
+
+    assert inner(schema, GEMINI) == {
+        "type": "object",
+        "properties": {"not": {"type": "string"}},
+        "description": '(patternProperties: {"^x":{"type":"string"}}; if: {"required":["a"]}; '
+        'then: {"required":["b"]}; dependentRequired: {"a":["b"]})',
+    }
+    assert inner({"type": "array", "uniqueItems": True}, GEMINI) == {
+        "type": "array",
+        "items": {"type": "string"},
+        "description": "(uniqueItems: true)",
+    }
+    assert inner({"type": "array", "prefixItems": [{"type": "integer"}]}, OLLAMA) == {
+        "type": "array",
+        "prefixItems": [{"type": "integer"}],
+    }
+
+
 def test_p22_what_ollama_decodes() -> None:
     schema = {
         "type": "object",

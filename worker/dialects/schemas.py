@@ -38,7 +38,12 @@ _STRICT_DROPS = {
     "minItems", "maxItems", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf",
     "pattern", "format", "minLength", "maxLength", "propertyNames", "default", "examples", "title",
 }  # fmt: skip
-_GEMINI_DROPS = _STRICT_DROPS | {"additionalProperties", "deprecated", "readOnly", "writeOnly"}
+_GEMINI_DROPS = _STRICT_DROPS | {
+    "additionalProperties", "deprecated", "readOnly", "writeOnly", "patternProperties", "not", "if", "then", "else",
+    "dependentSchemas", "dependentRequired", "dependencies", "contains", "minContains", "maxContains",
+    "prefixItems", "additionalItems", "uniqueItems", "unevaluatedItems", "unevaluatedProperties",
+    "contentEncoding", "contentMediaType",
+}  # fmt: skip
 _DROPS = {
     Profile.DEFAULT: _NEVER,
     Profile.STRICT: _NEVER | _STRICT_DROPS,
@@ -101,6 +106,7 @@ class _Walk:
             _keep_decodable(kept)
             if self._profile is Profile.GEMINI:
                 _say_nullable(kept)
+                _say_items(kept)
             if self._profile is Profile.INLINED:
                 _say_type(kept)
         return self._said(value, kept)
@@ -256,6 +262,12 @@ def _say_nullable(schema: Schema) -> None:
     schema["type"] = others[0] if others else "string"
     if "null" in kind:
         schema["nullable"] = True
+
+
+def _say_items(schema: Schema) -> None:
+    """A list of anything is refused; into a text everything can be put."""
+    if schema.get("type") == "array" and not isinstance(schema.get("items"), dict):
+        schema["items"] = {"type": "string"}
 
 
 _TYPES = {str: "string", bool: "boolean", int: "integer", float: "number"}
