@@ -140,8 +140,8 @@ def _is_model(token: bytes) -> bool:
 
 
 def without_foreign_thinking(body: bytes) -> bytes:
-    """The same without what Anthropic would refuse: reasoning of ours or that nobody has signed, and searches
-    that it has not run.
+    """The same without what Anthropic would refuse: reasoning of ours or that nobody has signed, searches that it has
+    not run, and texts without a character.
 
     A session that began at another provider brings such blocks, and each would fail every later turn.
     """
@@ -149,7 +149,8 @@ def without_foreign_thinking(body: bytes) -> bytes:
 
 
 def _is_foreign(block: dict[str, Any]) -> bool:
-    return thinking.is_foreign_to_anthropic(block) or searches.is_ours(block)
+    nothing = block.get("type") == "text" and block.get("text") == ""  # of a model that had nothing to say
+    return nothing or thinking.is_foreign_to_anthropic(block) or searches.is_ours(block)
 
 
 def _without(body: bytes, goes: Callable[[dict[str, Any]], bool]) -> bytes:
@@ -172,7 +173,7 @@ def _without(body: bytes, goes: Callable[[dict[str, Any]], bool]) -> bytes:
 def _cleaned(message: Any, goes: Callable[[dict[str, Any]], bool]) -> Any | None:
     """None: nothing is left of it; the turns on both sides then count as one."""
     content = message.get("content") if isinstance(message, dict) else None
-    if not isinstance(content, list):
+    if not isinstance(content, list) or message.get("role") != "assistant":
         return message
     kept = [block for block in content if not (isinstance(block, dict) and goes(block))]
     if len(kept) == len(content):
@@ -226,7 +227,7 @@ def _type_in(block: Any) -> Any:
     return block.get("type") if isinstance(block, dict) else None
 
 
-_MAY_BE_FOREIGN = re.compile(rb'"px1\.|"signature"\s*:\s*(?:""|null)|"srvtoolu_px_')
+_MAY_BE_FOREIGN = re.compile(rb'"px1\.|"signature"\s*:\s*(?:""|null)|"srvtoolu_px_|"text"\s*:\s*""')
 _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\]]', re.DOTALL)
 _VALUE = re.compile(rb'\s*:\s*("[^"\\]*(?:\\.[^"\\]*)*"|[^\s,}\]\[{"]+)', re.DOTALL)
 
