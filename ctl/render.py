@@ -210,7 +210,9 @@ def export(view: dict[str, Any]) -> str:
 def stopped(document: dict[str, Any]) -> str:
     """What `down` prints of one proxy."""
     name = cell(document.get("name"))
-    return f"{name}  already stopped" if document.get("already") else f"{name}  stopped"
+    also = ", ".join(map(cell, document.get("also") or ()))
+    said = "already stopped" if document.get("already") else "stopped"
+    return f"{name}  {said}" + (f", and with it {also}" if also else "")
 
 
 def unwell(view: dict[str, Any]) -> str | None:
@@ -322,9 +324,14 @@ def facts(view: dict[str, Any], now: float) -> Iterator[tuple[str, str]]:
         yield "leads to", ", ".join(map(cell, places))
     if view.get("state") != "stopped":  # what holds next time the next `up` says, and the configuration then
         yield from _terms(view)
-    if view.get("leases") or (view.get("wanted") and view.get("kept") is False):
+    users = [cell(name) for name in view.get("fronts") or ()]
+    users += [count(view["leases"], "command")] if view.get("leases") else []
+    if users or (view.get("wanted") and view.get("kept") is False):
         goes = "" if view.get("kept", True) else "; it goes with the last"
-        yield "used by", count(view.get("leases", 0), "command") + goes
+        yield (
+            "used by",
+            ", ".join(users) + goes if users else f"nobody; proxyctl down {cell(view.get('name'))}",
+        )
     if view.get("health") not in (None, "", "-", "unknown"):
         yield "health", cell(view["health"])
     if view.get("port_holder"):

@@ -104,17 +104,23 @@ class Commands:
         """The supervisor is going down: nothing new is taken."""
         self.leaving = False
         """The next one takes over: who hangs up now is made to, and wants nothing to end."""
+        self._awaited = True
+        """Who held a lease of an earlier supervisor's may yet say so."""
 
     # --- reading ---------------------------------------------------------------------------------
 
     def rows(self, *, stopped: bool = False) -> list[ProxyView]:
+        led = self.doors.led_to()
         return [
-            self.row(unit)
+            self._row(unit, led)
             for unit in self._keeper.units.values()
             if stopped or unit.proxy.state is not State.STOPPED
         ]
 
     def row(self, unit: Unit, *, reused: bool = False, notes: list[str] | None = None) -> ProxyView:
+        return attrs.evolve(self._row(unit, self.doors.led_to()), reused=reused, notes=notes or [])
+
+    def _row(self, unit: Unit, led: dict[str, list[str]]) -> ProxyView:
         proxy, now, tallies = unit.proxy, self._keeper.now(), unit.tallies()
         current = proxy.current
         started_at = (
@@ -135,7 +141,7 @@ class Commands:
             pid=proxy.pid,
             url=f"http://127.0.0.1:{proxy.spec.port}",
             state=str(proxy.state),
-            reused=reused,
+            reused=False,
             health=views.health(proxy),
             uptime_s=round(now - current.since, 1) if current else None,
             requests=sums.requests,
@@ -167,7 +173,7 @@ class Commands:
             tokens=[token.name for token in proxy.spec.quota.access.tokens],
             token_required=proxy.spec.quota.access.required,
             log=str(self._paths.log_file(proxy.name)),
-            notes=notes or [],
+            notes=[],
             since=None if since is None else epoch(since),
             next=views.forecast(proxy, now),
             command=views.remedy(proxy, now),
@@ -181,6 +187,7 @@ class Commands:
             workers=views.workers(proxy, now, tallies, epoch),
             targets=self.doors.shown(proxy),
             leases=len(unit.leases),
+            fronts=led.get(proxy.name, []),
             kept=unit.kept,
         )
 
@@ -297,7 +304,7 @@ class Commands:
         finally:
             held = any(making in unit.leases for unit in self._keeper.units.values())
             if held and not (self.closing or self.leaving):
-                await self._keeper.ask(lambda: self._let_go(making), refusable=False)
+                await self._keeper.ask(lambda: self.doors.let_go(making), refusable=False)
 
     async def _placed(self, request: UpRequest, making: str) -> _Wished:
         """A port that a leaving worker of ours still holds is waited for."""
@@ -493,7 +500,6 @@ class Commands:
         unit = wished.unit
         if request.lease is None:
             unit.kept = True
-            self.doors.keep(unit.proxy)
         else:
             unit.kept = unit.kept and running is not None
             unit.leases.add(request.lease)
@@ -678,7 +684,7 @@ class Commands:
         finally:
             if not (self.closing or self.leaving):
                 # Queued at once, whatever has been cancelled: what comes up for this lease is queued before it.
-                await self._keeper.ask(lambda: self._let_go(name), refusable=False)
+                await self._keeper.ask(lambda: self.doors.let_go(name), refusable=False)
 
     def _hold_again(self, target: str, lease: str) -> None:
         found = [unit for unit in self.find(target, stopped=False) if unit.proxy.wanted]
@@ -686,45 +692,23 @@ class Commands:
             raise self._unknown(target)
         for unit in found[:1]:
             unit.leases.add(lease)
-            self.doors.hold(unit.proxy, lease)
-
-    def _let_go(self, lease: str) -> list[Unit]:
-        """Inside the loop; what goes with this lease."""
-        gone = []
-        for unit in self._keeper.units.values():
-            if lease not in unit.leases:
-                continue
-            unit.leases.discard(lease)
-            if self._is_for_nobody(unit):
-                self._keeper.apply(unit, fleet.Down(unit.proxy.spec.grace_s))
-                gone.append(unit)
-        if gone:
-            self.doors.tell()
-        return gone
-
-    @staticmethod
-    def _is_for_nobody(unit: Unit) -> bool:
-        return unit.proxy.wanted and not unit.kept and not unit.leases
 
     async def end_lease(self, lease: str) -> list[Stopped]:
         """The same at its holder's word, who then hears when all is over."""
         if not any(lease in unit.leases for unit in self._keeper.units.values()):
             raise Fault("unknown_lease", f'there is no lease "{lease[:100]}"', "it may have ended already")
-        gone = await self._keeper.ask(lambda: self._let_go(lease), refusable=False)
+        gone = await self._keeper.ask(lambda: self.doors.let_go(lease), refusable=False)
         return await self._ended([(unit, False) for unit in gone], None)
 
     async def forget_leases(self) -> None:
         """Who held a lease of an earlier supervisor's has had the time to say so again."""
-        if all(unit.kept for unit in self._keeper.units.values()):
-            return
-        await trio.sleep(policy.LEASE_PATIENCE_S)
+        if not all(unit.kept for unit in self._keeper.units.values()):
+            await trio.sleep(policy.LEASE_PATIENCE_S)
 
         def forget() -> None:
-            for unit in self._keeper.units.values():
-                if self._is_for_nobody(unit):
-                    self._log(f"{unit.proxy.name}: nobody holds it any more")
-                    self._keeper.apply(unit, fleet.Down(unit.proxy.spec.grace_s))
-            self.doors.tell()
+            self._awaited = False
+            for unit in self.doors.release(self._keeper.units.values()):
+                self._log(f"{unit.proxy.name}: nobody holds it any more")
 
         await self._keeper.ask(forget, refusable=False)
 
@@ -736,7 +720,20 @@ class Commands:
         stopped = await self._keeper.ask(lambda: self._unwish(target, request))
         if not stopped and target != "all":
             raise self._unknown(target)
-        return await self._ended(stopped, request.grace_s)
+        gone: list[Unit] = []
+        try:
+            ended = await self._ended(stopped, request.grace_s)
+        finally:  # behind the front's own last requests; at once when nobody waits for them any more
+            if not (self.closing or self.leaving):
+                gone = await self._keeper.ask(lambda: self._release_behind(stopped, request), refusable=False)
+        also = [one.name for one in await self._ended([(unit, False) for unit in gone], request.grace_s)]
+        return [attrs.evolve(one, also=also if number == 0 else []) for number, one in enumerate(ended)]
+
+    def _release_behind(self, stopped: list[tuple[Unit, bool]], request: DownRequest) -> list[Unit]:
+        """Inside the loop: what was up for these fronts only, also where they do not lead any more."""
+        doors = [unit for unit, _ in stopped if unit.proxy.spec.front is not None]
+        every = [] if self._awaited or not doors else self._keeper.units.values()
+        return self.doors.release(dict.fromkeys([*self.doors.behind(doors), *every]), request.grace_s)
 
     async def _ended(self, stopped: list[tuple[Unit, bool]], grace_s: float | None) -> list[Stopped]:
         """Wait until they are."""

@@ -2,11 +2,15 @@
 
 A place that is not a proxy yet becomes one without a process: its port is known at once, and its first connection
 starts it. Whatever is brought up or taken down later is told to the fronts in the same turn of the loop.
+
+Who a place is up for follows from what is up: whoever has said `up`, who holds a lease, and every front that leads
+there. When the last of them goes, so does the place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+import secrets
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 import attrs
@@ -54,26 +58,25 @@ class Doors:
         as_said = (was.rules, was.otherwise) == (running.front.rules, running.front.otherwise)
         # Else a project's file said otherwise, or the user's says the same.
         leads_elsewhere = as_said and was != now.front
-        # Of a front that goes with its users, so do the places that it gets.
-        first, *others = [None] if unit.kept else [*sorted(unit.leases), None]
-        made = (
-            await self._made(UpRequest(running.model_id, lease=first), now, new) if leads_elsewhere else None
-        )
+        making = secrets.token_hex(8)
         before, after = (routes.spec(fronts.route(table, one)) for one in (old, new))
+        request = UpRequest(running.model_id, lease=making)
 
-        def apply() -> int | None:
+        def apply(front: Front | None) -> int | None:
             seen = unit.proxy.spec
             spec = changes.followed(seen, before, after)  # the way to Anthropic is that provider's
-            spec = spec if made is None else self.addressed(attrs.evolve(spec, front=made[0]))
+            spec = spec if front is None else self.addressed(attrs.evolve(spec, front=front))
             if not unit.proxy.wanted or spec == seen:
                 return None
             same = attrs.evolve(spec, front=seen.front) == seen
             self._keeper.apply(unit, fleet.Led(spec.front) if same else fleet.Up(spec, unit.proxy.care))
-            for lease in others if made is not None else ():
-                self.hold(unit.proxy, lease)
             return unit.proxy.order
 
-        return await self._keeper.ask(apply)
+        try:
+            front = (await self._made(request, now, new))[0] if leads_elsewhere else None
+            return await self._keeper.ask(lambda: apply(front))
+        finally:
+            await self._keeper.ask(lambda: self.let_go(making), refusable=False)
 
     async def _made(
         self, request: UpRequest, found: fronts.Compiled, config: Config
@@ -122,29 +125,57 @@ class Doors:
                 return
 
     def _claim(self, unit: Unit | None, lease: str | None) -> bool:
-        """Have a place that is there stay as long as the front does; False: there is none, or it needs help."""
+        """Have a place that is there stay until the front leads to it; False: there is none, or it needs help."""
         if unit is None:
             return False
         if lease is not None:
             unit.leases.add(lease)
-        elif not unit.kept:
-            unit.kept = True
-            self._keeper.touch(unit)
         return unit.proxy.given_up is None and not unit.proxy.key_lost
 
-    def hold(self, proxy: Proxy, lease: str | None) -> None:
-        """Inside the loop: what a front leads to is used by whoever uses the front."""
-        if proxy.spec.front is not None and lease:
-            serving = self._serving()
-            for place in proxy.spec.front.places:
-                self._claim(serving.get(place.name), lease)
+    # --- for whom they are up -----------------------------------------------------------------------
 
-    def keep(self, proxy: Proxy) -> None:
-        """Inside the loop: what a front leads to stays as long as the front does, until it is taken down."""
-        if proxy.spec.front is not None:
-            serving = self._serving()
-            for place in proxy.spec.front.places:
-                self._claim(serving.get(place.name), None)
+    def led_to(self) -> dict[str, list[str]]:
+        """The fronts that are up, by the names of the proxies that they lead to."""
+        found: dict[str, list[str]] = {}
+        for unit in self._fronts_up():
+            for place in self.behind([unit]):
+                found.setdefault(place.proxy.name, []).append(unit.proxy.name)
+        return found
+
+    def behind(self, doors: Iterable[Unit]) -> list[Unit]:
+        """The proxies that these lead to, as far as they are up; none but a front leads to any."""
+        leading = [unit.proxy.spec.front for unit in doors if unit.proxy.spec.front is not None]
+        serving = self._serving() if leading else {}
+        names = dict.fromkeys(place.name for front in leading for place in front.places)
+        return [serving[name] for name in names if name in serving]
+
+    def let_go(self, lease: str) -> list[Unit]:
+        """Inside the loop; what goes with this lease."""
+        held = [unit for unit in self._keeper.units.values() if lease in unit.leases]
+        for unit in held:
+            unit.leases.discard(lease)
+        return self.release(held)
+
+    def release(self, units: Iterable[Unit], grace_s: float | None = None) -> list[Unit]:
+        """Inside the loop: those of them go that are up for nobody any more, and what only these led to."""
+        idle = [unit for unit in units if _is_for_nobody(unit)]
+        doors = [unit for unit in idle if unit.proxy.spec.front is not None]
+        for unit in doors:
+            self._end(unit, grace_s)
+        led = self.led_to()
+        rest = [unit for unit in (*idle, *self.behind(doors)) if unit.proxy.name not in led]
+        gone = [unit for unit in dict.fromkeys(rest) if _is_for_nobody(unit)]
+        for unit in gone:
+            self._end(unit, grace_s)
+        if doors or gone:
+            self.tell()
+        return [*doors, *gone]
+
+    def _end(self, unit: Unit, grace_s: float | None) -> None:
+        self._keeper.apply(unit, fleet.Down(unit.proxy.spec.grace_s if grace_s is None else grace_s))
+
+    def _fronts_up(self) -> list[Unit]:
+        return [unit for unit in self._keeper.units.values() if unit.proxy.wanted and unit.proxy.spec.front]
 
     def _serving(self) -> _Serving:
         """Whom each place's name means now: one walk for all places of all fronts."""
@@ -162,9 +193,7 @@ class Doors:
 
     def tell(self) -> None:
         """Inside the loop, after a change of what is up."""
-        fronts_up = [
-            unit for unit in self._keeper.units.values() if unit.proxy.wanted and unit.proxy.spec.front
-        ]
+        fronts_up = self._fronts_up()
         serving = self._serving() if fronts_up else {}
         for unit in fronts_up:
             if (spec := _addressed(unit.proxy.spec, serving)) != unit.proxy.spec:
@@ -176,6 +205,11 @@ class Doors:
             return []
         serving = self._serving()
         return [_shown(place, serving.get(place.name)) for place in proxy.spec.front.places]
+
+
+def _is_for_nobody(unit: Unit) -> bool:
+    """But perhaps for a front."""
+    return unit.proxy.wanted and not unit.kept and not unit.leases
 
 
 def _addressed(spec: WorkerSpec, serving: _Serving) -> WorkerSpec:

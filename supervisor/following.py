@@ -130,7 +130,7 @@ class Following:
         before = await trio.to_thread.run_sync(applied.load, self._applied_file)
         restored = [unit for unit in self._keeper.units.values() if unit.proxy.wanted]
         await self._good.wait()
-        await self._keeper.wait_until(lambda: all(map(_is_settled, restored)), SETTLE_LIMIT_S)
+        await self._keeper.wait_until(lambda: self._are_settled(restored), SETTLE_LIMIT_S)
         async with self._one_at_a_time:
             assert self._config is not None  # it is good
             touched = [] if before is None else await self._apply(before, self._config)
@@ -141,6 +141,10 @@ class Following:
         if touched:
             names = ", ".join(unit.proxy.name for unit, _ in touched)
             self._log(f"the configuration was changed while no supervisor ran: {names}")
+
+    def _are_settled(self, units: list[Unit]) -> bool:
+        led = self._commands.doors.led_to()
+        return all(_is_settled(unit, led) for unit in units)
 
     async def _write_down(self) -> None:
         if self._config is None or not self._caught_up:
@@ -393,10 +397,10 @@ def _stamp(file: Path) -> tuple[int, int, int] | None:
     return found.st_mtime_ns, found.st_size, found.st_ino
 
 
-def _is_settled(unit: Unit) -> bool:
+def _is_settled(unit: Unit, led: dict[str, list[str]]) -> bool:
     """Whoever an earlier supervisor has left has dialled (only it may know a key) or is given up; so is who held it."""
     proxy = unit.proxy
-    is_held = unit.kept or bool(unit.leases)
+    is_held = unit.kept or bool(unit.leases) or proxy.name in led
     return not proxy.wanted or (is_held and proxy.state is not State.ADOPTING and not proxy.key_sought)
 
 

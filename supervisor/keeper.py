@@ -214,10 +214,6 @@ class Keeper:
         draft.before.setdefault(unit.proxy.name, unit.proxy)
         draft.orders.append((unit, self._step(unit, event)))
 
-    def touch(self, unit: Unit) -> None:
-        """Have it saved, though none of its facts has changed."""
-        self._the_draft().before.setdefault(unit.proxy.name, unit.proxy)
-
     def create(self, proxy: Proxy) -> Unit:
         unit = Unit(proxy)
         self._the_draft().before.setdefault(proxy.name, None)
@@ -434,14 +430,18 @@ class Keeper:
         await self.ask(lambda: self._recall_all(records, held), refusable=False)
 
     def _recall_all(self, records: list[state.ProxyRecord], held: dict[int, list[socket.socket]]) -> None:
+        wanted = _still_wanted(records)
         for record in records:
-            self._recall_one(record, held.pop(record.port, []) if record.wanted and _outlives(record) else [])
+            is_wanted = record.name in wanted
+            self._recall_one(record, held.pop(record.port, []) if is_wanted else [], is_wanted=is_wanted)
         for port, unclaimed in held.items():
             for one in unclaimed:
                 one.close()
             self.custody.hold(port, [])
 
-    def _recall_one(self, record: state.ProxyRecord, listeners: list[socket.socket]) -> None:
+    def _recall_one(
+        self, record: state.ProxyRecord, listeners: list[socket.socket], *, is_wanted: bool
+    ) -> None:
         dated = self._recall_deaths(record)
         spec = bequest.restored(record.spec, self._bequest.get(record.name, ()))
         key_lost = record.needs_key and not spec.has_secrets
@@ -449,7 +449,7 @@ class Keeper:
             Proxy(
                 name=record.name,
                 spec=spec,
-                wanted=record.wanted and _outlives(record),
+                wanted=is_wanted,
                 generation=record.generation,
                 restarts=record.restarts,
                 deaths=tuple(dated),
@@ -457,7 +457,7 @@ class Keeper:
                 key_sought=key_lost and not record.key_given,
                 last_pid=record.last_pid,
                 care=record.care,
-                idle_since=self._now() if record.idle and record.wanted else None,
+                idle_since=self._now() if record.idle and is_wanted else None,
             )
         )
         unit.pid_file, unit.key_given, unit.kept = record.pid_file, record.key_given, record.kept
@@ -851,8 +851,16 @@ class Keeper:
                 await self.ask(lambda: None, refusable=False)
 
 
+def _still_wanted(records: list[state.ProxyRecord]) -> set[str]:
+    """Those for which the wish outlives us: what a front leads to lasts as long as the front."""
+    own = [record for record in records if record.wanted and _outlives(record)]
+    led = {place.name for one in own if one.spec.front is not None for place in one.spec.front.places}
+    behind = [record for record in records if record.wanted and record.spec.said in led]
+    return {record.name for record in (*own, *behind)}
+
+
 def _outlives(record: state.ProxyRecord) -> bool:
-    """Whether the wish for it does: who held a lease is gone with the workers, or with the machine's last boot."""
+    """By itself: who held a lease is gone with the workers, or with the machine's last boot."""
     return record.kept or record.idle or any(one.boot_id == kernel.boot_id() for one in record.workers)
 
 

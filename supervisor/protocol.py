@@ -253,8 +253,10 @@ class ProxyView:
     """Of a front: the proxies that it leads to, and how they are: name, model, port, state."""
     leases: int = 0
     """How many use it just now and have said so: `proxyctl run`, `proxyctl ask`."""
+    fronts: list[str] = attrs.Factory(list)
+    """The fronts that are up and lead to it."""
     kept: bool = True
-    """False: it goes with the last of them."""
+    """False: it goes with the last of both."""
     port_holder: str | None = None
     """Which other program has the port, as far as one can see: in the answer about one proxy only."""
 
@@ -277,6 +279,8 @@ class Stopped:
     state: str = "stopped"
     already: str | None = None
     """`stopped` when there was nothing left to do."""
+    also: list[str] = attrs.Factory(list)
+    """Of a front: what went with it, for it was up for nobody else."""
 
 
 @attrs.frozen
@@ -321,6 +325,6 @@ def _plain(value: Any) -> Any:
         extra = {"env": value.env, "provider": value.provider}
         return {"error": error | {key: text for key, text in extra.items() if text is not None}}
     document = _converter.unstructure(value)
-    if isinstance(value, Stopped) and value.already is None:
-        del document["already"]
+    if isinstance(value, Stopped):
+        document = {key: said for key, said in document.items() if said not in (None, [])}
     return document

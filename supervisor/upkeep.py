@@ -48,7 +48,7 @@ class Unit:
     pid_file: str | None = None
     """One more place for the pid, by the user's wish."""
     kept: bool = True
-    """Somebody has said `up`; else it goes with the last lease."""
+    """Somebody has said `up`; else it goes with the last lease, and the last front that leads to it."""
     leases: set[str] = attrs.Factory(set)
     """Who uses it and has said so."""
     held: tuple[int, list[socket.socket]] | None = None

@@ -84,7 +84,8 @@ def test_a_cost_that_is_not_all_known_says_so(cost_usd: float | None, unpriced: 
     [
         ({"leases": 2, "kept": False}, "2 commands; it goes with the last"),
         ({"leases": 1}, "1 command"),
-        ({"leases": 0, "kept": False}, "0 commands; it goes with the last"),
+        ({"leases": 0, "kept": False}, "nobody; proxyctl down echo/demo"),
+        ({"fronts": ["front"], "leases": 1, "kept": False}, "front, 1 command; it goes with the last"),
         ({"leases": 0, "kept": False, "wanted": False}, None),
         ({}, None),
     ],
@@ -277,6 +278,7 @@ def test_daemon_and_stopped_lines() -> None:
     assert render.serving(1) == "supervisor not running; 1 worker serving"
     assert render.stopped({"name": "a/b", "state": "stopped"}) == "a/b  stopped"
     assert render.stopped({"name": "a/b", "already": "stopped"}) == "a/b  already stopped"
+    assert render.stopped({"name": "f", "also": ["a/b", "c"]}) == "f  stopped, and with it a/b, c"
 
 
 def test_limits_are_said_as_they_are_set() -> None:

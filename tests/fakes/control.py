@@ -65,6 +65,7 @@ def view(name: str = "echo/demo", **changes: Any) -> dict[str, Any]:
         "ledger_drops": 0,
         "workers": [],
         "leases": 0,
+        "fronts": [],
         "kept": True,
         "port_holder": None,
     } | changes

@@ -1149,7 +1149,71 @@ async def test_a_front_that_stays_keeps_its_places(world: World, nursery: trio.N
     await world.keeper.ask(lambda: None)
 
     assert wanted(world) == {"front", "echo/demo", "echo/other"}
-    assert all(record.kept for record in state.peek(world.paths.state_file))
+    on_record = {record.name: record.kept for record in state.peek(world.paths.state_file)}
+    assert on_record == {"front": True, "echo/demo": False, "echo/other": False}
+    await world.commands.forget_leases()
+    assert wanted(world) == set(on_record)
+
+
+async def test_a_front_that_is_taken_down_takes_along_what_only_it_led_to(world: World) -> None:
+    """Behind its own last requests; not what somebody has said `up` of, nor what another front leads to."""
+    configure(world, FRONT + '[aliases]\nc = "echo/mine"\n[front.work]\notherwise = "echo/shared"\n')
+    for name in ("front", "front/work", "echo/mine"):
+        await up(world, name)
+    everything = {"front", "front/work", "echo/mine", "echo/shared", "echo/demo", "echo/other"}
+    assert wanted(world) == everything
+    shown = {row.name: (row.fronts, row.kept) for row in world.commands.rows()}
+    assert shown["echo/shared"] == (["front/work"], False)
+    assert shown["echo/mine"] == (["front", "front/work"], True)
+
+    (first,) = await world.commands.down("front/work", DownRequest())
+    assert first.also == ["echo/shared"]
+    (second,) = await world.commands.down("front", DownRequest())
+    assert sorted(second.also) == ["echo/demo", "echo/other"]
+    assert wanted(world) == {"echo/mine"}
+
+
+async def test_what_a_front_leads_to_goes_behind_its_last_requests(
+    world: World, nursery: trio.Nursery
+) -> None:
+    """Unless it is up again by then."""
+    configure(world, FRONT)
+    world.conduct = lambda birth: "stubborn"
+    await up(world, "front")
+    nursery.start_soon(world.commands.down, "front", DownRequest(600.0))
+    await trio.sleep(1.0)
+    assert wanted(world) == {"echo/demo", "echo/other"}
+
+    await up(world, "front")
+    await trio.sleep(1.0)
+    assert wanted(world) == {"front", "echo/demo", "echo/other"}
+    nursery.start_soon(world.commands.down, "front", DownRequest(5.0))
+    await world.until(lambda: not wanted(world))
+    assert world.proxy("front").state is State.STOPPED
+
+
+async def test_who_does_not_wait_for_a_front_leaves_nothing_behind(world: World) -> None:
+    configure(world, FRONT)
+    world.conduct = lambda birth: "stubborn"
+    await up(world, "front")
+    with trio.move_on_after(1.0) as scope:
+        await world.commands.down("front", DownRequest(600.0))
+    await world.keeper.ask(lambda: None)
+
+    assert (scope.cancelled_caught, wanted(world)) == (True, set())
+
+
+async def test_where_a_front_does_not_lead_any_more_goes_with_it_as_well(world: World) -> None:
+    """Not before: it may still have requests, and the front may still send it one."""
+    configure(world, FRONT)
+    await world.commands.forget_leases()
+    await up(world, "front")
+    configure(world, FRONT.replace("echo/demo", "echo/new"))
+    await up(world, "front")
+    assert wanted(world) == {"front", "echo/demo", "echo/new", "echo/other"}
+
+    (stopped,) = await world.commands.down("front", DownRequest())
+    assert (len(stopped.also), wanted(world)) == (3, set())
 
 
 async def test_the_places_of_a_front_are_held_again_with_it(world: World, nursery: trio.Nursery) -> None:

@@ -31,7 +31,18 @@ from modelproxy.supervisor.protocol import (
     UpRequest,
 )
 from modelproxy.supervisor.tally import Tally
-from modelproxy.worker.contract import EXIT_CONFIG, Adjust, Beat, Bye, Drain, Front, Hello, Quota, Welcome
+from modelproxy.worker.contract import (
+    EXIT_CONFIG,
+    Adjust,
+    Beat,
+    Bye,
+    Drain,
+    Front,
+    Hello,
+    Place,
+    Quota,
+    Welcome,
+)
 
 MakeWorld = Callable[[], World]
 pytestmark = clock.jumping
@@ -1022,6 +1033,23 @@ async def test_what_was_up_for_a_lease_only_outlives_neither_its_worker_nor_the_
     await world.start()
 
     assert (world.proxy().wanted, world.keeper.units["echo/demo"].kept) == (kept, kept)
+
+
+async def test_what_a_front_leads_to_outlives_the_boot_with_it(make_world: MakeWorld) -> None:
+    """And not otherwise."""
+    leads = Front(places=[Place("a/b", "a/b", None)])
+    spec = attrs.evolve(SPEC, port=0)
+    old = [state.WorkerRecord(3, 77, 1, "an earlier one", "secret token")]
+    front = record(
+        name="front", spec=attrs.evolve(spec, name="front", model_id="front", front=leads), workers=old
+    )
+    place = record(name="a/b", spec=attrs.evolve(spec, name="a/b", model_id="a/b"), workers=old, kept=False)
+    for records in ([place], [front, place]):
+        world = make_world()
+        remember(world, *records)
+        await world.start()
+
+        assert world.proxy("a/b").wanted is (front in records)
 
 
 async def test_a_survivor_for_a_lease_is_adopted(make_world: MakeWorld) -> None:

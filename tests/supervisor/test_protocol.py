@@ -130,6 +130,9 @@ def test_every_code_has_an_error_status() -> None:
 
 
 def test_absent_marks_are_left_out() -> None:
+    assert json.loads(to_json([Stopped("c", 3, also=["a"])])) == [
+        {"name": "c", "port": 3, "state": "stopped", "also": ["a"]}
+    ]
     assert json.loads(to_json([Stopped("a", 1), Stopped("b", 2, already="stopped")])) == [
         {"name": "a", "port": 1, "state": "stopped"},
         {"name": "b", "port": 2, "state": "stopped", "already": "stopped"},
@@ -147,7 +150,7 @@ def test_absent_marks_are_left_out() -> None:
         ),
         (Version, "pid version started_at socket state_dir api warnings"),
         (Event, "seq at kind proxy text"),
-        (Stopped, "name port state already"),
+        (Stopped, "name port state already also"),
     ],
 )
 def test_keys_that_scripts_rely_on(cls: type[attrs.AttrsInstance], keys: str) -> None:
