@@ -51,11 +51,11 @@ from .wire.anthropic import Head, Stream, Turn, Whole
 from .wire.asks import Ask
 from .wire.items import Finish, Item, Usage
 
-WILL_AFTER_S = 1.0
+WILL_AFTER_S = 0.25
 """An answer that lasts so long has a row before its end."""
 WILL_EVERY_S = 5.0
 """So often it is brought up to date."""
-WILL_LOOK_S = 0.5
+WILL_LOOK_S = 0.25
 
 LAST_WORDS_S = 1.0
 """How long a client may take for the error that ends its request at the drain's deadline."""

@@ -747,7 +747,7 @@ async def test_an_answer_that_lasts_has_a_row_before_its_end(
 
     usage = Usage(output_tokens=40)
     words = [Text("some words " * 20)]
-    play(bench, words, 2.0, look, words, 6.0, look, 6.0, look, [usage, Finish("end_turn")])
+    play(bench, words, 0.6, look, words, 6.0, look, 6.0, look, [usage, Finish("end_turn")])
     async with trio.open_nursery() as nursery:
         nursery.start_soon(bench.handler.keep_wills)
         await post(bench, stream=stream)
@@ -767,7 +767,7 @@ async def test_a_short_answer_is_written_once(
     bench: Bench, pages: Pages, autojump_clock: trio.testing.MockClock
 ) -> None:
     """Nor is anything looked at while there is nothing in progress."""
-    play(bench, [Text("a")], 0.9, [Finish("end_turn")])
+    play(bench, [Text("a")], 0.2, [Finish("end_turn")])
     async with trio.open_nursery() as nursery:
         nursery.start_soon(bench.handler.keep_wills)
         await post(bench)
