@@ -183,6 +183,12 @@ def test_the_place_in_the_prompts_cache_is_kept() -> None:
         "tools param requires --jinja flag",
         "No endpoints found that support tool use. To learn more about provider routing, visit",
         "`tool calling` is not supported with this model",
+        "Function calling is not enabled for models/gemma-3-12b-it",
+        "tools is not supported in this model. For a list of supported models, refer to",
+        "<400> InternalError.Algo.InvalidParameter: The tool call is not supported.",
+        "model features function calling not support",
+        "Functions are not supported for this API version or this model version.",
+        "Unsupported param: tools",
     ],
 )
 def test_what_a_server_refuses_is_given_up_and_remembered(kind: str, way: str, words: str) -> None:
@@ -196,6 +202,25 @@ def test_what_a_server_refuses_is_given_up_and_remembered(kind: str, way: str, w
     assert AGAIN[kind](ask(), without, 400, json.dumps({"error": {"message": words}}).encode()) is None
     assert AGAIN[kind](ask(), known, 400, b'{"error":{"message":"something else"}}') is None
     assert AGAIN[kind](ask(tools=[]), known, 400, json.dumps({"error": {"message": words}}).encode()) is None
+
+
+@both
+@pytest.mark.parametrize(
+    "words",
+    [
+        "parallel tool calls are not supported",
+        "Parallel tool calling is not supported",
+        "this model does not support tool_choice",
+        "tool_choice 'required' is not supported",
+        "Invalid schema for function 'Bash': 'format' is not supported",
+        "tools.0.function.strict is not supported",
+    ],
+)
+def test_who_refuses_something_about_tools_does_not_refuse_tools(kind: str, words: str) -> None:
+    known = golden.terms("p", {"options": {"tools_unsupported": "strip"}})
+    said = AGAIN[kind](ask(), known, 400, json.dumps({"error": {"message": words}}).encode())
+
+    assert said is None or toolless.TOOLS not in said.facts
 
 
 # --- the answer -----------------------------------------------------------------------------------

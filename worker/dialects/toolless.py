@@ -28,8 +28,9 @@ TOOLS = "tools"
 """Key in `Terms.facts`: `never`, once the server has refused tools for this model."""
 
 _REFUSED = re.compile(
-    r"does(?:n't| not) support (?:tools|tool|function)|support tool use|enable-auto-tool-choice"
-    r"|tools param requires --jinja|tool calling.{0,40}not supported",
+    r"does(?:n't| not) support (?:tools?|functions?)\b|support tool use|enable-auto-tool-choice"
+    r"|tools param requires --jinja|(?<!parallel )tool calling.{0,40}not supported|unsupported param\w*:? [`'\"]?tools\b"
+    r"|(?<!parallel )\b(?:tools?|functions?)(?: call(?:s|ing)?| use)?[`'\"]? (?:is |are )?not (?:support|enabled)",
     re.IGNORECASE,
 )
 
