@@ -126,6 +126,12 @@ def test_what_we_write_of_a_call_reads_as_that_call() -> None:
         ('<tool_call>{"name":"Bash","arguments":{"command":"ls"}', [LS_CALL]),
         ('<tool_call>{"name":"Bash","arguments":{"n":"5"}}', [ToolCall("toolu_1", "Bash", b'{"n":5}')]),
         ('<tool_call>{"name":"Bash"}</tool_call>', [ToolCall("toolu_1", "Bash", b"{}")]),
+        ('<tool_call>{"id":"1","type":"function","name":"Bash"}', [ToolCall("toolu_1", "Bash", b"{}")]),
+        # Arguments that stand beside the name are not lost in silence.
+        (
+            '<tool_call>{"name":"Bash","command":"ls"}</tool_call>',
+            [ToolCall("toolu_1", "Bash", b'{"_raw_arguments":"{\\"name\\":\\"Bash\\",\\"command\\":\\"ls\\"}"}')],
+        ),
         # What cannot be read in one way only is nothing that a client would run.
         (
             '<tool_call>{"name":"Bash","arguments":{"command":"rm -rf ./bui',

@@ -242,6 +242,10 @@ def _overlap(text: str, tag: str) -> int:
 _NAMED = re.compile(r'"name"\s*:\s*"([^"\\]{1,128})"')
 
 
+_BARE = {"name", "id", "type", "arguments", "parameters", "input"}
+"""A call without arguments holds nothing else."""
+
+
 def call_of(block: Block, schemas: Mapping[str, Any], *, truncated: bool) -> tuple[str, bytes] | None:
     """Name and arguments; None: it is no call. `truncated`: the answer hit its limit inside this block."""
     said = codec.loads(arguments.repair(block.body, truncated=truncated))
@@ -255,6 +259,8 @@ def call_of(block: Block, schemas: Mapping[str, Any], *, truncated: bool) -> tup
         return None
     name = names.closest(name, schemas)
     given = next((said[key] for key in ("arguments", "parameters", "input") if key in said), None)
+    if given is None and not said.keys() <= _BARE:
+        return name, codec.dumps({arguments.RAW: block.body})
     whole = codec.loads(arguments.repair(given))
     return name, codec.dumps(arguments.coerced(whole, schemas.get(name)))
 
