@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 import pytest
 from fakes import golden, grammar
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelproxy.worker.dialects import ollama, openai, toolless
@@ -282,3 +282,46 @@ def test_only_who_was_told_to_write_calls_is_read_for_them(kind: str) -> None:
         (terms("prompt"), ask(tool_choice={"type": "none"})),
     ]:
         assert message(kind, known, body, asked)["content"] == tagged
+
+
+# --- together with everything else ----------------------------------------------------------------
+
+SEARCH = {"type": "web_search_20250305", "name": "web_search", "max_uses": 3}
+CASES = [
+    (kind, json.loads(path.read_text(encoding="utf-8")))
+    for kind in ("ollama", "openai", "openrouter")
+    for path in golden.paths(kind)
+]
+ANSWERS = [(kind, case) for kind, case in CASES if "upstream" in case and "status" not in case]
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from(ANSWERS),
+    st.sampled_from(["strip", "prompt"]),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+    st.data(),
+)
+def test_whatever_is_chosen_together_an_answer_cut_anywhere_is_grammatical(
+    answer: tuple[str, Any], way: str, has_tools: bool, is_live: bool, searches: bool, data: st.DataObject
+) -> None:
+    """Every golden answer: the same stream for any pieces, and a cut is never an end."""
+    kind, case = answer
+    known = case.get("terms", {})
+    capabilities = {"vision", "thinking"} | ({"tools"} if has_tools else set())
+    chosen = {"tools_unsupported": way, "tool_stream": "live" if is_live else None, "web_search": searches}
+    options = {**known.get("options", {}), **chosen}
+    met = golden.terms(kind, {**known, "capabilities": capabilities, "options": options})
+    tools = [*(case["ask"].get("tools") or [BASH]), *([SEARCH] if searches else [])]
+    asked = asks.ask(json.dumps(case["ask"] | {"stream": True, "tools": tools}).encode())
+    dialect = DIALECTS.get(kind) if kind == "ollama" else openai.OpenAI.of(kind, kind, None)
+    assert dialect is not None
+    body = "".join(case["upstream"]).encode("utf-8", "surrogateescape")
+    end = data.draw(st.integers(0, len(body)) | st.just(len(body)))
+    cuts = data.draw(st.lists(st.integers(0, end), max_size=6))
+    stream, failure = golden.stream(asked, golden.items(dialect, asked, met, body[:end], cuts))
+
+    assert grammar.check(stream).complete is (failure is None)
+    assert golden.stream(asked, golden.items(dialect, asked, met, body[:end])) == (stream, failure)
