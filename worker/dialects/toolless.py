@@ -29,7 +29,8 @@ TOOLS = "tools"
 
 _REFUSED = re.compile(
     r"does(?:n't| not) support (?:tools?|functions?)\b|support tool use|enable-auto-tool-choice"
-    r"|tools param requires --jinja|(?<!parallel )tool calling.{0,40}not supported|unsupported param\w*:? [`'\"]?tools\b"
+    r"|tools param requires --jinja|unsupported param\w*:? [`'\"]?tools\b"
+    r"|(?<!parallel )tool calling.{0,40}not supported"
     r"|(?<!parallel )\b(?:tools?|functions?)(?: call(?:s|ing)?| use)?[`'\"]? (?:is |are )?not (?:support|enabled)",
     re.IGNORECASE,
 )
