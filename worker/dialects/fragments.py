@@ -175,7 +175,7 @@ class Calls:
         current, named = self._current(fragment), self._named(fragment)
         if current is None and fragment.index is not None and named is not None:
             # The same id under a new index: a call that drifts, unless it plainly begins anew.
-            return None if fragment.name and named.is_complete else named
+            return None if named.is_complete and _may_begin(fragment) else named
         if current is not None and fragment.id and current.id == fragment.id:
             named = current  # ids may be the same for all, then the index tells them apart
         if named is None and fragment.id and current is not None and current.id:
@@ -218,6 +218,11 @@ def _can_only_go_on(current: Call, fragment: Fragment) -> bool:
         return True
     begins = fragment.arguments.lstrip().startswith("{") and not current.is_in_string
     return current.has_arguments and not begins and fragment.name == current.name
+
+
+def _may_begin(fragment: Fragment) -> bool:
+    """True where it need not be the rest of something; the name may still come."""
+    return bool(fragment.name) or not fragment.arguments or fragment.arguments.lstrip().startswith("{")
 
 
 def _is_another(current: Call, fragment: Fragment) -> bool:
