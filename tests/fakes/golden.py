@@ -8,7 +8,7 @@ A case is one JSON file: `about`, `ask`, and of these what matters to it:
 - `upstream`: the answer's body, a list of texts whose borders mean nothing; with `status` other than 200 it is
   an error's, with `headers`;
 - `events`: what the client's stream says behind `message_start`, as pairs of name and data;
-- `failure`: kind and message of what ended it.
+- `failure`: kind and message of what ended it, and how long the provider asks to wait.
 """
 
 from __future__ import annotations
@@ -130,4 +130,5 @@ def stream(ask: Ask, said: list[Item]) -> tuple[bytes, Failure | None]:
 
 
 def _told(failure: Failure) -> dict[str, Any]:
-    return {"kind": Kind(failure.kind).value, "message": failure.message}
+    wait = {} if failure.retry_after_s is None else {"wait_s": failure.retry_after_s}
+    return {"kind": Kind(failure.kind).value, "message": failure.message, **wait}
