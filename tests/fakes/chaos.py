@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import math
 import os
 import random
 import re
@@ -39,17 +38,24 @@ from typing import Any
 import attrs
 
 from . import grammar
-from .house import House, attempts, fork_servers_of, is_alive, listens, message, stands_still
+from .house import House, attempts, fork_servers_of, is_alive, listens, message, post, stands_still
 from .upstream import Reply, Seen, Upstream
 
 # As patient as a storm allows: pauses of half a minute would outlast it. All else is what users have.
+#
+# Whoever is frozen in the storm's last moment is to be found and replaced within the calm's ten seconds. After
+# it was frozen, one that serves or drains is looked at after 3 s, judged 0.5 s later and gone another second later
+# at most; one that starts is gone after 4 s; and when the supervisor is lost in the same moment, the next one,
+# which needs a second to start, waits 3 s for it. To each add a pause of 1.25 s and a start: 7 s, and three for a
+# machine that is busy with other things. A healthy worker is silent for 2 s between two beats, and up to 1.5 s more
+# while it is paused.
 POLICY = {
     "FIRST_DELAY_S": 0.1,
     "MAX_DELAY_S": 1.0,
     "QUEUE_THROUGH_S": 0.2,
     "SILENCE_LIMIT_S": 3.0,
     "BUSY_SILENCE_LIMIT_S": 10.0,
-    "START_LIMIT_S": 5.0,
+    "START_LIMIT_S": 4.0,
 }
 ECHOES = ("echo/a", "echo/b", "echo/c")
 FAR = "ollama/far"
@@ -59,14 +65,17 @@ EXTRA = "echo/extra"
 GAP_S = 0.2
 ANSWER_LIMIT_S = 40.0
 _LEADERLESS_S = 4.0
-_TO_BE_FOUND_S = 5.0  # of the calm's ten seconds, what a worker that was frozen before it may still need
 """After so long without one a supervisor that is starting is left alone."""
 _REST_S = 0.03
 _LONG_REST_S = 3.0
 """Up to so long nobody asks the lazy one."""
+_KEPT = 4
+"""Connections to its provider that a worker keeps for the next request or look."""
 _FAR_STATUSES = frozenset({500, 502, 503, 504, 529})
 """500: what its provider began and did not finish is nobody's whole answer."""
 _OUR_STATUSES = frozenset({503, 529})
+_SERVING, _RESTING, _STOPPED = ("ready",), ("ready", "idle"), ("stopped",)
+"""The states of a proxy that is as wished: always up, up for who comes, down."""
 
 
 def _has_ipv6() -> bool:
@@ -276,8 +285,6 @@ class Storm:
         self._anew_since = 0.0
         """A supervisor that began before is about to be executed anew: seconds since the epoch."""
         self._asking: list[threading.Thread] = []
-        self._until = math.inf
-        """When the storm ends."""
         self._ruled_at = time.monotonic()
         """When a supervisor was last known to have everything in its hands."""
 
@@ -290,7 +297,10 @@ class Storm:
             self.ports[name] = self.house.up(name)["port"]
         self.ports[FAR] = self.house.up(FAR, base_url=self.far.url)["port"]
         self.ports[LAZY] = self.house.up(LAZY, lazy=True, idle_stop_s=IDLE_S)["port"]
-        self.fds = settled_fds(self.house.supervisors[-1].pid)
+        for name in (*ECHOES, FAR):
+            post(self.ports[name], message())  # what a worker opens with its first request is no leak
+        self.fds = self.descriptors()
+        self.fds[FAR] += _KEPT
 
     # --- during ---
 
@@ -301,10 +311,10 @@ class Storm:
             self._threads.append(client)
             client.start()
         self._begin("wisher", self._play_user)
-        self._until = time.monotonic() + seconds
+        until = time.monotonic() + seconds
         due = time.monotonic()
         names, weights = zip(*_FAULTS.items(), strict=True)
-        while time.monotonic() < self._until:
+        while time.monotonic() < until:
             due += GAP_S
             if self._is_held_by([self._supervisor()]):
                 self._ruled_at = time.monotonic()
@@ -382,8 +392,8 @@ class Storm:
         self._pause(self._some_worker(), self._dice.uniform(0.05, 1.5))
 
     def _do_freeze_worker(self) -> None:
-        """For ever: it has to be found and replaced. Not at the very end: ten seconds of silence are no hang yet."""
-        if (victim := self._some_worker()) is not None and time.monotonic() < self._until - _TO_BE_FOUND_S:
+        """For ever: it has to be found and replaced."""
+        if (victim := self._some_worker()) is not None:
             self._strike(*victim, signal.SIGSTOP)
 
     def _do_kill_supervisor(self) -> None:
@@ -542,7 +552,7 @@ class Storm:
             try:
                 if self.house.api("GET", "/v1/version").json["started_at"] < self._anew_since:
                     continue
-                why = self._astray(self.house.ps(stopped=True))
+                why = self._astray(self.house.ps(stopped=True)) or self._stray()
             except (OSError, http.client.HTTPException, ValueError):
                 continue
             if not why:
@@ -552,19 +562,41 @@ class Storm:
     def _astray(self, rows: list[dict[str, Any]]) -> str:
         for row in rows:
             wanted = row["name"] in self.ports or (row["name"] == EXTRA and self._extra_wanted(row))
-            if (
-                row["wanted"] != wanted
-                or row["draining"]
-                or row["state"] != ("ready" if wanted else "stopped")
-            ):
+            states = _RESTING if row["name"] == LAZY else _SERVING if wanted else _STOPPED
+            if row["wanted"] != wanted or row["draining"] or row["state"] not in states:
                 return f"{row['name']} is {row['state']} ({row['detail']}), wanted: {wanted}"
-            if row["pid"] is not None and stands_still(row["pid"]):
-                return f"{row['name']} is {row['state']}, but its worker stands still and has yet to be found"
         missing = self.ports.keys() - {row["name"] for row in rows}
         return f"{missing} are not there" if missing else ""
 
+    def _stray(self) -> str:
+        """Of the processes themselves: a supervisor does not show everyone that it still has to find."""
+        house = self.house
+        holders, makers = self._holders(), fork_servers_of(house)
+        if (len(holders), len(makers)) != (1, 1):
+            return f"holders {holders}, fork servers {makers}"
+        processes = house.processes()
+        if still := [pid for pid in processes if stands_still(pid)]:
+            return f"{still} stand still and have yet to be found"
+        known = {self._supervisor(), *holders, *makers, *(row["pid"] for row in house.ps())}
+        if strangers := set(processes) - known:
+            return f"{strangers} are nobody's"
+        return ""
+
     def _extra_wanted(self, row: dict[str, Any]) -> bool:
         return bool(row["wanted"]) if self.wish is None else self.wish
+
+    def descriptors(self, at_most: dict[str, int] | None = None) -> dict[str, int]:
+        """How many each process has open: connections that are being closed are waited for."""
+        (holder,), (maker,) = self._holders(), fork_servers_of(self.house)
+        pids = {row["name"]: row["pid"] for row in self.house.ps() if row["name"] in (*ECHOES, FAR)}
+        pids |= {"supervisor": self._supervisor(), "holder": holder, "fork server": maker}
+        least = dict.fromkeys(pids, 1_000_000)
+        for _ in attempts(10.0 if at_most else 1.0, 0.05):
+            for who, pid in pids.items():
+                least[who] = min(least[who], len(os.listdir(f"/proc/{pid}/fd")))
+            if at_most and all(count <= at_most[who] for who, count in least.items()):
+                break
+        return least
 
     def explain_from_log(self) -> None:
         """Deaths that the supervisor brought about or noticed: the log knows them across its own deaths."""
@@ -639,16 +671,6 @@ def storm(seed: int) -> Iterator[Storm]:
             story.write_text(storm.story())
             print(f"seed {seed}; the story is in {story}")  # noqa: T201  # pytest shows it with the failure
             raise
-
-
-def settled_fds(pid: int, at_most: int = 0, limit_s: float = 10.0) -> int:
-    """Open descriptors of a process: connections that are being closed are waited for."""
-    least = 1_000_000
-    for _ in attempts(limit_s if at_most else 1.0, 0.05):
-        least = min(least, len(list(Path(f"/proc/{pid}/fd").iterdir())))
-        if least <= at_most:
-            break
-    return least
 
 
 def _listens(pid: int, port: int) -> bool:
