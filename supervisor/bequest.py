@@ -1,9 +1,12 @@
-"""Keys that live in memory only, from a supervisor to the program that it executes in its own place.
+"""From a supervisor to the program that it executes in its own place: keys that live in memory only, and its doors.
 
-A pipe is all of it. Nobody but this process has an end of it, so no file, no command line and no environment ever
-holds a key; what has been read is gone, and what nobody reads goes with the process. The variable says where
-it is and for which process: one that another program has left, or somebody has set, means nothing, and a
+A pipe is all of it for the keys. Nobody but this process has an end of it, so no file, no command line and no
+environment ever holds a key; what has been read is gone, and what nobody reads goes with the process. The variable
+says where it is and for which process: one that another program has left, or somebody has set, means nothing, and a
 version that knows of none of this loses what a crash would lose.
+
+The doors are the listening sockets. They stay open through the change, so that whatever becomes of workers and holder
+in that moment, nobody is refused.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import socket
 from collections.abc import Mapping, MutableMapping, Sequence
 
 import attrs
@@ -20,7 +24,13 @@ from modelproxy.worker.contract import WorkerSpec
 Keys = Mapping[str, Sequence[str | None]]
 """By proxy: its own, and those of the targets that it falls back to, in their order."""
 
+Doors = dict[int, list[socket.socket]]
+"""The listening sockets of each port."""
+
 _VARIABLE = "MODELPROXY_BEQUEST"
+_DOORS = "MODELPROXY_DOORS"
+_MOST_DOORS = 2000
+"""Of so many the variable stays far below what the system lets one be long; the holder has them all."""
 _ROOM = 1024 * 1024
 
 
@@ -70,3 +80,32 @@ def take(environment: MutableMapping[str, str]) -> Keys:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def leave_doors(doors: Doors, environment: MutableMapping[str, str]) -> None:
+    """Right before the next program is executed; whoever gets them has to keep them open until then."""
+    doors = dict(sorted(doors.items())[:_MOST_DOORS])
+    for listeners in doors.values():
+        for one in listeners:
+            one.set_inheritable(True)
+    numbers = {port: [one.fileno() for one in listeners] for port, listeners in doors.items()}
+    environment[_DOORS] = f"{os.getpid()}:{json.dumps(numbers)}"
+
+
+def take_doors(environment: MutableMapping[str, str]) -> Doors:
+    """The doors that this process has left open for itself, once."""
+    pid, _, text = environment.pop(_DOORS, "").partition(":")
+    if pid != str(os.getpid()):
+        return {}
+    try:
+        numbers: dict[str, list[int]] = json.loads(text)
+        return {int(port): [_door(number) for number in found] for port, found in numbers.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _door(number: int) -> socket.socket:
+    one = socket.socket(fileno=number)
+    one.set_inheritable(False)
+    one.setblocking(False)
+    return one

@@ -63,6 +63,8 @@ class _Ending:
     """Signals that nobody heeds any more, or not yet."""
     keys: bequest.Keys = attrs.field(factory=dict, repr=False)
     """Of a restart: what the next program cannot read anywhere."""
+    doors: bequest.Doors = attrs.field(factory=dict, repr=False)
+    """Of a restart: the listening sockets, which nobody else need have then."""
 
     def ask(self, how: str, grace_s: float | None = None) -> None:
         if self.asked.is_set():
@@ -113,6 +115,7 @@ def main(argv: list[str] | None = None) -> int:
         words = sys.argv[1:] if argv is None else argv
         _hand_signals_on(ending)
         bequest.leave(ending.keys, os.environ)
+        bequest.leave_doors(ending.doors, os.environ)
         os.execv(sys.executable, [sys.executable, "-P", "-m", "modelproxy.supervisor", *words])
     ours.release()
     return EXIT_OK
@@ -213,7 +216,7 @@ async def _serve(
     where: paths.Paths, arguments: argparse.Namespace, ending: _Ending, log: Callable[[str], None]
 ) -> None:
     started_at = kernel.wall_clock()
-    keys = bequest.take(os.environ)
+    keys, doors = bequest.take(os.environ), bequest.take_doors(os.environ)
     inherited = notify.inherit(os.environ)
     unit = service.of_environment(arguments.unit, os.environ, activated=bool(inherited.control))
     workers_socket = sockets.bind_unix(where.workers_socket)
@@ -233,6 +236,7 @@ async def _serve(
         now=time.monotonic,
         jitter=lambda: random.uniform(0.75, 1.25),
         keys=keys,
+        doors=doors,
     )
     commands = Commands(keeper, where, log)
     following = Following(commands, keeper, where, log)
@@ -275,7 +279,7 @@ async def _serve(
         else:
             # The sockets outlive the change in other hands. A worker that stands still could not bring its own.
             await keeper.hand_over()
-            ending.keys = keeper.keys()
+            ending.keys, ending.doors = keeper.keys(), keeper.doors() if ending.how == RESTART else {}
             commands.leaving = True
         nursery.cancel_scope.cancel()
     workers_socket.close()

@@ -108,8 +108,9 @@ class Keeper:
         now: Monotonic,
         jitter: Callable[[], float],
         keys: bequest.Keys | None = None,
+        doors: bequest.Doors | None = None,
     ) -> None:
-        """`keys`: what this very process had in memory before it was executed anew."""
+        """`keys`, `doors`: what this very process had in memory, and open, before it was executed anew."""
         self._paths = paths
         self._spawner = spawner
         self.custody = custody
@@ -119,6 +120,7 @@ class Keeper:
         self._now = now
         self._jitter = jitter
         self._bequest = keys or {}
+        self._doors = doors or {}
         self._units: dict[str, Unit] = {}
         self._inbox_in, self._inbox = trio.open_memory_channel[_Happened | _Question](float("inf"))
         self._slots = trio.Semaphore(max(2, os.cpu_count() or 2))
@@ -195,6 +197,17 @@ class Keeper:
         """Those that came with `up`, which nobody else knows."""
         specs = [unit.proxy.spec for unit in self._units.values() if unit.key_given]
         return {spec.name: bequest.of(spec) for spec in specs if spec.has_secrets}
+
+    def doors(self) -> bequest.Doors:
+        """The listening sockets once more, for whoever comes after us in this process."""
+        try:
+            return {
+                unit.proxy.spec.port: [one.dup() for one in unit.listeners]
+                for unit in self._units.values()
+                if unit.listeners
+            }
+        except OSError:
+            return {}  # out of descriptors: the holder has them
 
     def renewal_words(self) -> list[str]:
         """How far the upgrade is, if one is under way."""
@@ -427,6 +440,10 @@ class Keeper:
             self._log(warning)
         self._upkeep.sweep()
         held = await self.custody.take()
+        for port, listeners in self._doors.items():
+            for one in held.get(port, []):
+                one.close()
+            held[port] = listeners
         await self.ask(lambda: self._recall_all(records, held), refusable=False)
 
     def _recall_all(self, records: list[state.ProxyRecord], held: dict[int, list[socket.socket]]) -> None:

@@ -22,6 +22,7 @@ from fakes.house import (
     get,
     is_alive,
     is_refused,
+    listens,
     message,
     post,
     wait_gone,
@@ -501,6 +502,28 @@ def test_restart_without_a_holder_loses_no_socket(house: House) -> None:
 
     assert answers == [200]
     assert house.wait_row(lambda row: row["state"] == "ready")["pid"] != row["pid"]
+
+
+def test_restart_keeps_the_sockets_in_its_own_hands(house: House) -> None:
+    """There is no holder, and the only worker stands still: they stay open in the process that is executed anew.
+
+    Found by chaos (seed 5): the holder was killed in the moment between its word and that, and the worker with it.
+    """
+    supervisor = house.start()
+    row = house.up()
+    os.kill(row["pid"], signal.SIGSTOP)
+    (house.runtime / "modelproxy" / "holder.sock").unlink()  # nobody could fetch anything from it: it ends
+    assert house.api("POST", "/v1/daemon/restart").status == 200
+    for _ in attempts():
+        if house.daemon_log().count("supervisor ready") == 2:
+            break
+
+    assert listens(supervisor.pid, row["port"])
+    assert house.row()["state"] == "adopting"  # its worker has not brought anything
+    os.kill(row["pid"], signal.SIGCONT)
+    house.wait_row(lambda row: row["state"] == "ready")
+    assert house.down("echo/demo").status == 200
+    assert is_refused(row["port"])
 
 
 def test_restart_answers_whom_the_stand_in_has_let_in() -> None:

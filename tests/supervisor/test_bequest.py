@@ -1,8 +1,12 @@
-"""Keys for the next program of the same process. What becomes of them in a real one: tests/e2e/test_secrets.py."""
+"""Keys and doors for the next program of the same process.
+
+What becomes of them in a real one: tests/e2e/test_secrets.py, tests/faults/test_supervisor_ends.py.
+"""
 
 from __future__ import annotations
 
 import os
+import socket
 
 import attrs
 import pytest
@@ -76,3 +80,30 @@ def test_a_spec_gets_its_keys_again() -> None:
     assert bequest.restored(WITH_KEYS.without_secrets(), bequest.of(WITH_KEYS)) == WITH_KEYS
     assert bequest.restored(SPEC, ["k1", "k2"]) == SPEC  # it was another one
     assert bequest.restored(SPEC, []) == SPEC
+
+
+def test_doors_stay_open_for_the_next_program() -> None:
+    environment = {"HOME": "/"}
+    door = socket.create_server(("127.0.0.1", 0))
+    port = door.getsockname()[1]
+    bequest.leave_doors({port: [door]}, environment)
+    assert door.get_inheritable()
+    number = door.detach()  # as when the program that had it is no more
+
+    ((found,),) = bequest.take_doors(environment).values()
+    with found:
+        assert (found.fileno(), found.getsockname()[1], found.getblocking()) == (number, port, False)
+        assert not os.get_inheritable(number)
+    assert environment == {"HOME": "/"}
+    assert bequest.take_doors(environment) == {}
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["", "7", '1:{"80":[0]}', *(f"{os.getpid()}:{text}" for text in ("", "[1]", '{"80":[9999]}', "{"))],
+)
+def test_doors_that_are_nobody_s_mean_nothing(value: str) -> None:
+    environment = {"MODELPROXY_DOORS": value}
+
+    assert bequest.take_doors(environment) == {}
+    assert environment == {}
