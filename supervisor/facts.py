@@ -80,6 +80,8 @@ class Worker:
     """What its user should know of a provider that is well: a window too small for an agent."""
     leaving: str | None = None
     """It said goodbye, and why."""
+    overdue: bool = False
+    """It was to leave by a certain time, did not, and is killed."""
     outdated: str | None = None
     """The version that it runs, where that is not ours: it is replaced when its turn comes."""
     kept: bool = False

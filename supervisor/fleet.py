@@ -1023,6 +1023,12 @@ def _kill(turn: _Turn, worker: Worker) -> None:
         turn.amend(worker.generation, kill_by=None)
         turn.order(Examine(worker.generation, briefly=True))
         return
+    if worker.phase is Phase.DRAINING and worker.hung is None and not worker.overdue:
+        # Said now: should we end before that worker does, nobody would say whose streams were cut, and why.
+        turn.amend(worker.generation, overdue=True)
+        turn.tell(
+            "overdue", f"pid {worker.pid}, generation {worker.generation} did not leave in time: killed"
+        )
     turn.amend(worker.generation, kill_by=turn.now + 1.0)  # asked again should the first not reach it
     turn.order(Kill(worker.generation))
 

@@ -116,7 +116,9 @@ def test_what_ignores_the_drain_is_killed_at_the_deadline() -> None:
 
     assert story.beat_for(11.4) == []
     assert story.wait(0.2) == [fleet.Kill(1)]
+    assert story.texts[-1] == "pid 4001, generation 1 did not leave in time: killed"
     assert story.wait(2.0) == [fleet.Kill(1), fleet.Kill(1)]
+    assert story.told.count("overdue") == 1
     story.die(1)
     assert story.state() is State.STOPPED
 
