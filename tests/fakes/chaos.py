@@ -652,7 +652,9 @@ _FAULTS = {
     "provider": 1.5,
 }
 # What ends a worker by the supervisor's hand, or is found when it is already over.
-_DIED = re.compile(r"^(\S+)Z (\S+): (?:died|roll-failed|left|stopped|hung|slow-start|failed): ", re.MULTILINE)
+_DIED = re.compile(
+    r"^(\S+)Z (\S+): (?:died|roll-failed|left|stopped|hung|overdue|slow-start|failed): ", re.MULTILINE
+)
 
 
 @contextmanager

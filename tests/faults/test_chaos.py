@@ -47,6 +47,7 @@ def nothing_leaked(storm: Storm) -> None:
 
     assert len(workers) == len(working) == len(storm.ports) - 1
     assert set(house.processes()) == {supervisor, *workers, *holders, *makers}
+    assert house.processes_named(b"quick_supervisor") == [supervisor]  # however often it was executed anew
     assert (len(holders), len(makers)) == (1, 1)
     pid_files = {
         file.name: int(file.read_text()) for file in (house.runtime / "modelproxy" / "proxies").iterdir()
