@@ -35,6 +35,7 @@ import trio
 from . import __version__, attempts, discovery, materials, pool
 from .contract import WorkerSpec
 from .dial import Base, Dialer, Proxies, Unreachable, basic, parse_base
+from .dialects import toolless
 from .dialects.blocks import prompt_tokens
 from .dialects.seam import Call, Condition, Decoder, Dialect, Headers, NewId, Sizes, Terms
 from .discovery import Discovery, Place
@@ -138,7 +139,8 @@ class Upstream:
         return self.discovery.sizes()
 
     async def weigh(self, ask: Ask) -> int:
-        sight = self.dialect.sight(self.discovery.known())
+        terms = self.discovery.known()
+        ask, sight = toolless.shown(ask, terms), self.dialect.sight(terms)
         if self.materials is not None:
             # What is not here yet will be: until then a file counts by its pages.
             ask, sight = await self.materials.filled(ask, sight), self.materials.wider(sight)

@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fakes import grammar
@@ -199,6 +200,13 @@ def test_section15_tools_that_a_server_refuses_are_left_out_where_that_is_wanted
     assert (second.status, second.headers["x-proxy-tools"]) == (200, "strip")
     assert "tools" not in here.fr.sent
     assert "tools left out: 1" in here.house.command("logs", "bare/foo").stdout
+    assert counted(here.up("bare/foo"), []) == counted(here.up("bare/foo"), [BASH] * 9)
+
+
+def counted(port: int, tools: list[Any]) -> int:
+    answer = post(port, msg(tools=tools), path="/v1/messages/count_tokens")
+    tokens: int = answer.json["input_tokens"]
+    return tokens
 
 
 def test_section12_arguments_reach_the_client_while_the_provider_still_writes_them(here: Estate) -> None:

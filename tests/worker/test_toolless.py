@@ -171,6 +171,15 @@ def test_the_place_in_the_prompts_cache_is_kept() -> None:
     assert sent(call)["messages"][-1]["content"][-1]["cache_control"] == mark
 
 
+def test_a_request_without_what_is_left_out_of_it() -> None:
+    """For an estimate: a catalogue of tools is most of an agent's first request."""
+    asked = ask()
+
+    assert toolless.shown(asked, terms("strip")).tools == []
+    for known in (terms("prompt"), terms("strip", "tools"), terms(None)):
+        assert toolless.shown(asked, known) is asked
+
+
 # --- a server that says so ------------------------------------------------------------------------
 
 

@@ -83,6 +83,13 @@ def remarks(prepared: Prepared, terms: Terms) -> Headers:
     return [(b"x-proxy-tools", chosen.encode())] if chosen is not None and _is_missed(prepared) else []
 
 
+def shown(ask: Ask, terms: Terms) -> Ask:
+    """The request without the tools that are left out, for an estimate of what is sent."""
+    if way(terms) != "strip":
+        return ask
+    return attrs.evolve(ask, body=ask.body | {"tools": [], "tool_choice": None})
+
+
 def reader(inner: Decoder, ask: Ask, terms: Terms, new_id: NewId) -> Decoder:
     """The answer's decoder, which reads calls out of its text where the model was told to write them there."""
     if way(terms) != "prompt" or not ask.tools or ask.tool_choice["type"] == "none":
