@@ -181,7 +181,7 @@ def test_the_path_and_the_stream_flag() -> None:
             {"type": "enabled", "budget_tokens": 9900},
             None,
             {"supports_max_tokens": True},
-            {"max_tokens": 5000},
+            {"max_tokens": 9900},
         ),
         ({"type": "enabled", "budget_tokens": 2000}, None, {}, {"effort": "low"}),
         ({"type": "enabled", "budget_tokens": 5000}, None, {}, {"effort": "medium"}),
@@ -196,6 +196,22 @@ def test_reasoning_of_openrouter(
     known = terms(capabilities=frozenset(["thinking"]), facts={"reasoning": facts})
 
     assert expected == sent(request, known).get("reasoning")
+
+
+@pytest.mark.parametrize(
+    ("budget", "facts", "expected"),
+    [
+        (3000, {"supports_max_tokens": True}, {"max_tokens": 3000}),
+        (8000, {"supports_max_tokens": True}, {"max_tokens": 4000}),
+        (8000, {}, {"effort": "medium"}),
+    ],
+)
+def test_a_budget_of_more_than_the_model_may_say(budget: int, facts: Any, expected: Any) -> None:
+    """Where the limit had to be lowered the answer still has to fit; its share is what the client meant."""
+    request = ask(max_tokens=32000, thinking={"type": "enabled", "budget_tokens": budget})
+    known = terms(capabilities=frozenset(["thinking"]), facts={"reasoning": facts}, max_output=8000)
+
+    assert sent(request, known)["reasoning"] == expected
 
 
 @pytest.mark.parametrize(
@@ -226,7 +242,7 @@ def test_an_unknown_effort_says_nothing() -> None:
 
     assert "reasoning_effort" not in sent(ask(thinking={"type": "adaptive"}), known, "openai")
     assert clamped("high", ()) is None
-    assert Wish(wanted=True, effort=None, budget=None, limit=1).budget is None
+    assert Wish(wanted=True, effort=None, budget=None, asked=1, limit=1).budget is None
 
 
 @pytest.mark.parametrize(

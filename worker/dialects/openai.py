@@ -381,6 +381,7 @@ class _Request:
             wanted=wanted,
             effort=self._prepared.effort,
             budget=budget if type(budget) is int and asked.get("type") == "enabled" else None,
+            asked=self._ask.max_tokens,
             limit=self._limit,
         )
 
@@ -518,8 +519,10 @@ class Wish:
     wanted: bool
     effort: str | None
     budget: int | None
+    asked: int
+    """Tokens for reasoning and answer together, as the client wants it."""
     limit: int
-    """Tokens for reasoning and answer together."""
+    """The same as it is sent."""
 
 
 _EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
@@ -530,7 +533,7 @@ def _effort(wish: Wish) -> str | None:
     """The wish in words; a budget is a share of what may be said."""
     if wish.budget is None:
         return wish.effort if wish.effort in _EFFORTS else None
-    share = wish.budget / max(wish.limit, 1)
+    share = wish.budget / max(wish.asked, 1)
     return "low" if share <= 0.2 else "medium" if share <= 0.5 else "high"
 
 
@@ -572,8 +575,9 @@ def _by_router(wish: Wish, terms: Terms, ways: Quirks) -> dict[str, Any]:
     if not wish.wanted:
         return {} if facts.get("mandatory") is True else {"reasoning": {"effort": "none"}}
     if wish.budget is not None and facts.get("supports_max_tokens") is True and wish.limit > LEAST_BUDGET:
-        # The answer has to fit behind the reasoning: the budget gives way, the limit does not.
-        return {"reasoning": {"max_tokens": max(min(wish.budget, wish.limit // 2), LEAST_BUDGET)}}
+        # Of less than the client counted on, the answer still needs a part.
+        most = wish.limit - 1 if wish.limit >= wish.asked else wish.limit // 2
+        return {"reasoning": {"max_tokens": max(min(wish.budget, most), LEAST_BUDGET)}}
     effort = _effort(wish)
     if effort is None:
         return {"reasoning": {"enabled": True}}
