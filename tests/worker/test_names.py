@@ -71,6 +71,12 @@ def test_a_near_miss_is_corrected_and_a_guess_is_not(said: str, meant: str) -> N
     assert names.closest(said, offered) == meant
 
 
+def test_what_is_no_tool_has_no_endless_name() -> None:
+    """A small model may write its whole call in the place of the name; Anthropic takes 200 characters of a history."""
+    assert names.closest("x" * 1000, ["Bash"]) == "x" * 200
+    assert names.closest("x" * 1000, ["x" * 1000]) == "x" * 1000
+
+
 @pytest.mark.parametrize("id_", ["toolu_01A09q90qw90lq917835lq9", "call-1"])
 def test_an_id_that_every_provider_takes_stays(id_: str) -> None:
     assert names.upstream_id(id_) == id_

@@ -15,6 +15,8 @@ _PREFIX, _HASH = 55, 8
 _SAFE_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}", re.ASCII)
 """What OpenAI takes; Anthropic takes names of 128."""
 _SAFE_ID = re.compile(r"[a-zA-Z0-9_-]{1,40}", re.ASCII)
+_LONGEST_SAID = 200
+"""Of a tool that does not exist; Anthropic refuses more in a history."""
 _ANTHROPIC_ID = re.compile(r"[a-zA-Z0-9_-]+", re.ASCII)
 
 
@@ -88,7 +90,7 @@ def closest(name: str, offered: Iterable[str]) -> str:
         found = [other for other in names if alike(other, name)]
         if len(found) == 1:
             return found[0]
-    return name
+    return name[:_LONGEST_SAID]
 
 
 def _same_letters(offered: str, said: str) -> bool:
