@@ -296,8 +296,6 @@ class Commands:
 
     async def _wish(self, request: UpRequest) -> _Wished:
         """Put the wish on record. What was made for a front that cannot be had goes again with its lease."""
-        if request.lease is not None:
-            return await self._placed(request, request.lease)
         making = secrets.token_hex(8)
         try:
             return await self._placed(request, making)
