@@ -6,6 +6,7 @@ be passed on. A failure is one line, in the provider's words where there are any
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -57,15 +58,25 @@ def ask(
         body["model"] = named or view["model"]
         connection = http.client.HTTPConnection("127.0.0.1", int(view["port"]), timeout=SILENCE_S)
         try:
-            response = _sent(connection, view, body)
+            with _its_trouble(view):
+                response = _sent(connection, view, body)
             if stream:
-                _print_stream(response, as_json=as_json)
-            else:
-                _print_whole(json.loads(response.read()), as_json=as_json)
-        except (OSError, ValueError, http.client.HTTPException) as error:
-            raise Fault("ask_failed", f"{view['name']} did not answer: {_words(error)}") from None
+                _print_stream(_events(response, view), as_json=as_json)
+                return
+            with _its_trouble(view):
+                message = json.loads(response.read())
+            _print_whole(message, as_json=as_json)
         finally:
             connection.close()
+
+
+@contextlib.contextmanager
+def _its_trouble(view: dict[str, Any]) -> Iterator[None]:
+    """Around what the proxy says, and nothing else: a reader of ours who has read enough is no trouble of its."""
+    try:
+        yield
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise Fault("ask_failed", f"{view['name']} did not answer: {_words(error)}") from None
 
 
 def _sent(
@@ -88,9 +99,9 @@ def _print_whole(message: dict[str, Any], *, as_json: bool) -> None:
     _end(text, text, message.get("stop_reason"))
 
 
-def _print_stream(response: http.client.HTTPResponse, *, as_json: bool) -> None:
+def _print_stream(events: Iterator[dict[str, Any]], *, as_json: bool) -> None:
     written, stop_reason, over = "", None, False
-    for event in _events(response):
+    for event in events:
         if event.get("type") == "error":
             if written and not as_json:
                 say_part("\n")
@@ -116,12 +127,13 @@ def _end(rest: str, whole: str, stop_reason: object) -> None:
     say_part(rest + ("" if whole.endswith("\n") else "\n"))
 
 
-def _events(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
-    for line in response:
-        if line.startswith(b"data:"):
-            document = json.loads(line[5:])
-            if isinstance(document, dict):
-                yield document
+def _events(response: http.client.HTTPResponse, view: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    with _its_trouble(view):
+        for line in response:
+            if line.startswith(b"data:"):
+                document = json.loads(line[5:])
+                if isinstance(document, dict):
+                    yield document
 
 
 def _failure(body: bytes, otherwise: str) -> Fault:

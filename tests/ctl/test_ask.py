@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import socket
@@ -12,6 +13,9 @@ import pytest
 from fakes.control import Control, view
 from fakes.terminal import Run
 from fakes.upstream import Reply, Upstream
+
+from modelproxy.ctl import ask as ask_module
+from modelproxy.ctl import faults
 
 MESSAGE = {
     "type": "message",
@@ -173,6 +177,25 @@ def test_a_stream_is_printed_as_it_comes(run: Run, proxy: Upstream) -> None:
 
     done = run("ask", "echo/demo", "Hello", "--stream", "--json")
     assert [json.loads(line) for line in done.out.splitlines()] == EVENTS
+
+
+@pytest.mark.parametrize("words", [[], ["--stream"], ["--stream", "--json"]])
+def test_whoever_reads_it_may_have_enough(
+    run: Run, proxy: Upstream, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    """`ask … | head -1`: no failure, and none of the proxy's."""
+    if words:
+        proxy.on("/v1/messages", events(*EVENTS))
+
+    def gone(_: str) -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr(faults, "_forget_stdout", lambda: None)  # it is the test run's own
+    monkeypatch.setattr(ask_module, "say_part", gone)
+    monkeypatch.setattr(ask_module, "say_json", gone)
+    done = run("ask", "echo/demo", "Hello", *words)
+
+    assert (done.code, done.err) == (0, "")
 
 
 def test_the_message_may_come_from_a_pipe(run: Run, proxy: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
