@@ -126,6 +126,8 @@ def list_(json: Json = False) -> int:
     if json:
         say_json(rows)
         return EXIT_OK
+    if not rows:
+        talk("there is no token; proxyctl tokens add NAME")
     width = max((len(row["name"]) for row in rows), default=0)
     for row in rows:
         say(f"{row['name']:<{width}}  mp-***  {row['sha256']}  {told(row)}")

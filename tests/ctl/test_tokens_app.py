@@ -25,6 +25,13 @@ def test_proxies_that_run_know_it_at_once(run: Run, control: Control) -> None:
     assert control.paths_asked == [f"{RELOAD}?soon=1"] * 2
 
 
+def test_a_list_of_none_says_so(run: Run) -> None:
+    ran = run("tokens", "list")
+
+    assert (ran.code, ran.out, ran.err) == (0, "", "there is no token; proxyctl tokens add NAME\n")
+    assert run("tokens", "list", "--json").json == []
+
+
 def test_a_supervisor_that_does_not_listen_is_told_of(run: Run, control: Control) -> None:
     """The token is made all the same."""
     control.replies[RELOAD] = fault(400, "bad_config", "line 3: rubbish")
