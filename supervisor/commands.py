@@ -104,8 +104,6 @@ class Commands:
         """The supervisor is going down: nothing new is taken."""
         self.leaving = False
         """The next one takes over: who hangs up now is made to, and wants nothing to end."""
-        self._awaited = True
-        """Who held a lease of an earlier supervisor's may yet say so."""
 
     # --- reading ---------------------------------------------------------------------------------
 
@@ -704,7 +702,7 @@ class Commands:
             await trio.sleep(policy.LEASE_PATIENCE_S)
 
         def forget() -> None:
-            self._awaited = False
+            self.doors.awaits_holders = False
             for unit in self.doors.release(self._keeper.units.values()):
                 self._log(f"{unit.proxy.name}: nobody holds it any more")
 
@@ -728,10 +726,8 @@ class Commands:
         return [attrs.evolve(one, also=also if number == 0 else []) for number, one in enumerate(ended)]
 
     def _release_behind(self, stopped: list[tuple[Unit, bool]], request: DownRequest) -> list[Unit]:
-        """Inside the loop: what was up for these fronts only, also where they do not lead any more."""
-        doors = [unit for unit, _ in stopped if unit.proxy.spec.front is not None]
-        every = [] if self._awaited or not doors else self._keeper.units.values()
-        return self.doors.release(dict.fromkeys([*self.doors.behind(doors), *every]), request.grace_s)
+        """Inside the loop: what was up for these fronts only."""
+        return self.doors.release(self.doors.freed([unit for unit, _ in stopped]), request.grace_s)
 
     async def _ended(self, stopped: list[tuple[Unit, bool]], grace_s: float | None) -> list[Stopped]:
         """Wait until they are."""

@@ -34,6 +34,8 @@ class Doors:
     def __init__(self, keeper: Keeper, wish: Callable[[UpRequest], Awaitable[object]]) -> None:
         self._keeper = keeper
         self._wish = wish
+        self.awaits_holders = True
+        """Who held a lease of an earlier supervisor's may yet say so."""
 
     async def resolve(
         self, request: UpRequest, table: str, config: Config
@@ -149,6 +151,13 @@ class Doors:
         names = dict.fromkeys(place.name for front in leading for place in front.places)
         return [serving[name] for name in names if name in serving]
 
+    def freed(self, doors: Iterable[Unit]) -> list[Unit]:
+        """Who may be up for nobody when these fronts have gone: also where they do not lead any more."""
+        leading = [unit for unit in doors if unit.proxy.spec.front is not None]
+        if not leading or self.awaits_holders:
+            return self.behind(leading)
+        return list(self._keeper.units.values())
+
     def let_go(self, lease: str) -> list[Unit]:
         """Inside the loop; what goes with this lease."""
         held = [unit for unit in self._keeper.units.values() if lease in unit.leases]
@@ -163,7 +172,7 @@ class Doors:
         for unit in doors:
             self._end(unit, grace_s)
         led = self.led_to()
-        rest = [unit for unit in (*idle, *self.behind(doors)) if unit.proxy.name not in led]
+        rest = [unit for unit in (*idle, *self.freed(doors)) if unit.proxy.name not in led]
         gone = [unit for unit in dict.fromkeys(rest) if _is_for_nobody(unit)]
         for unit in gone:
             self._end(unit, grace_s)

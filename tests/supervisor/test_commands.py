@@ -1203,7 +1203,9 @@ async def test_who_does_not_wait_for_a_front_leaves_nothing_behind(world: World)
     assert (scope.cancelled_caught, wanted(world)) == (True, set())
 
 
-async def test_where_a_front_does_not_lead_any_more_goes_with_it_as_well(world: World) -> None:
+async def test_where_a_front_does_not_lead_any_more_goes_with_it_as_well(
+    world: World, nursery: trio.Nursery
+) -> None:
     """Not before: it may still have requests, and the front may still send it one."""
     configure(world, FRONT)
     await world.commands.forget_leases()
@@ -1214,6 +1216,14 @@ async def test_where_a_front_does_not_lead_any_more_goes_with_it_as_well(world: 
 
     (stopped,) = await world.commands.down("front", DownRequest())
     assert (len(stopped.also), wanted(world)) == (3, set())
+
+    one = await holder(world, nursery, model="front")
+    configure(world, FRONT)
+    await up(world, "front", lease="another")
+    assert wanted(world) == {"front", "echo/demo", "echo/new", "echo/other"}
+    await world.keeper.ask(lambda: world.commands.doors.let_go("another"))
+    await one.leave()
+    await world.until(lambda: not wanted(world))
 
 
 async def test_the_places_of_a_front_are_held_again_with_it(world: World, nursery: trio.Nursery) -> None:
