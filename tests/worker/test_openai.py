@@ -556,6 +556,45 @@ def test_a_schema_that_is_wrong_is_the_clients_affair() -> None:
     assert again(ask(), terms("openai"), 400, refusal(words)) is None
 
 
+PNG = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "iVBO"}}
+
+
+@pytest.mark.parametrize(
+    ("words", "about"),
+    [
+        ("image input is not supported - hint: you may need to provide the mmproj", True),
+        ("Model does not support images. Please use a model that does.", True),
+        ("work/m is not a multimodal model", True),
+        ("At most 0 image(s) may be provided in one prompt.", True),
+        ('Failed to parse messages: Unsupported content part type: "image_url"', True),
+        ("messages[0]: unknown variant `image_url`, expected `text`", True),
+        ("Invalid content type. image_url is only supported by certain models.", True),
+        ("No endpoints found that support image input", True),
+        ("The model does not support images larger than 20 MB", False),
+        ("image exceeds 5 MB maximum", False),
+    ],
+)
+def test_p14_p31_pictures_that_a_model_cannot_see_are_named_from_then_on(words: str, about: bool) -> None:
+    """One in a history would be refused in every later turn."""
+    result = {"type": "tool_result", "tool_use_id": "1", "content": [PNG]}
+    use = {"type": "tool_use", "id": "1", "name": "Read", "input": {}}
+    history = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": [use]},
+        {"role": "user", "content": [result]},
+    ]
+    seen, known = ask(messages=history), terms("work")
+    found = again(seen, known, 500, refusal(words))
+
+    assert (found is not None) is about
+    if found is not None:
+        assert "image_url" in json.dumps(sent(seen, known, "openai"))
+        assert "[image omitted: model has no vision]" in json.dumps(sent(seen, found, "openai"))
+        assert again(seen, found, 500, refusal(words)) is None
+    assert again(ask(), known, 500, refusal(words)) is None
+    assert again(seen, terms("work", capabilities=frozenset(["tools"])), 500, refusal(words)) is None
+
+
 def test_a_call_that_the_model_wrote_badly_is_asked_for_again() -> None:
     """P44 at Groq."""
     assert again(ask(), terms(), 400, refusal("Failed", code="tool_use_failed")) == terms()

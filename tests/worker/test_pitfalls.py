@@ -127,6 +127,21 @@ async def test_p60_silence_is_broken_by_pings_and_costs_one_request() -> None:
     assert len(it.upstream.to("/chat/completions")) == 1
 
 
+async def test_p14_a_picture_that_the_model_cannot_see_does_not_end_the_session() -> None:
+    """The server says so only when it is sent one, and then in every turn."""
+    png = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "iVBO"}}
+    ask = {**ASK, "messages": [{"role": "user", "content": [png, {"type": "text", "text": "what is it?"}]}]}
+    error = {"error": {"code": 500, "message": "image input is not supported - hint: mmproj", "type": "x"}}
+    blind = Reply(500, json.dumps(error).encode())
+    async with far(blind, Reply(body=WORD + STOP, headers=EVENTS), **OPENAI) as it:
+        got = [await it.fetch({**ask, "stream": True}) for _ in range(2)]
+
+    assert [one.status for one in got] == [200, 200]
+    bodies = [json.dumps(seen.json()) for seen in it.upstream.to("/chat/completions")]
+    assert ["image_url" in body for body in bodies] == [True, False, False]
+    assert all("[image omitted: model has no vision]" in body for body in bodies[1:])
+
+
 async def test_the_models_list_says_what_is_known_of_the_window() -> None:
     """Nobody is asked for it: before the first request only what is configured is known."""
     show = {"capabilities": ["completion", "tools"], "model_info": {"a.context_length": 100_000}}

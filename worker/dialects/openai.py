@@ -85,13 +85,15 @@ def again(ask: Ask, terms: Terms, status: int, body: bytes) -> Terms | None:
     """The terms under which a refused request may succeed, None when there are none.
 
     A model that wrote a bad call may write a good one; a parameter that nobody needs can be left out, and so can
-    tools where that was chosen.
+    tools where that was chosen; pictures that the model cannot see are named instead.
     """
     said = errors.read(body)
     if "tool_use_failed" in said.words:
         return terms
     if (without := toolless.again(ask, terms, said.message)) is not None:
         return without
+    if _shows_pictures(ask, terms) and _NO_PICTURES.search(said.message):
+        return attrs.evolve(terms, facts={**terms.facts, VISION: "never"})
     refused = terms.facts.get(quirks.REFUSED)
     known = refused if isinstance(refused, tuple) else ()
     name = errors.unsupported(status, body, [one for one in quirks.DISPENSABLE if one not in known])
@@ -102,6 +104,27 @@ def again(ask: Ask, terms: Terms, status: int, body: bytes) -> Terms | None:
 
 _BAD_SCHEMA = re.compile(r"invalid (json )?schema", re.IGNORECASE)
 """The schema is the client's own mistake; that others are taken need not be forgotten for it."""
+
+
+VISION = "vision"
+"""Key in `Terms.facts`: `never`, once the server has refused pictures for this model."""
+_NO_PICTURES = re.compile(
+    r"does(?:n't| not) support (?:images?|image inputs?|vision)\b(?! (?:larger|bigger|over|of|in|with|from))"
+    r"|image input is not supported|is not a multimodal model|support image input|at most 0 images?\b"
+    r"|unsupported content (?:part )?type\W{0,4}image|unknown variant \W?image_url|image_url is only supported by",
+    re.IGNORECASE,
+)
+"""Most servers do not say before what their model can. One picture in a history must not end the session."""
+
+
+def _sees(terms: Terms) -> bool:
+    return terms.can("vision") and terms.facts.get(VISION) != "never"
+
+
+def _shows_pictures(ask: Ask, terms: Terms) -> bool:
+    found = (block for message in ask.messages for block in blocks.inner(message["content"]))
+    kinds = (one["type"] for block in found for one in (block, *blocks.inner(block.get("content"))))
+    return _sees(terms) and "image" in kinds
 
 
 def headers(ask: Ask, terms: Terms, ways: Quirks) -> Headers:
@@ -403,7 +426,7 @@ _IDS: dict[str, Callable[[str], str]] = {"any": names.upstream_id, "mistral": na
 
 
 def _sight(terms: Terms, ways: Quirks) -> Sight:
-    return Sight(images=terms.can("vision"), image_urls=True, documents=ways.files)
+    return Sight(images=_sees(terms), image_urls=True, documents=ways.files)
 
 
 def _limit(ask: Ask, terms: Terms, ways: Quirks, size: int) -> int:
