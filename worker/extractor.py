@@ -8,11 +8,11 @@ and nothing else of our environment: keys are none of its business, and neither 
 
 from __future__ import annotations
 
-import base64
+import binascii
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 
 import trio
@@ -49,22 +49,20 @@ class Extractor:
 
     async def text(self, data: str) -> str | Lacking:
         """The text of a PDF in base64. What goes wrong is said in the log as well."""
-        try:
-            document = await trio.to_thread.run_sync(base64.b64decode, data)
-        except ValueError:
-            return self._lacking("its base64 is broken")
         async with self._places:
-            return await self._run(document)
+            return await self._run(data)
 
-    async def _run(self, document: bytes) -> str | Lacking:
+    async def _run(self, data: str) -> str | Lacking:
         said: _Said | None = None
         with trio.move_on_after(self._limit_s):
             try:
-                said = await _run(self._command, document, self._most)
+                said = await _run(self._command, data, self._most)
             except OSError as error:
                 return self._lacking("pdf_to_text could not be started", detail=error.strerror or str(error))
         if said is None:
             return self._lacking(f"pdf_to_text took longer than {self._limit_s:g} s")
+        if said.fed_garbage:
+            return self._lacking("its base64 is broken")
         if said.code != 0 and not said.cut:
             return self._lacking(f"pdf_to_text ended with {said.code}", detail=said.complaint)
         text = _decoded(said.text)
@@ -95,6 +93,7 @@ class _Said:
         self.code: int | None = None
         self.text = b""
         self.cut = False
+        self.fed_garbage = False
         self._complaint = b""
         self._heard = trio.Event()
 
@@ -102,6 +101,16 @@ class _Said:
     def complaint(self) -> str:
         """The beginning of what it wrote to standard error, in one line."""
         return " ".join(self._complaint.decode("utf-8", "replace").split())
+
+    async def feed(self, stream: trio.abc.SendStream, data: str) -> None:
+        """Piece by piece: a file may have many megabytes, and they are here once already."""
+        with suppress(trio.BrokenResourceError):  # it has read what it wanted
+            try:
+                for piece in pieces(data):
+                    await stream.send_all(piece)
+            except ValueError:
+                self.fed_garbage = True
+        await stream.aclose()
 
     async def read(self, output: trio.abc.ReceiveStream) -> None:
         found = bytearray()
@@ -121,7 +130,7 @@ class _Said:
             await self._heard.wait()
 
 
-async def _run(command: str, document: bytes, most: int) -> _Said:
+async def _run(command: str, data: str, most: int) -> _Said:
     said = _Said(most)
     process = await trio.lowlevel.open_process(
         _BOUNDED + command,
@@ -137,7 +146,7 @@ async def _run(command: str, document: bytes, most: int) -> _Said:
     assert process.stderr is not None
     try:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_feed, process.stdin, document)
+            nursery.start_soon(said.feed, process.stdin, data)
             nursery.start_soon(said.hear, process.stderr)
             await said.read(process.stdout)
             if not said.cut:
@@ -149,10 +158,18 @@ async def _run(command: str, document: bytes, most: int) -> _Said:
     return said
 
 
-async def _feed(stream: trio.abc.SendStream, document: bytes) -> None:
-    with suppress(trio.BrokenResourceError):  # it has read what it wanted
-        await stream.send_all(document)
-    await stream.aclose()
+def pieces(data: str) -> Iterator[bytes]:
+    """What stands in a base64, which may have lines. Raises ValueError in the middle of one that is broken."""
+    rest = ""
+    for start in range(0, len(data), _PIECE):
+        text = rest + "".join(data[start : start + _PIECE].split())
+        whole = len(text) - len(text) % 4
+        yield binascii.a2b_base64(text[:whole])
+        rest = text[whole:]
+    yield binascii.a2b_base64(rest)
+
+
+_PIECE = 65536
 
 
 async def _end(process: trio.Process, *, is_over: bool) -> None:
@@ -167,4 +184,4 @@ async def _end(process: trio.Process, *, is_over: bool) -> None:
             await pipe.aclose()
 
 
-__all__ = ["CUT", "LIMIT_S", "MOST_TEXT", "Extractor", "environment"]
+__all__ = ["CUT", "LIMIT_S", "MOST_TEXT", "Extractor", "environment", "pieces"]

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 import trio
+from hypothesis import given
+from hypothesis import strategies as st
 
 from modelproxy.worker.dialects.material import Lacking
-from modelproxy.worker.extractor import CUT, Extractor, environment
+from modelproxy.worker.extractor import CUT, Extractor, environment, pieces
 
 PDF = base64.b64encode(b"%PDF-1.4 sales").decode()
 LIMIT_S = 30.0
@@ -118,6 +120,20 @@ async def test_no_key_of_ours_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "PATH=" in found
     assert "sk-secret" not in found
     assert "password" not in found
+
+
+@given(st.binary(max_size=200), st.integers(1, 80), st.integers(1, 3))
+def test_what_was_encoded_comes_back_whatever_its_lines(raw: bytes, width: int, times: int) -> None:
+    data = base64.b64encode(raw * 1000 * times).decode()
+    lines = "\r\n".join(data[start : start + width * 100] for start in range(0, len(data), width * 100))
+
+    assert b"".join(pieces(lines)) == raw * 1000 * times
+
+
+async def test_what_breaks_in_the_middle_is_broken() -> None:
+    found, _ = await said("cat", base64.b64encode(bytes(99_999)).decode() + "A")
+
+    assert found == Lacking("its base64 is broken")
 
 
 def test_the_environment_is_an_allow_list() -> None:

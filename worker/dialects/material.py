@@ -46,7 +46,14 @@ def key_of(media: Wanted) -> str:
     """What is the same has the same."""
     if isinstance(media, ImageUrl):
         return f"image:{media.url}"
-    return f"pdf:{hashlib.sha256(media.data.encode('utf-8', 'replace')).hexdigest()}"
+    found = hashlib.sha256()
+    for start in range(0, len(media.data), _PIECE):
+        found.update(media.data[start : start + _PIECE].encode("utf-8", "replace"))
+    return f"pdf:{found.hexdigest()}"
+
+
+_PIECE = 65536
+"""Of a text that is hashed: a second one of its length would be there for a moment, and what it took for longer."""
 
 
 def wanted(ask: Ask, sight: Sight, wishes: Wishes) -> list[Wanted]:
