@@ -107,23 +107,29 @@ def _offers(name: str, one: Provider, paths: Paths, patience_s: float) -> list[d
     if one.base_url is None:
         return []
     key = fetch(one.key) or stored(paths.keys_file, name, needed=one.needs_key)
-    path, listing, headers = _QUESTIONS.get(one.kind, _QUESTIONS["openai"])
+    path, listing, headers, spare = _QUESTIONS.get(one.kind, _QUESTIONS["openai"])
+    base = one.base_url
+    for suffix in spare:
+        base = base.removesuffix(suffix)
     sent = {**headers, **({"Authorization": f"Bearer {key}"} if key else {}), **one.options.headers}
     if one.kind == "anthropic" and key:
         sent = {**headers, "x-api-key": key, **one.options.headers}
-    document = far.get(one.base_url, path, {field: text for field, text in sent.items() if text}, patience_s)
+    document = far.get(base, path, {field: text for field, text in sent.items() if text}, patience_s)
     entries = document.get(listing)
     if not isinstance(entries, list):
         raise ValueError("its list of models is none")
     return [_row(name, one, entry) for entry in entries if isinstance(entry, dict) and _id(entry)]
 
 
-_QUESTIONS: dict[str, tuple[str, str, dict[str, str]]] = {
-    "ollama": ("/api/tags", "models", {}),
-    "openai": ("/models", "data", {}),
-    "openrouter": ("/models", "data", {}),
-    "anthropic": ("/v1/models?limit=1000", "data", {"anthropic-version": "2023-06-01"}),
+_QUESTIONS: dict[str, tuple[str, str, dict[str, str], tuple[str, ...]]] = {
+    "ollama": ("/api/tags", "models", {}, ("/v1", "/api")),
+    "openai": ("/models", "data", {}, ("/chat/completions",)),
+    "openrouter": ("/models", "data", {}, ("/chat/completions",)),
+    "anthropic": ("/v1/models?limit=1000", "data", {"anthropic-version": "2023-06-01"}, ("/v1",)),
 }
+"""What is asked, where the list stands in the answer, what is sent along, and which ends of an address are too much:
+workers do without them too.
+"""
 
 
 def _id(entry: dict[str, Any]) -> str:

@@ -608,6 +608,7 @@ def openai(spec: WorkerSpec, new_id: NewId, log: Log) -> Upstream:
         spec,
         title=dialect.server.title or spec.provider,
         usual=USUAL["openrouter" if router else "openai"],
+        strip=(words.PATH,),
     )
     survey = discovery.ListSurvey(here, "/key" if router else None)
     return Upstream(here, dialect, survey, new_id, log, pool=connections(), again=words.again)

@@ -82,3 +82,17 @@ def test_a_key_file_that_is_gone_is_told(paths: Paths, file: Path, tmp_path: Pat
     assert rows == []
     key = "providers.openrouter.api_key_file"
     assert told.startswith(f"openrouter was not asked: the key file {tmp_path}/gone ({key}) cannot be read")
+
+
+def test_an_address_with_too_much_at_its_end_is_the_one_that_workers_take(
+    paths: Paths, file: Path, far: Upstream
+) -> None:
+    """A worker served from there, and its models were not to be had."""
+    file.write_text(f"""
+[providers]
+ollama.base_url = "{far.url}/v1"
+one = {{ kind = "openai", base_url = "{far.url}/v1/chat/completions" }}
+two = {{ kind = "anthropic", base_url = "{far.url}/v1/" }}
+""")
+
+    assert offered(paths) == (["ollama/m:latest", "one/big-one", "two/big-one"], [])

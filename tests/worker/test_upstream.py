@@ -727,6 +727,7 @@ def _resident() -> int:
         ("ollama", "gpu", "http://gpu:11434/v1/", "http://gpu:11434", "Ollama (gpu)"),
         ("ollama", "ollama", "http://h/x/api", "http://h/x", "Ollama"),
         ("openai", "work", "http://h:8000/v1", "http://h:8000/v1", "work"),
+        ("openai", "work", "http://h/v1/chat/completions", "http://h/v1", "work"),
         ("openrouter", "openrouter", None, "https://openrouter.ai/api/v1", "OpenRouter"),
     ],
 )
