@@ -16,6 +16,7 @@ from modelproxy.supervisor.config import ConfigError, Provider, build
 from modelproxy.supervisor.config import Key as ProviderKey
 from modelproxy.supervisor.keys import KeyUnavailableError, stored
 from modelproxy.supervisor.paths import Paths
+from modelproxy.supervisor.reading import in_words, ordinal
 from modelproxy.supervisor.toml_lines import Path as Key
 from modelproxy.supervisor.values import Field, close
 
@@ -53,6 +54,8 @@ def validate(paths: Paths) -> dict[str, Any]:
             *_variables_as_keys(found),
             *_set_in_one_place(variables),
             *_good_nowhere(found),
+            *_no_globs(found),
+            *_never_asked(found),
             *_not_moved(found, paths),
         ],
     }
@@ -142,6 +145,54 @@ def _good_nowhere(found: settings.Settings) -> Iterator[str]:
                 near = close(glob, known)
                 meant = f'; did you mean "{near}"?' if near else ""
                 yield f'tokens.{name}.proxies: no proxy of the configuration is called "{glob}"{meant}'
+
+
+_OTHER_PATTERNS = re.compile(r"[][{}()|^$\\]|\.[*+?]")
+"""What stands in no name, and means something in a pattern of another kind."""
+
+
+def _no_globs(found: settings.Settings) -> Iterator[str]:
+    """Names that are meant as patterns, and are none here."""
+    tables = {("aliases",): found.table("aliases"), ("models", "agents"): found.table("models", "agents")}
+    said: list[tuple[Key, str]] = [((*path, name), name) for path, table in tables.items() for name in table]
+    for door, rules in _rules(found):
+        for number, rule in enumerate(rules):
+            said += [
+                (("front", door, "rules", number, key), rule[key]) for key in schema.GLOBS if rule.get(key)
+            ]
+    for path, text in said:
+        if _OTHER_PATTERNS.search(text):
+            yield f'{in_words(path)}: only * and ? are special in "{text}": any text, any one character'
+
+
+def _never_asked(found: settings.Settings) -> Iterator[str]:
+    """Rules of a front behind one that takes all their requests."""
+    for door, rules in _rules(found):
+        for number, rule in enumerate(rules):
+            before = next((index for index, one in enumerate(rules[:number]) if _takes_all(one, rule)), None)
+            if before is not None:
+                here = in_words(("front", door, "rules", number))
+                yield f"{here} is never asked: the {ordinal(before + 1)} takes all of its requests"
+
+
+def _rules(found: settings.Settings) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    for name, table in found.table("front").items():
+        rules = table.get("rules") or []
+        if all(rule is not None and None not in rule.values() for rule in rules):
+            yield name, rules
+
+
+def _takes_all(first: dict[str, Any], second: dict[str, Any]) -> bool:
+    """Whether whatever fits the second rule fits the first; when in doubt, no."""
+    return all(
+        key in second and (value == second[key] or (key in schema.GLOBS and _covers(value, second[key])))
+        for key, value in first.items()
+        if key != "to"
+    )
+
+
+def _covers(glob: str, other: str) -> bool:
+    return aliases.fits(other, glob) and not ("?" in glob and aliases.is_glob(other))
 
 
 def _not_moved(found: settings.Settings, paths: Paths) -> Iterator[str]:

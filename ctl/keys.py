@@ -55,7 +55,7 @@ def read(file: Path) -> dict[str, str]:
     try:
         document = kept(file)
     except SpoiltError as error:
-        raise Fault("bad_config", str(error), _MEND) from None
+        raise Fault("bad_config", str(error), error.helps) from None
     if not all(isinstance(key, str) for key in document.values()):
         what = f'{file} has something else in it than lines like openrouter = "…"'
         raise Fault("bad_config", what, _MEND)

@@ -99,6 +99,8 @@ class _Checks:
         provider, _, model = target.partition("/")
         if not model or not provider:
             self._report(path, target, "is not a model id. Expected: provider/model-name")
+        elif provider in NATIVE:
+            self._report(path, target, f'there is no provider "{provider}"; did you mean "{OWN}/{model}"?')
         else:
             self._report(
                 path, target, f'there is no provider "{provider}"{guess(provider, _dict(self._providers))}'
@@ -129,7 +131,8 @@ class _Checks:
             return f'is "{OWN}" here: the caller\'s own request, to Anthropic'
         if target in self._named:
             model = (self._found["proxies"][target] or {}).get("model")
-            return "is a proxy, and a model is wanted here" + (f', like "{model}"' if model else "")
+            like = f', like "{model}"' if model is not None and self._is_known(model) else ""
+            return f"is a proxy, and a model is wanted here{like}"
         if target.partition("/")[0] == "front":
             return "is a front door, and nothing leads to one: name a proxy, a model or an alias"
         return None

@@ -21,6 +21,8 @@ _NO_SUCH_COMMAND = 127
 class KeyUnavailableError(Exception):
     """A source that was to give a key does not; the text never quotes one."""
 
+    helps = "mend it or move it away"
+
     def __init__(self, source: str, trouble: str, field: str = "") -> None:
         super().__init__(f"{source} {trouble}")
         self._source = source
@@ -31,7 +33,7 @@ class KeyUnavailableError(Exception):
     def told(self, provider: str) -> tuple[str, str]:
         """What is wrong and where that stands, and what helps: no other source is asked while this one stands."""
         if not self._field:
-            return str(self), "mend it or move it away"
+            return str(self), self.helps
         key = dotted(("providers", provider, self._field))
         first = "run it in a shell to see why, " if self._field == "api_key_command" else ""
         return (
@@ -42,6 +44,8 @@ class KeyUnavailableError(Exception):
 
 class SpoiltError(KeyUnavailableError):
     """The file of `proxyctl keys` cannot be used."""
+
+    helps = 'mend it (a line is like openrouter = "…") or move it away'
 
     def __init__(self, source: str, trouble: str, text: str | None = None) -> None:
         super().__init__(source, trouble)
@@ -105,7 +109,8 @@ def kept(file: Path) -> dict[str, Any]:
         raise SpoiltError(f"{file}:{reading.not_utf8(error).line}:", "not UTF-8") from None
     except reading.ConfigError as error:
         # What is wrong with TOML may quote what stands there.
-        raise SpoiltError(f"{file}:{error.problems[0].line}:", "not TOML", text) from None
+        trouble = error.problems[0].text if text.startswith("\ufeff") else "not TOML"
+        raise SpoiltError(f"{file}:{error.problems[0].line}:", trouble, text) from None
 
 
 def _from_file(name: str) -> str:

@@ -17,7 +17,7 @@ import attrs
 
 from . import astray, consistency, schema
 from .toml_lines import Path
-from .values import UNSHOWN
+from .values import UNSHOWN, unseen
 
 
 @attrs.frozen
@@ -35,23 +35,23 @@ class Problem:
 
     def __str__(self) -> str:
         where = f"line {self.line}: " if self.line is not None else ""
-        path = _for_people(self.at) or self.path
+        path = in_words(self.at) or self.path
         what = f"{path} = {self.value}" if self.value is not None else path
         return f"{where}{what}: {self.text}" if what else f"{where}{self.text}"
 
 
-def _for_people(at: Path) -> str:
+def in_words(at: Path) -> str:
     """`front.default.rules (1st).to`: people count from one."""
     text = ""
     for part in at:
         if isinstance(part, int):
-            text += f" ({_ordinal(part + 1)})"
+            text += f" ({ordinal(part + 1)})"
         else:
             text += f"{text and '.'}{schema.dotted((part,))}"
     return text
 
 
-def _ordinal(number: int) -> str:
+def ordinal(number: int) -> str:
     ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
     return f"{number}{ending}"
 
@@ -75,6 +75,7 @@ def placed(file: object, problem: Problem) -> str:
 
 
 _QUOTES = 'what has other signs than letters, digits, _ and - stands in quotes: "claude-haiku-*" = '
+_BACKSLASH = "a backslash is written twice, or the text stands in '…'"
 _MEANT = {
     "Cannot overwrite": "this key stands here a second time",
     "Cannot declare": "this table stands here a second time; its keys belong under the first [header]",
@@ -86,11 +87,27 @@ _MEANT = {
     "Invalid value": 'texts stand in quotes: "…"',
     "Expected newline": 'one key on each line, and texts stand in quotes: "…"',
     "Illegal character": 'a text ends on its own line, with a quote like the one that it begins with: "…"',
-    "Unescaped": "a backslash is written twice, or the text stands in '…'",
+    "Unescaped": _BACKSLASH,
+    "Invalid hex": _BACKSLASH,
+    "Invalid statement": "a line is a [table], a key = value, or a comment that begins with #",
 }
 """What mostly lies behind the words of `tomllib`, for those who do not know TOML by heart."""
 
 
+_SIGNS = (
+    ("Invalid statement", r"//|;|--|/\*", "a comment begins with #"),
+    (
+        "Invalid statement",
+        r"\{",
+        "this looks like JSON; proxyctl config import takes over its models and apiKeys",
+    ),
+    ("Expected '='", r":(\s|$)", "behind a key stands = and no colon"),
+    ("Expected '='", r"[\w\"'{\[][^=]*$", "there is no = between the key and its value"),
+    ("Expected newline", r"[,;]\s*(#|$)", "no comma or semicolon stands at the end of a line"),
+    ("Expected newline", r",\d", "a number has no comma in it"),
+    ("Expected newline", r"\d", "a number does not begin with 0"),
+)
+"""What tells more than the words: how the text goes on there."""
 _CURLY = "“”„‟‘’‚«»"
 _STRAIGHT = 'quotes are straight ones: "…"'
 _NO_VALUE = "there is no value behind the ="
@@ -118,6 +135,11 @@ def _meant_there(what: str, text: str, number: int, column: int) -> str | None:
         return _STRAIGHT
     if what.startswith("Invalid value"):
         return _no_value(line, rest)
+    if (hidden := unseen(rest[:1])) is not None:
+        return f"a character that cannot be seen stands there, {hidden}"
+    for start, sign, words in _SIGNS:
+        if what.startswith(start) and re.match(sign, rest):
+            return words
     nothing = rest.strip()[:1] in ("", "#", "}")
     if nothing and (
         what.startswith("Unclosed inline")

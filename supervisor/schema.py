@@ -170,7 +170,11 @@ PROVIDER = Section(
             kinds=_LOADS,
         ),
         "keep_alive": Field(
-            OneOf('a text like "10m" or a number of seconds', Text(), Whole(-(2**31), 2**31)),
+            OneOf(
+                'a text like "10m" or "1h30m", or a number of seconds',
+                Text("a span", r"([-+]?(\d+(\.\d*)?(ns|us|ms|s|m|h))+|0)"),  # as Ollama takes it
+                Whole(-(2**31), 2**31),
+            ),
             "Ollama: how long the model stays loaded; -1: for ever",
             example='"10m"',
             default="[Ollama's own, 5 min]",
@@ -433,6 +437,8 @@ FRONT_RULE = Section(
         ),
     }
 )
+GLOBS = ("agent", "model", "session")
+"""Of a rule's."""
 FRONT = Section(
     {
         "rules": Field(

@@ -22,6 +22,12 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _PROXY_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
 
 
+def unseen(text: str) -> str | None:
+    """The first character that nobody sees, or takes for a space, as U+00A0; None: there is none."""
+    hidden = next((one for one in text if not one.isprintable() and one not in "\t\r\n"), None)
+    return None if hidden is None else f"U+{ord(hidden):04X}"
+
+
 class Value:
     """One kind of value. `words` say what it must be."""
 
@@ -69,6 +75,8 @@ class Name(Text):
 
     def check(self, raw: Any) -> str:
         text = super().check(raw)
+        if (hidden := unseen(text)) is not None:
+            raise ValueError(f"must be without {hidden}, a character that cannot be seen")
         if any(char.isspace() or not char.isprintable() for char in text) or len(text) > 200:
             raise ValueError("must be a name without white space, of at most 200 characters")
         return text
@@ -112,7 +120,7 @@ class Choice(Value):
 
     def check(self, raw: Any) -> Any:
         if not any(raw == option and type(raw) is type(option) for option in self._options):
-            near = close(str(raw), [str(option) for option in self._options])
+            near = close(str(raw), [_spelt(option) for option in self._options])
             raise ValueError(f"must be {self.words}" + (f'; did you mean "{near}"?' if near else ""))
         return raw
 
@@ -128,6 +136,11 @@ class Flag(Choice):
     def __init__(self) -> None:
         super().__init__(True, False)
         self.words = "true or false"
+
+    def check(self, raw: Any) -> Any:
+        if isinstance(raw, str) and raw.lower() in ("true", "false"):
+            raise ValueError("must be true or false, without quotes")
+        return super().check(raw)
 
     def schema(self) -> dict[str, Any]:
         return {"type": "boolean"}
@@ -308,6 +321,13 @@ class Named(TableOf):
         super().__init__("a table", kind, names, rule)
 
     def read(self, raw: Any, path: Path, report: Report, *, secret: bool = False) -> Any:
+        if isinstance(raw, list):
+            report(
+                path,
+                UNSHOWN,
+                f"each is a table with a name of its own, like [{'.'.join(map(str, path))}.NAME]",
+            )
+            return None
         return super().read(self._without_astray(raw, path, report), path, report, secret=secret)
 
     def _without_astray(self, raw: Any, path: Path, report: Report) -> Any:
@@ -353,7 +373,7 @@ class Section(Value):
 
     def read(self, raw: Any, path: Path, report: Report, *, secret: bool = False) -> Any:
         if not isinstance(raw, dict):
-            report(path, raw, "must be a table")
+            report(path, raw, f"must be a table{', in single brackets' if isinstance(raw, list) else ''}")
             return None
         found = {}
         for key, value in raw.items():

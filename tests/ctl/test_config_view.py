@@ -128,6 +128,47 @@ def test_a_token_for_a_proxy_that_is_not_there_is_warned_of(run: Run, file: Path
     )
 
 
+def test_patterns_of_another_kind_are_warned_of(run: Run, file: Path) -> None:
+    """They are taken as they stand, and fit nothing; a dot is a part of many names."""
+    file.write_text(
+        '[aliases]\n"gpt-4.1*" = "ollama/a"\n"claude-.*" = "ollama/b"\n[models.agents]\n"re[v]" = "claude"\n'
+        '[[front.default.rules]]\nmodel = "^gpt"\nto = "ollama/c"\n'
+    )
+    said = {
+        'aliases."claude-.*"': "claude-.*",
+        'models.agents."re[v]"': "re[v]",
+        "front.default.rules (1st).model": "^gpt",
+    }
+
+    assert run("config", "validate").err.splitlines() == [
+        f'warning: {key}: only * and ? are special in "{text}": any text, any one character'
+        for key, text in said.items()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "told"),
+    [
+        ('agent = "*"', 'agent = "rev"', True),
+        ('agent = "re*"', 'agent = "rev*", model = "a"', True),
+        ('model = "a"', 'model = "a", agent = "b"', True),
+        ('agent = "re?"', 'agent = "rev"', True),
+        ('agent = "re?"', 'agent = "re*"', False),  # `review`
+        ('agent = "*"', 'model = "a"', False),  # who asks is not always known
+        ('agent = "b", model = "a"', 'model = "a"', False),
+        ('marker = "*"', 'marker = "b"', False),
+    ],
+)
+def test_a_rule_that_is_never_asked_is_warned_of(
+    run: Run, file: Path, first: str, second: str, *, told: bool
+) -> None:
+    rules = ", ".join(f'{{ {one}, to = "ollama/x" }}' for one in ('session = "z"', first, second))
+    file.write_text(f"front.default.rules = [{rules}]")
+    words = "warning: front.default.rules (3rd) is never asked: the 2nd takes all of its requests\n"
+
+    assert run("config", "validate").err == (words if told else "")
+
+
 def test_a_key_that_others_can_read_is_warned_of(run: Run, file: Path) -> None:
     file.write_text('providers.openai.api_key = "sk-secret"')
     file.chmod(0o644)
@@ -227,8 +268,8 @@ def test_s92_a_key_that_nobody_has_is_missing_whoever_runs(
 @pytest.mark.parametrize(
     ("content", "trouble"),
     [
-        (b"= = sk-secret", ":1: not TOML; mend it or move it away"),
-        (b"\xff", ":1: not UTF-8; mend it or move it away"),
+        (b"= = sk-secret", ':1: not TOML; mend it (a line is like openrouter = "…") or move it away'),
+        (b"\xff", ':1: not UTF-8; mend it (a line is like openrouter = "…") or move it away'),
         (
             b"openrouter = 5",
             ' has something else in it than lines like openrouter = "…"; mend it or move it away',

@@ -775,7 +775,7 @@ async def test_a_spoilt_file_of_keys_is_in_the_way_of_those_who_may_need_one(
     fault = await refused(lambda: up(world, "openrouter/a/b"))
 
     assert fault.message == f"openrouter: {world.paths.keys_file}:1: not TOML"
-    assert fault.hint == "mend it or move it away"
+    assert fault.hint == 'mend it (a line is like openrouter = "…") or move it away'
     row = await up(world, "ollama/x")
     words = f"{world.paths.keys_file}:1: not TOML; ollama does not stand there, and goes without a key"
     assert row.notes == [words]

@@ -226,7 +226,8 @@ def test_every_problem_at_once_with_path_line_and_value() -> None:
         ('tool_images = "below"', "must be one of lift, inline"),
         ('tool_stream = "lively"', 'must be one of buffered, live; did you mean "live"?'),
         ('tools_unsupported = "drop"', "must be one of error, strip, prompt"),
-        ("keep_alive = []", 'must be a text like "10m" or a number of seconds'),
+        ("keep_alive = []", 'must be a text like "10m" or "1h30m", or a number of seconds'),
+        ('keep_alive = "10"', 'must be a text like "10m" or "1h30m", or a number of seconds'),
         ("num_ctx = 5", 'must be "auto" or a whole number from 512 to 100000000'),
     ],
 )

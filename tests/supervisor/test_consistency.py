@@ -41,6 +41,8 @@ NAMED = {"coder": {"model": "ollama/x"}}
             {"proxies": NAMED | {"b": {"model": "coder"}}},
             'is a proxy, and a model is wanted here, like "ollama/x"',
         ),
+        ({"proxies": {"b": {"model": "b"}}}, "is a proxy, and a model is wanted here"),
+        ({"models": {"default": "claude/x"}}, 'there is no provider "claude"; did you mean "anthropic/x"?'),
         (
             {"proxies": {"b": {"model": "ollama/y", "fallback": ["claude"]}}},
             'is "anthropic" here: the caller\'s own request, to Anthropic',

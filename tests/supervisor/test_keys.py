@@ -111,7 +111,7 @@ def test_the_file_of_keys(tmp_path: Path) -> None:
     file.write_text("b = 1\nsk-secret")
     with pytest.raises(KeyUnavailableError) as caught:
         stored(file, "a", needed=True)
-    assert caught.value.told("a") == (f"{file}:2: not TOML", "mend it or move it away")
+    assert caught.value.told("a") == (f"{file}:2: not TOML", SpoiltError.helps)
 
 
 SPOILT = '# of local\n"box.a" = "k"\nopenrouter = "sk-other-1\nwork = "k"\n'

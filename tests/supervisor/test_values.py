@@ -62,6 +62,23 @@ def test_a_word_that_is_nearly_right() -> None:
         values.Choice("fork", "exec").check("exce")
 
 
+@pytest.mark.parametrize(
+    ("kind", "raw", "words"),
+    [
+        (values.Flag(), "True", "must be true or false, without quotes"),
+        (values.Flag(), "ture", 'must be true or false; did you mean "true"?'),
+        (values.Name(), "a\u200bb", "must be without U+200B, a character that cannot be seen"),
+        (values.Section({}), [{}], "must be a table, in single brackets"),
+        (values.Named(values.Section({})), [{}], "each is a table with a name of its own, like [key.NAME]"),
+    ],
+)
+def test_slips_are_told_by_what_they_are(kind: values.Value, raw: Any, words: str) -> None:
+    found: list[str] = []
+    kind.read(raw, ("key",), lambda path, raw, text: found.append(text))
+
+    assert found == [words]
+
+
 def test_nothing_far_fetched_is_suggested() -> None:
     """`nope` for `openai` would send the user off in a wrong direction."""
     assert values.close("olama", ["ollama", "openai"]) == "ollama"
