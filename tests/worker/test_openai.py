@@ -595,6 +595,37 @@ def test_p14_p31_pictures_that_a_model_cannot_see_are_named_from_then_on(words: 
     assert again(seen, terms("work", capabilities=frozenset(["tools"])), 500, refusal(words)) is None
 
 
+ALTERNATE = "After the optional system message, conversation roles must alternate user and assistant roles"
+NINE = "Tool call IDs should be alphanumeric strings with length 9!"
+
+
+def test_p14_the_ways_of_a_template_are_learned_from_its_refusals() -> None:
+    """Mistral's models have theirs on any server, and what follows a result would end the session."""
+    use = {"type": "tool_use", "id": "toolu_1", "name": "Read", "input": {}}
+    behind = [
+        {"type": "tool_result", "tool_use_id": "toolu_1", "content": "x"},
+        {"type": "text", "text": "b"},
+    ]
+    history = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": [use]},
+        {"role": "user", "content": behind},
+    ]
+    request, known = ask(messages=history), terms("work")
+    found = again(request, known, 500, refusal(f"Jinja Exception: {ALTERNATE}"))
+    assert found is not None
+    more = again(request, found, 400, refusal(NINE))
+    assert more is not None
+
+    roles = [[one["role"] for one in sent(request, it, "openai")["messages"]] for it in (known, found, more)]
+    assert roles[0] == ["user", "assistant", "tool", "user"]
+    assert roles[1] == roles[2] == ["user", "assistant", "tool", "assistant", "user"]
+    ids = [sent(request, it, "openai")["messages"][2]["tool_call_id"] for it in (found, more)]
+    assert [len(one) for one in ids] == [len("toolu_1"), 9]
+    assert again(request, more, 400, refusal(ALTERNATE)) is None
+    assert again(request, more, 400, refusal(NINE)) is None
+
+
 def test_a_call_that_the_model_wrote_badly_is_asked_for_again() -> None:
     """P44 at Groq."""
     assert again(ask(), terms(), 400, refusal("Failed", code="tool_use_failed")) == terms()

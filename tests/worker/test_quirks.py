@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from modelproxy.worker.dialects import openai, quirks
-from modelproxy.worker.dialects.quirks import PLAIN, SERVERS
+from modelproxy.worker.dialects.quirks import HABITS, PLAIN, SERVERS, habit
 
 
 @pytest.mark.parametrize(
@@ -63,3 +65,20 @@ def test_a_list_of_models_tells_who_made_the_server() -> None:
     assert PLAIN.with_model("m", {"owned_by": "llamacpp"}) == SERVERS["llama.cpp"]
     assert PLAIN.with_model("m", {"owned_by": "somebody"}) == PLAIN
     assert SERVERS["groq"].with_model("m", {"owned_by": "vllm"}) == SERVERS["groq"]
+
+
+@pytest.mark.parametrize(
+    ("words", "fields"),
+    [
+        ("conversation roles must alternate user/assistant/user/assistant/...", {"user_after_tool": False}),
+        ("Unexpected role 'user' after role 'tool'", {"user_after_tool": False}),
+        ("Tool call IDs should be alphanumeric strings with length 9!", {"tool_ids": "mistral"}),
+        ("Tool call id was toolu_01 but must be a-z, A-Z, 0-9, with a length of 9.", {"tool_ids": "mistral"}),
+        ("no", None),
+    ],
+)
+def test_words_that_tell_of_a_servers_ways(words: str, fields: dict[str, Any] | None) -> None:
+    assert habit(words) == fields
+    if fields is not None:
+        learned = PLAIN.with_model("m", {HABITS: fields})
+        assert {key: getattr(learned, key) for key in fields} == fields

@@ -94,6 +94,8 @@ def again(ask: Ask, terms: Terms, status: int, body: bytes) -> Terms | None:
         return without
     if _shows_pictures(ask, terms) and _NO_PICTURES.search(said.message):
         return attrs.evolve(terms, facts={**terms.facts, VISION: "never"})
+    if (habits := _habits(terms, said.message)) is not None:
+        return attrs.evolve(terms, facts={**terms.facts, quirks.HABITS: habits})
     refused = terms.facts.get(quirks.REFUSED)
     known = refused if isinstance(refused, tuple) else ()
     name = errors.unsupported(status, body, [one for one in quirks.DISPENSABLE if one not in known])
@@ -104,6 +106,13 @@ def again(ask: Ask, terms: Terms, status: int, body: bytes) -> Terms | None:
 
 _BAD_SCHEMA = re.compile(r"invalid (json )?schema", re.IGNORECASE)
 """The schema is the client's own mistake; that others are taken need not be forgotten for it."""
+
+
+def _habits(terms: Terms, words: str) -> dict[str, Any] | None:
+    """All that is known with what these words add; None: they add nothing."""
+    found, known = quirks.habit(words), terms.facts.get(quirks.HABITS)
+    known = known if isinstance(known, dict) else {}
+    return None if found is None or found.items() <= known.items() else known | found
 
 
 VISION = "vision"

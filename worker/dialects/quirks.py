@@ -28,6 +28,23 @@ DISPENSABLE = (
 """What a request can do without, or say in another way; a refusal that names one of them may be about it."""
 
 
+HABITS = "learned_habits"
+"""Among the facts: fields of `Quirks` that the words of a refusal have told."""
+_HABITS: list[tuple[re.Pattern[str], dict[str, Any]]] = [
+    (re.compile(pattern, re.IGNORECASE), fields)
+    for pattern, fields in (
+        # Templates of Mistral's models, whoever serves them; Claude Code has something to say behind most results.
+        (r"roles must alternate|role .user. after role .tool", {"user_after_tool": False}),
+        (r"tool call ids? .{0,120}length (of )?9\b", {"tool_ids": "mistral"}),
+    )
+]
+
+
+def habit(words: str) -> dict[str, Any] | None:
+    """What a refusal in these words tells of a server's ways."""
+    return next((fields for pattern, fields in _HABITS if pattern.search(words)), None)
+
+
 _CONTROLS = frozenset(("reasoning_effort", "chat_template_kwargs", "reasoning", "thinking"))
 
 
@@ -109,6 +126,9 @@ class Quirks:
         for pattern, changes in self.models:
             if re.search(pattern, model, re.IGNORECASE):
                 found = attrs.evolve(found, **changes)
+        habits = facts.get(HABITS)
+        if isinstance(habits, dict):
+            found = attrs.evolve(found, **habits)
         refused = facts.get(REFUSED)
         if isinstance(refused, tuple):
             found = found._after_refusing(refused)
