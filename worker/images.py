@@ -28,6 +28,8 @@ MOST_BYTES = 10 * 1024 * 1024
 MOST_REDIRECTS = 3
 MOST_AT_ONCE = 4
 _HEADERS = [(b"accept", b"image/*"), (b"user-agent", b"modelproxy/" + __version__.encode())]
+_UNNAMED = ("application/octet-stream", "binary/octet-stream")
+"""What stores of files call anything; its first bytes tell."""
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 Log = Callable[..., None]
@@ -100,7 +102,7 @@ class Images:
         kind = headers.get(b"content-type", "").partition(";")[0]
         if answer.status != 200:
             raise _Refused(f"its server answers {answer.status}")
-        if not kind.startswith("image/"):
+        if not kind.startswith("image/") and kind not in _UNNAMED:
             raise _Refused(
                 f"its server calls it {kind[:40]}" if kind else "its server does not call it an image"
             )

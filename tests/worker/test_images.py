@@ -59,6 +59,15 @@ async def test_a_picture_comes_with_the_type_that_it_has(far: Upstream) -> None:
     assert "authorization" not in seen.headers
 
 
+@pytest.mark.parametrize("kind", ["application/octet-stream", "Binary/Octet-Stream"])
+async def test_so_does_one_that_its_server_has_no_name_for(far: Upstream, kind: str) -> None:
+    """A store of files names few of them."""
+    far.on("/a", image(kind=kind)).on("/b", image(b"<html>", kind=kind))
+
+    assert await fetched(f"{far.url}/a") == Image("image/png", base64.b64encode(PNG).decode())
+    assert await fetched(f"{far.url}/b") == Lacking("it is no JPEG, PNG, GIF or WebP")
+
+
 async def test_redirects_are_followed_without_cookies(far: Upstream) -> None:
     far.on("/a", moved("/b"))
     far.on("/b", moved(f"{far.url}/c", 307))
