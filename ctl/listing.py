@@ -188,7 +188,7 @@ def key_of(paths: Paths, name: str, one: Provider) -> KeyFound:
                 return KeyFound(words, found)
         if one.key.command is not None:
             return KeyFound(f"command {one.key.command.split()[0]}")
-        found = stored(paths.keys_file, name, needed=one.needs_key)
+        found = stored(paths.keys_file, name)
     except KeyUnavailableError as error:
         return KeyFound(trouble=error.told(name)[0])
     return KeyFound() if found is None else KeyFound("keys.toml", found)

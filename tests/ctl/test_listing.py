@@ -96,3 +96,12 @@ two = {{ kind = "anthropic", base_url = "{far.url}/v1/" }}
 """)
 
     assert offered(paths) == (["ollama/m:latest", "one/big-one", "two/big-one"], [])
+
+
+def test_of_a_spoilt_file_of_keys_only_those_in_it_are_told(paths: Paths, file: Path, far: Upstream) -> None:
+    """The lists are those of a home without keys: nobody has asked for openai and openrouter."""
+    file.write_text(f'providers.ollama.base_url = "{far.url}"')
+    paths.keys_file.write_text('openai = "k')
+    rows, [silent] = offered(paths)
+
+    assert (rows, silent.partition(":")[0]) == (["ollama/m:latest"], "openai was not asked")
