@@ -94,11 +94,11 @@ def unset(agent: Agent, json: Json = False) -> int:
 
     from .applying import apply_or_warn
     from .config_file import unset as take_out
-    from .config_view import overruled
+    from .config_view import nearest, overruled
 
     path = ("models", "agents", agent)
     if not take_out(find(), path):
-        hint = overruled(find(), path) or "proxyctl agents list"
+        hint = overruled(find(), path) or nearest(find(), path) or "proxyctl agents list"
         raise Fault("not_set", f'"{agent}" has no entry in {find().config_file}', hint)
     apply_or_warn(find())
     tell_who_goes_before(path)

@@ -213,12 +213,12 @@ def unset(key: KeyName, json: Json = False) -> int:
 
     from . import config_file
     from .applying import apply_or_warn
-    from .config_view import overruled
+    from .config_view import nearest, overruled
 
     path = config_file.key_of(key)
     name = schema.dotted(path)
     if not config_file.unset(find(), path):
-        hint = overruled(find(), path) or ""
+        hint = overruled(find(), path) or nearest(find(), path)
         raise Fault("not_set", f"{name} is not set in {find().config_file}", hint)
     apply_or_warn(find())
     tell_who_goes_before(path)

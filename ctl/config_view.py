@@ -458,6 +458,23 @@ def overruled(paths: Paths, path: Key) -> str | None:
     return None
 
 
+def nearest(paths: Paths, path: Key) -> str:
+    """`did you mean proxies.coder?`; empty when nothing that is set is near."""
+    here: Any = settings.read(paths).document
+    for index, part in enumerate(path):
+        if not isinstance(here, dict):
+            break
+        if part not in here:
+            near = close(str(part), here)
+            return (
+                ""
+                if near is None
+                else f"did you mean {schema.dotted((*path[:index], near, *path[index + 1 :]))}?"
+            )
+        here = here[part]
+    return ""
+
+
 def _how_to_set(path: Key, name: str) -> str:
     hint = f"proxyctl config set {name} VALUE"
     if path[0] == "providers" and len(path) == 3:
@@ -474,7 +491,7 @@ def get(paths: Paths, path: Key) -> dict[str, Any]:
     name = schema.dotted(path)
     if not below:
         settings.read(paths).refuse_withheld_key(path)
-        raise Fault("not_set", f"{name} is not set", _how_to_set(path, name))
+        raise Fault("not_set", f"{name} is not set", nearest(paths, path) or _how_to_set(path, name))
     if below[0].path == path:
         [row] = rows(below[:1])
         return row

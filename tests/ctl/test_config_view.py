@@ -432,3 +432,25 @@ def test_the_name_of_a_variable_is_no_key(run: Run, file: Path, key: str, name: 
         if name
         else ""
     )
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (("config", "get", "proxies.codr.model"), "did you mean proxies.coder.model?"),
+        (("config", "unset", "proxies.codr"), "did you mean proxies.coder?"),
+        (("config", "unset", "aliases.x"), ""),
+        (("config", "unset", "remotes.a"), ""),  # that is no table
+        (("agents", "unset", "reviewr"), "did you mean models.agents.reviewer?"),
+        (("agents", "unset", "x"), "proxyctl agents list"),
+    ],
+)
+def test_what_is_not_set_is_answered_with_the_nearest_that_is(
+    run: Run, file: Path, words: tuple[str, ...], hint: str
+) -> None:
+    file.write_text(
+        'proxies.coder.model = "echo/x"\nmodels.agents.reviewer = "coder"\naliases.b = "echo/y"\nremotes = 5\n'
+    )
+    error = run(*words, "--json").json["error"]
+
+    assert (error["code"], error["hint"]) == ("not_set", hint)
