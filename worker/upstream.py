@@ -216,6 +216,14 @@ class _Clock:
         if trio.current_time() + self._limits.idle_s > self._first.due:
             self.heard()
 
+    def unfinished(self, *, shown: bool) -> None:
+        """It was not finished after all: the limits are those of before."""
+        if shown:
+            self.heard()
+        else:
+            self.waiting()
+            self.heard_early()
+
     def finishing(self, seconds: float) -> None:
         self._set(self._limit("", "", seconds, trio.current_time()))
 
@@ -236,6 +244,8 @@ class _Answering:
         self._shown = False
         """An item has come: from now on nothing is repeated."""
         self._finished = False
+        self._counts: list[Item] = []
+        """All that has come so far, while somebody waits for what says something."""
         self._rest_s: float | None = None
         """How long what belongs to a finished answer may take, once somebody waits for nothing else."""
         self._ended = False
@@ -259,7 +269,9 @@ class _Answering:
         with trio.CancelScope(deadline=clock.limit.due) as clock.scope:
             return self._noted(await self._items())
         self._let_go()
-        return None if self._finished else self._noted(self._held() or [self._late(clock.limit)])
+        if self._finished:
+            return None
+        return self._noted([*self._counts, *(self._held() or [self._late(clock.limit)])])
 
     async def aclose(self) -> None:
         """Never waits."""
@@ -273,7 +285,12 @@ class _Answering:
     def _hurry(self, clock: _Clock) -> None:
         """Once only the rest of a finished answer may come, it has a deadline that nothing moves."""
         decoder = self._decoder
-        if decoder is None or not (self._finished or decoder.is_ending):
+        if decoder is None:
+            return
+        if not (self._finished or decoder.is_ending):
+            if self._rest_s is not None:  # more came behind the word for the end
+                self._rest_s = None
+                clock.unfinished(shown=self._shown)
             return
         rest_s = TIDY_S if decoder.is_over else BILL_S
         if rest_s != self._rest_s:
@@ -370,10 +387,14 @@ class _Answering:
 
     async def _first_items(self) -> list[Item]:
         """Up to the first that says something: some servers begin with the counts."""
+        assert self._clock is not None
         items = more = await self._more()
         while more and _only_counts(items):
+            self._counts = items
+            self._hurry(self._clock)
             more = await self._more()
             items = [*items, *more]
+        self._counts = []
         return items
 
     def _of_fault(self, failure: Failure, terms: Terms) -> Terms | None:

@@ -46,7 +46,8 @@ class Tiny:
 class Decoder:
     """`"text"`, `{"counts":3}`, `{"finish":"end_turn"}` or `{"error":"words"}`, one per line.
 
-    `{"ending":"end_turn"}` is a finish that waits for the end, `{"over":"end_turn"}` one behind which nothing comes.
+    `{"ending":"end_turn"}` is a finish that waits for the end, `{"over":"end_turn"}` one behind which nothing comes;
+    with `{"more":1}` the one was none.
     """
 
     def __init__(self) -> None:
@@ -64,6 +65,9 @@ class Decoder:
             return [Usage(document["counts"])]
         if "ending" in document:
             self.is_ending, self._held = True, [Finish(document["ending"])]
+            return []
+        if "more" in document:
+            self.is_ending, self._held = False, []
             return []
         if "over" in document:
             self.is_ending = self.is_over = True

@@ -273,6 +273,45 @@ def test_p53_a_text_behind_the_word_for_the_end_is_not_lost(frame: Frame) -> Non
     assert found == [True, False, True]
 
 
+def test_p53_a_word_that_comes_again_behind_what_was_late_is_one() -> None:
+    """Then nothing is waited for; where it stands beside every piece it never says anything."""
+    late = event("stop", content="a"), event(content="b"), event("stop")
+    always = event("stop", content="a"), event("stop", content="b"), event("stop")
+    found = []
+    for said in (late, always):
+        reader = decoder()
+        for body in said:
+            reader.feed(body)
+        found.append(reader.is_ending)
+    assert found == [True, False]
+
+
+def test_p45_an_error_behind_a_word_that_was_no_end() -> None:
+    """It is said beside every piece, so nobody knows that the answer was whole."""
+    wrong = items(event("stop", content="a"), event("stop", content="b"), b'data: {"error":"no"}\n\n')
+
+    assert wrong == [Text("a"), Text("b"), Failure(Kind.PROVIDER, "p, model m: no")]
+
+
+def test_p43_a_call_that_breaks_off_is_worth_waiting_for() -> None:
+    """The word for the end stands in front of its last fragment. Without any arguments it may be whole."""
+    found = []
+    for arguments in ('{"a":1', "", '{"a":1}'):
+        reader = decoder()
+        reader.feed(event("tool_calls", tool_calls=call(name="f", arguments=arguments)))
+        found.append(reader.is_ending)
+
+    assert found == [False, True, True]
+
+
+def test_p48_several_data_lines_in_one_event() -> None:
+    """A document on several lines, or several documents of a server that leaves out the empty lines."""
+    spread = b'data: {"choices":\ndata: [{"delta":{"content":"a"}}]}\n\n'
+    joined = b"".join(one[:-1] for one in (event(content="b"), event("stop"))) + b"data: [DONE]\n\n"
+
+    assert items(spread, joined) == [Text("a"), Text("b"), Finish()]
+
+
 def test_an_error_behind_an_end_that_waits_for_calls() -> None:
     """A whole answer is not lost to it; half a call is."""
     error = b'data: {"error":{"message":"no bill"}}\n\n'

@@ -389,6 +389,60 @@ async def test_an_end_that_waits_for_more_does_not_wait_long(
     await trio.to_thread.run_sync(far.wait_for_close)
 
 
+async def test_an_end_that_was_none_is_not_hurried(
+    far: Upstream, mock_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P43: what comes behind it shows nothing yet, and half a call could be executed."""
+    fed = [trio.Event() for _ in range(3)]
+    news = iter(fed)
+    feed = dialect.Decoder.feed
+
+    def heard(decoder: dialect.Decoder, data: bytes) -> list[Item]:
+        next(news).set()
+        return feed(decoder, data)
+
+    monkeypatch.setattr(dialect.Decoder, "feed", heard)
+    gate = threading.Semaphore(0)
+    body = (b'{"ending":"end_turn"}\n', b'{"more":1}\n', A + END)
+    far.on("/chat", Reply(body=body, framing="chunked", gate=gate))
+    found: list[Item] = []
+
+    async def ask() -> None:
+        found.extend(await everything(real(far)))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask)
+        await fed[0].wait()
+        gate.release()
+        await fed[1].wait()
+        await trio.testing.wait_all_tasks_blocked()
+        mock_clock.jump(upstream.BILL_S + 1)
+        await trio.testing.wait_all_tasks_blocked()
+        gate.release(2)
+
+    assert found == [Text("a"), Finish()]
+
+
+async def test_an_end_behind_counts_alone_is_not_waited_for(
+    far: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call that came with them is kept back until then. What it cost is not forgotten."""
+    monkeypatch.setattr(upstream, "BILL_S", 0.1)
+    body = COUNTS + b'{"ending":"tool_use"}\n'
+    far.on("/chat", Reply(body=body + b" " * 99, hang_after=len(body)))
+    with trio.fail_after(10):
+        assert await everything(real(far)) == [Usage(3), Finish("tool_use")]
+
+
+async def test_what_was_counted_is_known_when_nothing_else_comes(far: Upstream) -> None:
+    far.on("/chat", Reply(body=COUNTS + b" " * 99, hang_after=len(COUNTS)))
+    counted, failure = await everything(real(far, times=Timeouts(first_byte_s=0.2, idle_s=0.1)))
+
+    assert counted == Usage(3)
+    assert isinstance(failure, Failure)
+    assert failure.kind is Kind.TIMEOUT
+
+
 async def test_an_end_that_waits_for_more_needs_no_tidy_end(far: Upstream) -> None:
     body = (A + b'{"ending":"end_turn"}\n', b" " * 99)
     far.on("/chat", Reply(body=body, framing="chunked", pause=0.02, cut_after=60))

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -130,7 +131,9 @@ class Decoder:
 
     @property
     def is_ending(self) -> bool:
-        return self._over or (self._answer.is_ending and not self._answer.is_early)
+        return self._over or (
+            self._answer.is_ending and not self._answer.is_early and not self._answer.is_torn
+        )
 
     @property
     def is_over(self) -> bool:
@@ -214,7 +217,7 @@ class Decoder:
 
     @property
     def _lacks_only_its_bill(self) -> bool:
-        return self._answer.is_ending and self._answer.is_whole
+        return self._answer.is_ending and not self._answer.is_early and self._answer.is_whole
 
     def _failed(self, failure: Failure) -> list[Item]:
         self._over = True
@@ -289,9 +292,19 @@ def _of_event(event: sse.Event) -> Iterator[_Found]:
     if long is not None:
         yield from map(_Document, long)
     else:
-        found = _of_short(event.name, data)
-        if found is not None:
-            yield found
+        for piece in _parts(data):
+            found = _of_short(event.name, piece)
+            if found is not None:
+                yield found
+
+
+def _parts(data: bytes) -> list[bytes]:
+    """Some servers leave out the empty line between events; a document over several lines stays one."""
+    lines = data.split(b"\n") if b"\n" in data else []
+    return lines if lines and all(map(_WHOLE_LINE.fullmatch, lines)) else [data]
+
+
+_WHOLE_LINE = re.compile(rb"\s*(\{.*\}|\[DONE\])\s*")
 
 
 def _of_short(name: str, data: bytes) -> _Found | None:
@@ -410,6 +423,8 @@ class _Answer:
         """How the server has ended its answer, of which more may come: some say so in every chunk."""
         self.is_early = False
         """More came behind that word: it is no sign that the end is near, and a later one counts."""
+        self._always_ends = False
+        """It says the word beside what it is not the end of, so only the end of the stream is one."""
         self._finished = False
         self.said_something = False
         self._spoke = False
@@ -431,6 +446,11 @@ class _Answer:
     def is_ending(self) -> bool:
         """The server has said how it finished."""
         return self._finished or self._end_said is not None
+
+    @property
+    def is_torn(self) -> bool:
+        """A call breaks off: its rest is worth more than a moment, because what is there could be executed."""
+        return any(call.has_arguments and not call.is_complete for call in self._calls.all())
 
     @property
     def is_whole(self) -> bool:
@@ -482,6 +502,7 @@ class _Answer:
         chunk = self._news(chunk)
         if self._end_said is not None and (chunk.text or chunk.refusal or chunk.reasoning or chunk.fragments):
             self.is_early = True
+            self._always_ends = self._always_ends or bool(chunk.finish)
         items = self._reasoning.add(chunk.reasoning, chunk.details)
         text = chunk.text + "[image omitted: only text can be passed on]" * chunk.images
         if text:
@@ -623,7 +644,7 @@ class _Answer:
         end = self._meant(FINISHES.get(word, "end_turn"), word, chunk)
         if is_whole:
             return self.finish(end)
-        self._end_said = end
+        self._end_said, self.is_early = end, self._always_ends
         return []
 
     def _meant(self, reason: str, word: str, chunk: Chunk) -> Finish:
