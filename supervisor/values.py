@@ -139,7 +139,8 @@ class Flag(Choice):
 
     def check(self, raw: Any) -> Any:
         if isinstance(raw, str) and raw.lower() in ("true", "false"):
-            raise ValueError("must be true or false, without quotes")
+            small = "" if raw.islower() else "in small letters and "
+            raise ValueError(f"must be true or false, {small}without quotes")
         return super().check(raw)
 
     def schema(self) -> dict[str, Any]:

@@ -65,7 +65,8 @@ def test_a_word_that_is_nearly_right() -> None:
 @pytest.mark.parametrize(
     ("kind", "raw", "words"),
     [
-        (values.Flag(), "True", "must be true or false, without quotes"),
+        (values.Flag(), "true", "must be true or false, without quotes"),
+        (values.Flag(), "TRUE", "must be true or false, in small letters and without quotes"),
         (values.Flag(), "ture", 'must be true or false; did you mean "true"?'),
         (values.Name(), "a\u200bb", "must be without U+200B, a character that cannot be seen"),
         (values.Section({}), [{}], "must be a table, in single brackets"),
