@@ -707,6 +707,12 @@ class Commands:
                 self._log(f"{unit.proxy.name}: nobody holds it any more")
 
         await self._keeper.ask(forget, refusable=False)
+        # Fronts that an earlier supervisor was told to take down, and did not see to their end.
+        leaving = [
+            unit for unit in self._keeper.units.values() if unit.proxy.spec.front and not _is_over(unit)
+        ]
+        await self._keeper.wait_until(lambda: all(map(_is_over, leaving)), MAX_GRACE_S)
+        await self._keeper.ask(lambda: self.doors.release_behind(leaving, None), refusable=False)
 
     # --- down and restart ------------------------------------------------------------------------
 
@@ -721,13 +727,12 @@ class Commands:
             ended = await self._ended(stopped, request.grace_s)
         finally:  # behind the front's own last requests; at once when nobody waits for them any more
             if not (self.closing or self.leaving):
-                gone = await self._keeper.ask(lambda: self._release_behind(stopped, request), refusable=False)
+                doors = [unit for unit, _ in stopped]
+                gone = await self._keeper.ask(
+                    lambda: self.doors.release_behind(doors, request.grace_s), refusable=False
+                )
         also = [one.name for one in await self._ended([(unit, False) for unit in gone], request.grace_s)]
         return [attrs.evolve(one, also=also if number == 0 else []) for number, one in enumerate(ended)]
-
-    def _release_behind(self, stopped: list[tuple[Unit, bool]], request: DownRequest) -> list[Unit]:
-        """Inside the loop: what was up for these fronts only."""
-        return self.doors.release(self.doors.freed([unit for unit, _ in stopped]), request.grace_s)
 
     async def _ended(self, stopped: list[tuple[Unit, bool]], grace_s: float | None) -> list[Stopped]:
         """Wait until they are."""

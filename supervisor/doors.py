@@ -10,7 +10,7 @@ there. When the last of them goes, so does the place.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import attrs
@@ -136,11 +136,15 @@ class Doors:
 
     # --- for whom they are up -----------------------------------------------------------------------
 
-    def led_to(self) -> dict[str, list[str]]:
-        """The fronts that are up, by the names of the proxies that they lead to."""
+    def led_to(self, *, but: Collection[Unit] = ()) -> dict[str, list[str]]:
+        """The fronts that are up, by the names of the proxies that they lead to; also one that still finishes its
+        requests, unless it is among `but`.
+        """
         found: dict[str, list[str]] = {}
-        for unit in self._fronts_up():
-            for place in self.behind([unit]):
+        for unit in self._keeper.units.values():
+            proxy = unit.proxy
+            leads = proxy.wanted or (bool(proxy.workers) and unit not in but)
+            for place in self.behind([unit]) if leads else ():
                 found.setdefault(place.proxy.name, []).append(unit.proxy.name)
         return found
 
@@ -151,7 +155,7 @@ class Doors:
         names = dict.fromkeys(place.name for front in leading for place in front.places)
         return [serving[name] for name in names if name in serving]
 
-    def freed(self, doors: Iterable[Unit]) -> list[Unit]:
+    def _freed(self, doors: Iterable[Unit]) -> list[Unit]:
         """Who may be up for nobody when these fronts have gone: also where they do not lead any more."""
         leading = [unit for unit in doors if unit.proxy.spec.front is not None]
         if not leading or self.awaits_holders:
@@ -165,14 +169,20 @@ class Doors:
             unit.leases.discard(lease)
         return self.release(held)
 
-    def release(self, units: Iterable[Unit], grace_s: float | None = None) -> list[Unit]:
+    def release_behind(self, doors: Collection[Unit], grace_s: float | None) -> list[Unit]:
+        """Inside the loop, when these fronts are not wanted any more: what was up for them only goes."""
+        return self.release(self._freed(doors), grace_s, but=doors)
+
+    def release(
+        self, units: Iterable[Unit], grace_s: float | None = None, *, but: Collection[Unit] = ()
+    ) -> list[Unit]:
         """Inside the loop: those of them go that are up for nobody any more, and what only these led to."""
         idle = [unit for unit in units if _is_for_nobody(unit)]
         doors = [unit for unit in idle if unit.proxy.spec.front is not None]
         for unit in doors:
             self._end(unit, grace_s)
-        led = self.led_to()
-        rest = [unit for unit in (*idle, *self.freed(doors)) if unit.proxy.name not in led]
+        led = self.led_to(but=[*but, *doors])
+        rest = [unit for unit in (*idle, *self._freed(doors)) if unit.proxy.name not in led]
         gone = [unit for unit in dict.fromkeys(rest) if _is_for_nobody(unit)]
         for unit in gone:
             self._end(unit, grace_s)

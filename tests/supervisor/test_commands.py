@@ -1182,6 +1182,10 @@ async def test_what_a_front_leads_to_goes_behind_its_last_requests(
     await up(world, "front")
     nursery.start_soon(world.commands.down, "front", DownRequest(600.0))
     await trio.sleep(1.0)
+    everybody = world.keeper.units.values()
+    await world.keeper.ask(
+        lambda: world.commands.doors.release(everybody)
+    )  # who looks sees that they are used
     assert wanted(world) == {"echo/demo", "echo/other"}
 
     await up(world, "front")
@@ -1190,6 +1194,24 @@ async def test_what_a_front_leads_to_goes_behind_its_last_requests(
     nursery.start_soon(world.commands.down, "front", DownRequest(5.0))
     await world.until(lambda: not wanted(world))
     assert world.proxy("front").state is State.STOPPED
+
+
+async def test_a_front_that_the_next_supervisor_sees_to_its_end_takes_them_along(
+    world: World, nursery: trio.Nursery
+) -> None:
+    configure(world, FRONT)
+    world.conduct = lambda birth: "stubborn"
+    await up(world, "front")
+    world.commands.leaving = True
+    with trio.move_on_after(1.0):
+        await world.commands.down("front", DownRequest(60.0))
+    world.commands.leaving = False
+    assert wanted(world) == {"echo/demo", "echo/other"}
+
+    nursery.start_soon(world.commands.forget_leases)
+    await trio.sleep(30.0)
+    assert wanted(world) == {"echo/demo", "echo/other"}
+    await world.until(lambda: not wanted(world))
 
 
 async def test_who_does_not_wait_for_a_front_leaves_nothing_behind(world: World) -> None:
