@@ -698,6 +698,10 @@ class Commands:
 
     async def forget_leases(self) -> None:
         """Who held a lease of an earlier supervisor's has had the time to say so again."""
+        # Fronts that an earlier supervisor was told to take down, and did not see to their end.
+        leaving = [
+            unit for unit in self._keeper.units.values() if unit.proxy.spec.front and not _is_over(unit)
+        ]
         if not all(unit.kept for unit in self._keeper.units.values()):
             await trio.sleep(policy.LEASE_PATIENCE_S)
 
@@ -707,10 +711,6 @@ class Commands:
                 self._log(f"{unit.proxy.name}: nobody holds it any more")
 
         await self._keeper.ask(forget, refusable=False)
-        # Fronts that an earlier supervisor was told to take down, and did not see to their end.
-        leaving = [
-            unit for unit in self._keeper.units.values() if unit.proxy.spec.front and not _is_over(unit)
-        ]
         await self._keeper.wait_until(lambda: all(map(_is_over, leaving)), MAX_GRACE_S)
         await self._keeper.ask(lambda: self.doors.release_behind(leaving, None), refusable=False)
 
