@@ -650,9 +650,9 @@ def _on_renew(turn: _Turn, event: Renew) -> None:
 
 
 def _on_begin(turn: _Turn, event: Begin) -> None:
-    if not turn.proxy.is_up:
-        turn.drain_all(turn.proxy.spec.grace_s)
-    elif turn.proxy.key_lost and not turn.proxy.key_sought:
+    # Those of one that is not wanted hear that when they dial: most are leaving already, and to these a signal
+    # would be the second order, which cuts their streams.
+    if turn.proxy.is_up and turn.proxy.key_lost and not turn.proxy.key_sought:
         turn.set(idle_since=None)  # better known now than by the first who comes
 
 

@@ -273,6 +273,27 @@ def test_fault_21_stopped_orphan_that_was_leaving_is_nobody_s_failure(house: Hou
     assert death["was_leaving"]
 
 
+def test_a_stream_that_down_waits_for_outlives_the_supervisor(house: House) -> None:
+    """Its worker knows already that it is to leave; to be told once more would cut it short."""
+    house.start()
+    row = house.up()
+    stream = Stream(row["port"], "echo:slow 1s\n" + "word " * 200)
+    stream.read_until(b"content_block_delta")
+    with house.running("down", "echo/demo"):
+        house.wait_event("down")
+        house.wait_tally(lambda row: row["state"] == "draining" and row["in_flight"] == 1)
+        house.kill_supervisor()
+        house.start()
+        house.wait_event("adopted")
+
+    after = house.wait_tally(lambda row: row["in_flight"] == 1)
+    assert (after["state"], after["pid"]) == ("draining", row["pid"])
+    stream.close()
+    assert house.wait_row(lambda row: row["state"] == "stopped")["deaths"] == []
+    [kept] = house.tell("usage", "--json")
+    assert (kept["status"], kept["error_type"]) == (499, "cancelled")
+
+
 def test_fault_22_recycled_pid_belongs_to_a_stranger(house: House) -> None:
     """22: a process that merely has the recorded number is not touched."""
     house.start()

@@ -680,13 +680,23 @@ def test_one_that_dials_draining_is_left_to_finish() -> None:
     assert repr(story.proxy.workers[0]) == "<g3 draining pid=4003>"
 
 
-def test_one_that_is_not_wanted_any_more_is_drained() -> None:
-    """The wish was written down before its worker could be told."""
+@pytest.mark.parametrize("draining", [False, True])
+def test_one_that_is_not_wanted_any_more_is_drained_when_it_dials(draining: bool) -> None:
+    """The wish was written down before its worker could be told; one that knows is told nothing again."""
     story = recalled(wanted=False)
 
-    assert story(fleet.Begin()) == [fleet.Drain(3, 30.0)]
+    assert story(fleet.Begin()) == []
+    assert story(dialled(draining=draining)) == ([] if draining else [fleet.Drain(3, 30.0)])
     story.die(3)
     assert story.state() is State.STOPPED
+
+
+def test_one_that_is_not_wanted_any_more_and_does_not_dial_is_ended() -> None:
+    story = recalled(wanted=False)
+    story(fleet.Begin())
+    story.wait(policy.ADOPT_WINDOW_S)
+
+    assert story(fleet.Examined(3, traced=False, busy=False, detail="state T, idle")) == [fleet.Abort(3)]
 
 
 @pytest.mark.parametrize("pid", [4003, None])
