@@ -6,12 +6,14 @@ these tests. Nothing here reaches beyond loopback.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -51,6 +53,15 @@ PACKAGES = {
     "aider": ("aider", "pip install aider-chat, in a virtual environment of its own"),
 }
 LIMIT_S = 90
+MODEL = "ollama/codellama"
+ROUTED = "openrouter/x/y"
+REVIEWER = """---
+name: code-reviewer
+description: Reviews code
+tools: Read, Bash
+---
+You review code.
+"""
 
 
 @attrs.frozen
@@ -61,16 +72,17 @@ class Desk:
     folder: Path
 
     def run(self, *words: str, said: str = "", **more: str) -> subprocess.CompletedProcess[str]:
-        with self.running(*words, **more) as process:
+        with self.running(*words, stdin=subprocess.PIPE, **more) as process:
             out, err = process.communicate(said, timeout=LIMIT_S)
         return subprocess.CompletedProcess(words, process.returncode, out, err)
 
-    def running(self, *words: str, **more: str) -> subprocess.Popen[str]:
+    def running(self, *words: str, stdin: int = subprocess.DEVNULL, **more: str) -> subprocess.Popen[str]:
+        """Claude Code would wait three seconds for what a pipe might say."""
         return subprocess.Popen(
             words,
             cwd=self.folder,
             env=self.environment | more,
-            stdin=subprocess.PIPE,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -86,9 +98,27 @@ class Desk:
         # opencode goes by the second.
         return found | QUIET | {"PATH": paths, "PWD": str(self.folder)}
 
+    def employ(self, *agents: str) -> None:
+        """Sub-agents of Claude Code's, of whom only their files say who they are."""
+        folder = self.folder / ".claude" / "agents"
+        folder.mkdir(parents=True)
+        for name in agents:
+            (folder / f"{name}.md").write_text(REVIEWER.replace("code-reviewer", name))
+
     def routes(self, count: int) -> list[tuple[str, str | None]]:
         """Of the last requests: where they went and who asked."""
         return [(row["route"], row["agent"]) for row in self.estate.usage()[-count:]]
+
+
+def through(*words: str) -> tuple[str, ...]:
+    """The command line of `proxyctl run`, at a port that nobody else has."""
+    return ("proxyctl", "run", "--port", "0", *words)
+
+
+def document(text: str) -> dict[str, Any]:
+    """What `--output-format json` printed."""
+    found: dict[str, Any] = json.loads(text)
+    return found
 
 
 @pytest.fixture(scope="module")

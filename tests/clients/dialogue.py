@@ -1,7 +1,8 @@
 """What a fake model says to a coding agent: it does what the user's text orders, and then repeats what came of it.
 
 A line `CALL Read {"file_path": "/x"}` of the last user message is a call; in the arguments of a call it is for
-the sub-agent that gets them. After results the answer is `got: …`, otherwise `said: …`.
+the sub-agent that gets them. Calls behind a line `THEN` wait for the results of those before it.
+After the last results the answer is `got: …`, otherwise `said: …`.
 """
 
 from __future__ import annotations
@@ -11,15 +12,24 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from e2e.providers import Said
+from e2e.providers import Anthropic, Call, Ollama, Router, Said
+from fakes.upstream import Reply, Seen
+
+Far = Ollama | Router | Anthropic
 
 _CALL = re.compile(r"^CALL (\w+) (\{.*\})$", re.MULTILINE)
+_THEN = re.compile(r"^THEN$", re.MULTILINE)
 _REMINDER = re.compile(r"<system-reminder>.*?</system-reminder>\s*", re.DOTALL)
 
 
 def call(tool: str, **given: Any) -> str:
     """The order to call this tool."""
     return f"\nCALL {tool} {json.dumps(given)}"
+
+
+def then(*calls: str) -> str:
+    """The order to make these calls when the results of those before are there."""
+    return "".join(("\nTHEN", *calls))
 
 
 def send(agent: str, prompt: str) -> str:
@@ -31,14 +41,32 @@ def obedient(name: str) -> Callable[[Any], Said]:
     """The script of a model with this name (`Upstream.script`), whatever its protocol."""
 
     def script(document: Any) -> Said:
-        results, texts = _last_turn(document["messages"])
-        if results:
-            return Said((f"{name} got: ", *results))
-        text = "\n".join(texts)
-        calls = tuple((tool, json.loads(given)) for tool, given in _CALL.findall(text))
-        return Said((f"{name} said: ", " ".join(text.split())[-200:]), calls)
+        messages = document["messages"]
+        results, texts = _last_turn(messages)
+        words = (" ".join("\n".join(texts).split())[-200:],)
+        pieces = (f"{name} got: ", *results) if results else (f"{name} said: ", *words)
+        return Said(pieces, _due(messages), id=f"msg_{len(messages)}")
 
     return script
+
+
+def streamed(far: Far, text: str) -> Reply:
+    """What it answers to this text of the user's."""
+    body = {"stream": True, "messages": [{"role": "user", "content": text}]}
+    return far.answer(Seen("POST", far.chat, {}, json.dumps(body).encode(), 0))
+
+
+def _due(messages: list[Any]) -> tuple[Call, ...]:
+    """What the user's last order has for this turn."""
+    turns = 0
+    for message in reversed(messages):
+        turns += message["role"] == "assistant"
+        text = "\n".join(_said(message)) if message["role"] == "user" else ""
+        if _CALL.search(text):
+            rounds = _THEN.split(text)
+            due = _CALL.findall(rounds[turns]) if turns < len(rounds) else []
+            return tuple((tool, json.loads(given)) for tool, given in due)
+    return ()
 
 
 def _last_turn(messages: list[Any]) -> tuple[list[str], list[str]]:
@@ -52,10 +80,12 @@ def _last_turn(messages: list[Any]) -> tuple[list[str], list[str]]:
             results.append(_flat(message["content"]))
         elif message["role"] == "user":
             results += [_flat(block.get("content")) for block in _blocks(message) if _is_result(block)]
-            texts += [
-                _REMINDER.sub("", block["text"]) for block in _blocks(message) if block["type"] == "text"
-            ]
+            texts += _said(message)
     return results, texts
+
+
+def _said(message: Any) -> list[str]:
+    return [_REMINDER.sub("", text) for text in _texts(_blocks(message))]
 
 
 def _blocks(message: Any) -> list[Any]:

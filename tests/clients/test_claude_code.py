@@ -2,41 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import threading
 from typing import Any
 
-import attrs
 import pytest
 from e2e.providers import Said
-from fakes.upstream import Reply, Seen
 
-from .conftest import REAL_KEY, Desk
+from .conftest import MODEL, REAL_KEY, ROUTED, Desk, document, through
 from .dialogue import call, obedient, send
 
 pytestmark = [pytest.mark.slow, pytest.mark.clients]
 
-MODEL = "ollama/codellama"
 TOOLS = ("--allowedTools", "Read", "Bash", "Agent")
-NDJSON = (("content-type", "application/x-ndjson"),)
-REVIEWER = """---
-name: code-reviewer
-description: Reviews code
-tools: Read, Bash
----
-You review code.
-"""
-
-
-def through(*words: str) -> tuple[str, ...]:
-    """The command line of `proxyctl run`, at a port that nobody else has."""
-    return ("proxyctl", "run", "--port", "0", *words)
-
-
-def document(text: str) -> dict[str, Any]:
-    """What `--output-format json` printed."""
-    found: dict[str, Any] = json.loads(text)
-    return found
 
 
 def test_echo_as_the_readme_has_it(desk: Desk, claude: str) -> None:
@@ -52,7 +28,7 @@ def test_echo_as_the_readme_has_it(desk: Desk, claude: str) -> None:
     assert (desk.folder / "made.txt").read_text() == "from-the-tool\n"
 
 
-@pytest.mark.parametrize("model", [MODEL, "openrouter/x/y"])
+@pytest.mark.parametrize("model", [MODEL, ROUTED])
 def test_a_model_uses_tools_and_keeps_to_its_window(desk: Desk, claude: str, model: str) -> None:
     """Without --model: its default is of the largest tier and would be taken for a million tokens wide."""
     (desk.folder / "note.txt").write_text("the note\n")
@@ -105,10 +81,7 @@ def test_an_agent_of_its_own(desk: Desk, claude: str) -> None:
 
 def test_sub_agents_have_their_models_and_the_rest_is_anthropics(desk: Desk, claude: str) -> None:
     """S136: by their names in .claude/agents; nothing in their prompts says who they are."""
-    agents = desk.folder / ".claude" / "agents"
-    agents.mkdir(parents=True)
-    (agents / "code-reviewer.md").write_text(REVIEWER)
-    (agents / "writer.md").write_text(REVIEWER.replace("code-reviewer", "writer"))
+    desk.employ("code-reviewer", "writer")
     (desk.folder / "note.txt").write_text("the note\n")
     read = call("Read", file_path=str(desk.folder / "note.txt"))
     order = "go" + "".join(send(name, f"as {name}{read}") for name in ("code-reviewer", "writer", "Explore"))
@@ -127,63 +100,3 @@ def test_sub_agents_have_their_models_and_the_rest_is_anthropics(desk: Desk, cla
     assert REAL_KEY not in str([seen.headers for seen in others])
     assert "the note" in str(desk.estate.fo.sent)
     assert all(word in home[-1].body.decode() for word in ("fo got: ", "fr got: ", "fa got: "))
-
-
-@pytest.mark.parametrize(
-    "trouble",
-    [
-        Reply(503, b'{"error":"server busy"}'),
-        Reply(500, b'{"error":"boom"}'),
-        Reply(body=b'{"message":{"role":"assistant","content":"half an"},"done":false}\n', headers=NDJSON),
-    ],
-    ids=["busy", "broken", "cut"],
-)
-def test_a_provider_that_fails_once_is_asked_again(desk: Desk, claude: str, trouble: Reply) -> None:
-    far = desk.estate.fo
-    far.instead(trouble, attrs.evolve(far.answer(_asked("hello"))))
-    done = desk.run(*through(MODEL, "--", claude, "-p", "hello"))
-
-    assert (done.returncode, done.stdout.strip()) == (0, "fo said: hello"), done
-    assert len(far.asked) == 2
-
-
-def test_a_conversation_that_is_too_long_is_compacted_and_goes_on(desk: Desk, claude: str) -> None:
-    """By the words of our error: Claude Code knows them."""
-    far = desk.estate.fo
-    more = through(MODEL, "--", claude, "-c", "--output-format", "stream-json", "--verbose", "-p")
-    desk.run(*through(MODEL, "--", claude, "-p", "first"))
-    desk.run(*more, "second")
-    far.instead(
-        Reply(400, b'{"error":"the input length exceeds the context length"}'), far.answer(_asked("third"))
-    )
-    done = desk.run(*more, "third")
-
-    assert '"subtype":"compact_boundary"' in done.stdout, done
-    assert document(done.stdout.splitlines()[-1])["result"].startswith("fo said: third")
-
-
-@pytest.mark.parametrize("end", ["kill", "restart", "daemon restart"])
-def test_a_worker_that_goes_in_mid_stream(desk: Desk, claude: str, end: str) -> None:
-    """One that is killed: Claude Code asks again. One that is replaced finishes what it has begun."""
-    house, far, gate = desk.estate.house, desk.estate.fo, threading.Semaphore(0)
-    held = attrs.evolve(far.answer(_asked("hello")), gate=gate)
-    far.instead(held, far.answer(_asked("hello")))
-    with desk.running(*through(MODEL, "--", claude, "-p", "hello")) as process:
-        far.wait_for_requests(1, limit=60, path=far.chat)
-        gate.release()
-        house.wait_tally(lambda row: row["in_flight"] == 1, MODEL)
-        if end == "kill":
-            house.kill_worker(house.row(MODEL)["pid"])
-        else:
-            assert house.command(*end.split(), *([MODEL] if end == "restart" else [])).returncode == 0
-        for _ in range(9):
-            gate.release()
-        out, err = process.communicate(timeout=90)
-
-    assert (process.returncode, out.strip()) == (0, "fo said: hello"), err
-    assert len(far.asked) == (2 if end == "kill" else 1)
-
-
-def _asked(text: str) -> Seen:
-    body = json.dumps({"messages": [{"role": "user", "content": text}]}).encode()
-    return Seen("POST", "/api/chat", {}, body, 0)

@@ -35,6 +35,8 @@ class Said:
     pause: float = 0.0
     sources: tuple[tuple[str, str], ...] = ()
     """Title and address of what a router's search found; said behind the text."""
+    id: str = "msg_far"
+    """What Anthropic calls it; Claude Code takes two of the same id for one."""
 
 
 def lines(*documents: dict[str, Any]) -> tuple[bytes, ...]:
@@ -269,7 +271,7 @@ class Anthropic(_Far):
         """With spaces and a field that nobody knows, so that a copy that was parsed is seen."""
         said = said or self.said
         message = {
-            "id": "msg_far",
+            "id": said.id,
             "type": "message",
             "role": "assistant",
             "model": "claude-sonnet-4-5-20250929",
