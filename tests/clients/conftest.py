@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +77,12 @@ class Desk:
             out, err = process.communicate(said, timeout=LIMIT_S)
         return subprocess.CompletedProcess(words, process.returncode, out, err)
 
-    def running(self, *words: str, stdin: int = subprocess.DEVNULL, **more: str) -> subprocess.Popen[str]:
-        """Claude Code would wait three seconds for what a pipe might say."""
-        return subprocess.Popen(
+    @contextmanager
+    def running(
+        self, *words: str, stdin: int = subprocess.DEVNULL, **more: str
+    ) -> Iterator[subprocess.Popen[str]]:
+        """Until the end of the block. Of a pipe Claude Code would wait three seconds for what it might say."""
+        with subprocess.Popen(
             words,
             cwd=self.folder,
             env=self.environment | more,
@@ -86,7 +90,11 @@ class Desk:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-        )
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
 
     @property
     def environment(self) -> dict[str, str]:

@@ -147,7 +147,7 @@ def test_a_session_that_changes_its_model_twice(desk: Desk, claude: str) -> None
     assert all(f"{name} got: " in finally_ for name in ("fo", "fr", "fa"))
     assert "fo thinks" not in routed
     assert "fr thinks" in routed  # its own, of the turn that it is at
-    assert "thinks" not in anthropics
+    assert '"type": "thinking"' not in anthropics
     assert "fr thinks" not in finally_
 
 

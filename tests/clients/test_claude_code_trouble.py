@@ -146,7 +146,7 @@ def test_sub_agents_at_once_wait_for_a_model_that_takes_one_at_a_time(desk: Desk
     try:
         with desk.running(*through("--", claude, "--allowedTools", "Agent", "-p", order)) as process:
             far.wait_for_requests(1, limit=60, path=far.chat)
-            house.wait_tally(lambda row: row["in_flight"] == 3, MODEL)
+            house.wait_tally(lambda row: row["waiting"] == 2, MODEL)
             first = len(far.asked)
             far.instead()
             for _ in range(9):
