@@ -109,7 +109,11 @@ def _retry(plan: Plan, failure: Failure) -> Retry | None:
     if failure.kind is Kind.UNREACHABLE and plan.tried < allowed:
         backoff = BACKOFF_S * 2.0**plan.tried
         return Retry(backoff / 2, backoff)
-    if failure.kind not in (Kind.RATE_LIMITED, Kind.OVERLOADED) or asked is None:
+    if (
+        failure.kind not in (Kind.RATE_LIMITED, Kind.OVERLOADED)
+        or asked is None
+        or failure.instead is not None
+    ):
         return None
     if plan.others and failure.kind is Kind.RATE_LIMITED:
         allowed = max(allowed, 1)  # a short wait is cheaper than another provider's answer
@@ -198,7 +202,7 @@ class Rota:
         target = self.targets[soonest]
         left = target.until - now
         if target.last is not None and target.last.retry_after_s is not None and left > 0:
-            return Told(attrs.evolve(target.last, retry_after_s=left))
+            return Told(attrs.evolve(target.last, retry_after_s=left, instead=None))
         return soonest
 
     def next(self, now: float, tried: Collection[int]) -> int | None:

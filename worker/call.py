@@ -234,7 +234,7 @@ class Call:
 
     async def fail(self, failure: Failure) -> None:
         """End with a failure, in the way that is still possible."""
-        self.failure = failure
+        failure = self.failure = failure.instead or failure
         if not self.exchange.started:
             rule = failures.RULES[failure.kind]
             body = failures.envelope(failure, self.id)

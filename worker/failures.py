@@ -55,6 +55,8 @@ class Failure:
     """Goes out as `error.details`; some SDKs read a code from it."""
     limit: str | None = None
     """Which limit of our own said no: `rpm`, `concurrency` or `token`."""
+    instead: Failure | None = None
+    """What the client is told where nobody else can be asked: of this it would only try again."""
 
 
 class Refused(Exception):

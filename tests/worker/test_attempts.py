@@ -263,9 +263,17 @@ def test_when_all_cool_a_provider_that_said_when_is_not_asked_before() -> None:
     subject = rota(2)
     subject.failed(0, failure(Kind.TIMEOUT), 0.0)
     last = failure(Kind.RATE_LIMITED, 20.0)
-    subject.failed(1, last, 0.0)
+    subject.failed(1, attrs.evolve(last, instead=failure(Kind.OVERFLOW)), 0.0)
 
     assert subject.choose(5.0) == Told(attrs.evolve(last, retry_after_s=15.0))
+
+
+def test_what_waiting_does_not_help_is_not_tried_again_but_elsewhere() -> None:
+    """A prompt that is over the limit of a whole minute; another provider may take it."""
+    hopeless = attrs.evolve(failure(Kind.RATE_LIMITED, 1.0), instead=failure(Kind.OVERFLOW))
+
+    assert after(Plan(retries=2), hopeless, sent=False) == GiveUp()
+    assert after(Plan(retries=2, others=True), hopeless, sent=False) == FallBack(Cause.RATE)
 
 
 def test_a_target_shows_what_is_known_of_it() -> None:

@@ -90,6 +90,14 @@ async def test_an_error_is_remembered_whoever_is_asked_next(call: Call) -> None:
     assert call.elsewhere(failure)
 
 
+async def test_what_waiting_does_not_help_is_told_as_what_helps(call: Call) -> None:
+    overflow = Failure(Kind.OVERFLOW, "prompt is too long: 2 tokens > 1 maximum")
+    await call.fail(Failure(Kind.RATE_LIMITED, "too large", instead=overflow))
+
+    assert call.status == 400
+    assert call.failure == overflow
+
+
 async def test_no_time_limit_takes_away_what_is_whole(call: Call) -> None:
     call.scope.deadline = trio.current_time() + 1
     await call.respond(200, [], b"whole")

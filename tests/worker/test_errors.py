@@ -222,6 +222,38 @@ def test_an_overflow_is_told_in_the_words_on_which_clients_compact(status: int, 
     assert Failure(Kind.OVERFLOW, told) == found
 
 
+PER_MINUTE = (
+    "Request too large for model `m` in organization `o` on tokens per minute (TPM): Limit {}, Requested {}"
+)
+
+
+@pytest.mark.parametrize(
+    ("limit", "asked", "estimate", "told"),
+    [
+        (12000, 40000, 35000, "prompt is too long: 35000 tokens > 12000 maximum (tokens per minute)"),
+        (12000, 40000, 0, "prompt is too long: 40000 tokens > 12000 maximum (tokens per minute)"),
+        (
+            30000,
+            52000,
+            20000,
+            "input length and `max_tokens` exceed context limit: 20000 + 32000 > 30000, "
+            "decrease input length or `max_tokens` and try again (tokens per minute)",
+        ),
+        (30000, 20000, 20000, None),
+    ],
+)
+@pytest.mark.parametrize("status", [413, 429])
+def test_p28_what_no_minute_has_room_for_is_an_overflow_unless_somebody_else_takes_it(
+    status: int, limit: int, asked: int, estimate: int, told: str | None
+) -> None:
+    """Asked again it would be refused again; the client has to compact, or to ask for less."""
+    body = error(PER_MINUTE.format(limit, asked) + ", please reduce", code="rate_limit_exceeded")
+    found = answered(status, body, estimate=estimate)
+
+    assert found.kind is Kind.RATE_LIMITED
+    assert found.instead == (None if told is None else Failure(Kind.OVERFLOW, told))
+
+
 def test_an_overflow_named_by_code_with_numbers_in_fields() -> None:
     body = error("too big", type="exceed_context_size_error", code=400, n_prompt_tokens=40000, n_ctx=32768)
 

@@ -241,7 +241,8 @@ def failure(status: int, said: Said, terms: Terms, *, title: str = "", prompt_to
     if size is not None:
         return size
     kind = _kind(status, said)
-    return Failure(kind, _words(kind, status, said, terms, title), retry_after_s=said.wait_s)
+    instead = _too_much(said, prompt_tokens) if kind is Kind.RATE_LIMITED else None
+    return Failure(kind, _words(kind, status, said, terms, title), retry_after_s=said.wait_s, instead=instead)
 
 
 def _kind(status: int, said: Said) -> Kind:
@@ -406,6 +407,23 @@ def _both(prompt: int, answer: int, window: int) -> Failure:
         f"input length and `max_tokens` exceed context limit: {prompt} + {answer} > {window}, "
         "decrease input length or `max_tokens` and try again",
     )
+
+
+_TOO_MUCH = re.compile(
+    rf"request too large.{{0,300}}?limit:? {_M},? requested:? {_SUM}", re.IGNORECASE | re.DOTALL
+)
+
+
+def _too_much(said: Said, estimate: int) -> Failure | None:
+    """What is over the limit of a whole minute passes in none: only a shorter prompt or answer helps."""
+    found = _TOO_MUCH.search(said.message)
+    numbers = {} if found is None else _numbers(found)
+    if not numbers or numbers["sum"] <= numbers["window"]:
+        return None
+    most, asked = numbers["window"], numbers["sum"]
+    prompt = min(estimate, asked) or asked
+    told = failures.overflow(prompt, most) if prompt > most else _both(prompt, asked - prompt, most)
+    return attrs.evolve(told, message=f"{told.message} (tokens per minute)")
 
 
 # --- words ---------------------------------------------------------------------------------------------
