@@ -23,7 +23,7 @@ REFUSED = "refused_parameters"
 DISPENSABLE = (
     "reasoning_effort", "chat_template_kwargs", "stream_options", "parallel_tool_calls", "session_id", "plugins",
     "top_k", "top_p", "temperature", "stop", "reasoning", "thinking", "max_tokens",
-    "reasoning_format", "service_tier", "response_format",
+    "reasoning_format", "service_tier", "json_schema", "response_format",
 )  # fmt: skip
 """What a request can do without, or say in another way; a refusal that names one of them may be about it."""
 
@@ -140,7 +140,7 @@ class Quirks:
             self,
             max_tokens="max_completion_tokens" if "max_tokens" in refused else self.max_tokens,
             stops=0 if "stop" in refused else self.stops,
-            json="prompt" if "response_format" in refused else self.json,
+            json=_known_json(self.json, refused),
             control="omit" if _CONTROLS.intersection(refused) else self.control,
             refused=tuple(one for one in refused if one != "max_tokens"),
         )
@@ -158,6 +158,13 @@ class Quirks:
             parallel_switch=self.parallel_switch and "parallel_tool_calls" in supported,
             json=json,
         )
+
+
+def _known_json(known: str, refused: tuple[str, ...]) -> str:
+    """A server that takes no schema may know JSON; one that takes no format at all is asked in words."""
+    if "response_format" in refused:
+        return "prompt"
+    return "json_object" if known == "json_schema" and "json_schema" in refused else known
 
 
 _WITH_TOP_K = ("temperature", "top_p", "top_k")
