@@ -53,8 +53,8 @@ def _asked(paths: Paths, target: str) -> dict[str, Any]:
     try:
         view = client.get(f"/v1/proxies/{quote(target)}")
     except Fault as fault:
-        if fault.code != "unknown_proxy":
-            raise
+        if fault.code != "unknown_proxy" or fault.hint.startswith("proxyctl up "):
+            raise  # the latter is known, and has not been up yet
         known = [str(one["name"]) for one in client.get("/v1/proxies?all=1")]
         raise _unknown(target, known) from None
     known_of = list(client.stream("/v1/events?since=0"))

@@ -220,8 +220,10 @@ class Commands:
             config = await trio.to_thread.run_sync(self.read_config)
         except Fault:
             return self._called(target)
-        if target in config.proxies or aliases.is_reserved(target):
-            return target  # what `up` means by it is not there, and nothing else is meant
+        if target in config.proxies or target in fronts.tables(config):
+            raise _not_up(target, target)  # what `up` means by it is not there, and nothing else is meant
+        if aliases.is_reserved(target):
+            return target
         return aliases.find(target, config.aliases) or self._called(target)
 
     def _called(self, target: str) -> str:
@@ -246,7 +248,7 @@ class Commands:
         known_of = self.find(target, stopped=True) if target != "all" else []
         if known_of:
             unit = known_of[-1]
-            return Fault("unknown_proxy", f"{unit.proxy.name} is not up", f"proxyctl up {unit.proxy.said}")
+            return _not_up(unit.proxy.name, unit.proxy.said)
         names = sorted(unit.proxy.name for unit in self._keeper.units.values() if unit.proxy.wanted)
         known = f"running: {', '.join(names)}" if names else "no proxy is running; proxyctl up provider/model"
         return Fault("unknown_proxy", f'there is no proxy "{target[:200]}"', known)
@@ -802,6 +804,10 @@ class Commands:
     def refuse_when_closing(self) -> None:
         if self.closing:
             raise Fault("stopping", "the supervisor is stopping", "wait for it, then proxyctl daemon start")
+
+
+def _not_up(name: str, said: str) -> Fault:
+    return Fault("unknown_proxy", f"{name} is not up", f"proxyctl up {said}")
 
 
 def _first(*values: float | None) -> float:

@@ -188,6 +188,15 @@ def test_without_a_supervisor_what_does_not_run_is_said_so(run: Run, paths: Path
     assert "run " not in unwanted
 
 
+def test_one_that_has_not_been_up_is_told_with_how_it_comes_up(run: Run, control: Control) -> None:
+    """The supervisor knows its name from the configuration."""
+    control.replies["GET /v1/proxies/coder"] = fault(
+        404, "unknown_proxy", "coder is not up", "proxyctl up coder"
+    )
+
+    assert run("why", "coder").err == "error: coder is not up\nhint: proxyctl up coder\n"
+
+
 def test_without_a_supervisor_an_unknown_name_is_a_failure(run: Run, paths: Paths) -> None:
     save(paths, record())
     ran = run("why", "echo/dem")

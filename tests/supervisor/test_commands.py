@@ -430,7 +430,15 @@ async def test_a_proxy_that_is_not_there_is_no_other_one(world: World, name: str
     for model in ("echo/any", f"echo/{name}"):
         await up(world, model)
 
-    assert (await refused(partial(world.commands.down, name, DownRequest()))).code == "unknown_proxy"
+    for call in (
+        partial(world.commands.down, name, DownRequest()),
+        partial(world.commands.set, name, SetRequest(rpm=3)),
+        partial(world.commands.about, name),
+    ):
+        fault = await refused(call)
+        assert (fault.code, fault.message) == ("unknown_proxy", f"{name} is not up")
+        assert fault.hint == f"proxyctl up {name}"
+    assert (await refused(partial(world.commands.down, "none", DownRequest()))).hint.startswith("running: ")
 
 
 async def test_a_model_may_be_named_without_its_provider_where_no_other_is_called_so(world: World) -> None:
