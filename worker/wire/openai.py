@@ -139,7 +139,7 @@ def _of_choice(choice: dict[str, Any], reasoning: tuple[str, ...], usage: dict[s
         reasoning=next(fields, thought),
         details=_objects(said.get("reasoning_details")),
         fragments=list(_fragments(said)),
-        images=len(_objects(said.get("images"))),
+        images=len(_objects(said.get("images"))) + _pictures(said.get("content")),
         annotations=_objects(said.get("annotations")),
         finish=_word(choice.get("finish_reason")),
         native_finish=_word(choice.get("native_finish_reason")),
@@ -172,6 +172,11 @@ def _content(content: Any) -> tuple[str, str]:
     parts = _objects(content)
     text = "".join(_text(part.get("text")) for part in parts if part.get("type") != "thinking")
     return text, "".join(_thought(part.get("thinking")) for part in parts if part.get("type") == "thinking")
+
+
+def _pictures(content: Any) -> int:
+    """How many stand between the texts."""
+    return sum(part.get("type") in ("image_url", "image") for part in _objects(content))
 
 
 def _thought(value: Any) -> str:
