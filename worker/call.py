@@ -46,8 +46,11 @@ class Exchange(Protocol):
 
 
 def new_id(prefix: str) -> str:
-    """A fresh id. Clients merge turns and drop calls whose ids repeat, so it is long and random."""
-    return prefix + secrets.token_urlsafe(18)
+    """A fresh id. Clients merge turns and drop calls whose ids repeat, so it is long and random.
+
+    Letters and digits, as Anthropic's own: they go where only these are taken.
+    """
+    return prefix + secrets.token_urlsafe(18).replace("-", "0").replace("_", "1")
 
 
 class Call:
