@@ -92,7 +92,7 @@ class _Walk:
         """One schema; `inside` are the references that led here."""
         self._nodes += 1
         if not isinstance(value, dict) or depth > _DEEPEST or self._nodes > _MOST_NODES:
-            return {}
+            value = {}  # a bare `true`, or what is too much
         if self._reduces and isinstance(value.get("$ref"), str):
             return self._resolved(value, depth, inside)
         kept = {
