@@ -626,10 +626,10 @@ class Storm:
 
     def summary(self) -> str:
         ends = Counter(one.how for one in self.diary.ended)
-        slowest = max((one.ended - one.began for one in self.diary.ended), default=0.0)
+        slowest = max(self.diary.ended, key=lambda one: one.ended - one.began, default="none")
         return (
             f"{sum(self.diary.faults.values())} lines of faults {dict(self.diary.faults)}; "
-            f"{len(self.diary.ended)} requests {dict(ends)}, the slowest {slowest:.1f} s"
+            f"{len(self.diary.ended)} requests {dict(ends)}, the slowest:{slowest}"
         )
 
 
