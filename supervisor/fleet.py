@@ -1020,6 +1020,10 @@ def _kill(turn: _Turn, worker: Worker) -> None:
         _gone(turn, worker, "there was no process")
         return
     if worker.phase is Phase.ABSENT and worker.hung is None:
+        if worker.kill_by is not None and turn.now - worker.kill_by > policy.ADOPT_WINDOW_S / 2:
+            # It is we who come late, and it may have dialled long ago.
+            turn.amend(worker.generation, kill_by=turn.now + policy.WAKE_GRACE_S)
+            return
         turn.amend(worker.generation, kill_by=None)
         turn.order(Examine(worker.generation, briefly=True))
         return

@@ -61,6 +61,11 @@ KEPT_STOPPED = 100
 _LATE_S = 5.0
 """A clock that rings this much too late means that this process itself was standing still."""
 
+_LOOK_S = 0.5
+"""So long the processor time of a silent worker is watched."""
+_BRIEF_LOOK_S = 0.3
+"""A look at nothing but its state takes a moment as well: what waits in our own sockets is heard meanwhile."""
+
 _ROOM = 16
 """Descriptors that a new proxy has to find: ten to start with, and some to answer whoever asks about it."""
 
@@ -818,7 +823,7 @@ class Keeper:
         if handle is None:
             return
         before = kernel.cpu_ticks(handle.pid)
-        await trio.sleep(0.0 if order.briefly else 0.5)
+        await trio.sleep(_BRIEF_LOOK_S if order.briefly else _LOOK_S)
         after = kernel.cpu_ticks(handle.pid)
         letter = kernel.run_state(handle.pid)
         # R without progress waits for a processor that others have: nothing is wrong with it.

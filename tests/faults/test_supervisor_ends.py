@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 from fakes.house import (
@@ -432,6 +433,26 @@ def test_fault_26_stopped_supervisor_disturbs_nobody() -> None:
         house.restart("echo/demo")  # a full turn of the loop after waking
         assert after["pid"] == row["pid"]
         assert after["restarts"] == 0
+
+
+def test_fault_26_stopped_while_it_awaits_survivors() -> None:
+    """26: their time is up when it goes on, and they have dialled meanwhile: they are heard, and all are kept."""
+    with House(ADOPT_WINDOW_S=2.0) as house:
+        house.start()
+        rows = [house.up(f"echo/m{number}") for number in range(4)]
+        house.kill_supervisor()
+        for row in rows:
+            os.kill(row["pid"], signal.SIGSTOP)
+        supervisor = house.start()
+        supervisor.send_signal(signal.SIGSTOP)
+        for row in rows:
+            os.kill(row["pid"], signal.SIGCONT)
+        time.sleep(2.1)  # standing still is the fault
+        supervisor.send_signal(signal.SIGCONT)
+        house.wait_row(lambda row: row["state"] == "ready", "echo/m3")
+
+        assert [house.wait_event("adopted", row["name"])["proxy"] for row in rows]
+        assert [row["pid"] for row in house.ps()] == [row["pid"] for row in rows]
 
 
 def test_fault_44_sigterm_drains_all_and_exits_0(house: House) -> None:

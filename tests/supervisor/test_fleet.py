@@ -1027,6 +1027,17 @@ def test_a_traced_survivor_is_left_alone() -> None:
     assert story.wait(2.6) == [fleet.Kill(3)]
 
 
+def test_who_comes_late_hears_first_and_judges_then() -> None:
+    """This process stood still while survivors were awaited: they may have dialled long ago."""
+    story = recalled()
+    story(fleet.Begin())
+    story.now += policy.ADOPT_WINDOW_S * 1.6
+
+    assert story(fleet.Clock()) == []
+    assert story.wait(policy.WAKE_GRACE_S - 0.1) == []
+    assert story.wait(0.2) == [fleet.Examine(3, briefly=True)]
+
+
 # --- silence of one that leaves -------------------------------------------------------------------
 
 
