@@ -7,6 +7,9 @@ version that knows of none of this loses what a crash would lose.
 
 The doors are the listening sockets. They stay open through the change, so that whatever becomes of workers and holder
 in that moment, nobody is refused.
+
+Signals are blocked while it is executed, and so wait for the next program. But only the thread that executes it can
+block them: until then others may take one, and what they take goes through a pipe as well.
 """
 
 from __future__ import annotations
@@ -14,8 +17,9 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import signal
 import socket
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 
 import attrs
 
@@ -29,6 +33,7 @@ Doors = dict[int, list[socket.socket]]
 
 _VARIABLE = "MODELPROXY_BEQUEST"
 _DOORS = "MODELPROXY_DOORS"
+_SIGNALS = "MODELPROXY_SIGNALS"
 _MOST_DOORS = 2000
 """Of so many the variable stays far below what the system lets one be long; the holder has them all."""
 _ROOM = 1024 * 1024
@@ -71,11 +76,8 @@ def leave(keys: Keys, environment: MutableMapping[str, str]) -> None:
 
 def take(environment: MutableMapping[str, str]) -> Keys:
     """What this process has left to itself, once."""
-    pid, _, number = environment.pop(_VARIABLE, "").partition(":")
-    if pid != str(os.getpid()):
-        return {}
     try:
-        with open(int(number), "rb") as pipe:
+        with open(int(_left_to_us(environment, _VARIABLE)), "rb") as pipe:
             found = json.loads(pipe.read())
     except (OSError, ValueError):
         return {}
@@ -94,11 +96,8 @@ def leave_doors(doors: Doors, environment: MutableMapping[str, str]) -> None:
 
 def take_doors(environment: MutableMapping[str, str]) -> Doors:
     """The doors that this process has left open for itself, once."""
-    pid, _, text = environment.pop(_DOORS, "").partition(":")
-    if pid != str(os.getpid()):
-        return {}
     try:
-        numbers: dict[str, list[int]] = json.loads(text)
+        numbers: dict[str, list[int]] = json.loads(_left_to_us(environment, _DOORS))
         return {int(port): [_door(number) for number in found] for port, found in numbers.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
@@ -109,3 +108,31 @@ def _door(number: int) -> socket.socket:
     one.set_inheritable(False)
     one.setblocking(False)
     return one
+
+
+def leave_signals(missed: Iterable[int], environment: MutableMapping[str, str]) -> None:
+    """The last thing before the next program is executed: these, and those that any thread takes from now on."""
+    try:
+        reading, writing = os.pipe()
+    except OSError:
+        return
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    os.write(writing, bytes(missed))
+    os.set_inheritable(reading, True)
+    environment[_SIGNALS] = f"{os.getpid()}:{reading}"
+
+
+def take_signals(environment: MutableMapping[str, str]) -> set[int]:
+    """Their numbers, each once."""
+    try:
+        with open(int(_left_to_us(environment, _SIGNALS)), "rb") as pipe:
+            return set(pipe.read())
+    except (OSError, ValueError):
+        return set()
+
+
+def _left_to_us(environment: MutableMapping[str, str], variable: str) -> str:
+    """What it says, once; nothing when another process has left it, or nobody."""
+    pid, _, text = environment.pop(variable, "").partition(":")
+    return text if pid == str(os.getpid()) else ""

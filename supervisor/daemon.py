@@ -16,7 +16,6 @@ import random
 import signal
 import socket
 import sys
-import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -106,6 +105,7 @@ def main(argv: list[str] | None = None) -> int:
     ending = _Ending()
     log = _Log(where.daemon_log)
     _note_signals(ending)
+    ending.missed |= bequest.take_signals(os.environ) & set(_HEEDED)
     try:
         trio.run(_serve, where, arguments, ending, log.write)
     except (sockets.NotASocketError, OSError) as error:
@@ -113,9 +113,9 @@ def main(argv: list[str] | None = None) -> int:
     if ending.how == RESTART:
         log.write("executing anew; the workers go on")
         words = sys.argv[1:] if argv is None else argv
-        _hand_signals_on(ending)
         bequest.leave(ending.keys, os.environ)
         bequest.leave_doors(ending.doors, os.environ)
+        _hand_signals_on(ending)
         os.execv(sys.executable, [sys.executable, "-P", "-m", "modelproxy.supervisor", *words])
     ours.release()
     return EXIT_OK
@@ -208,8 +208,7 @@ def _note_signals(ending: _Ending) -> None:
 def _hand_signals_on(ending: _Ending) -> None:
     """To the program that is executed next. What is blocked stays so and waits; nobody dies of it half-way."""
     signal.pthread_sigmask(signal.SIG_BLOCK, _HEEDED)
-    for signum in ending.missed:
-        signal.pthread_kill(threading.get_ident(), signum)
+    bequest.leave_signals(ending.missed, os.environ)
 
 
 async def _serve(

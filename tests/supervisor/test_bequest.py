@@ -6,6 +6,7 @@ What becomes of them in a real one: tests/e2e/test_secrets.py, tests/faults/test
 from __future__ import annotations
 
 import os
+import signal
 import socket
 
 import attrs
@@ -106,4 +107,20 @@ def test_doors_that_are_nobody_s_mean_nothing(value: str) -> None:
     environment = {"MODELPROXY_DOORS": value}
 
     assert bequest.take_doors(environment) == {}
+    assert environment == {}
+
+
+def test_signals_that_come_to_the_very_end_are_not_lost() -> None:
+    """Those that were missed before, and what any thread takes until the program is gone."""
+    environment: dict[str, str] = {}
+    before = signal.signal(signal.SIGUSR2, lambda *_: None)
+    try:
+        bequest.leave_signals({signal.SIGHUP}, environment)
+        signal.raise_signal(signal.SIGUSR2)
+        os.close(signal.set_wakeup_fd(-1))  # as when the program that had it is no more
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+
+    assert bequest.take_signals(environment) == {signal.SIGHUP, signal.SIGUSR2}
+    assert bequest.take_signals(environment) == set()
     assert environment == {}
