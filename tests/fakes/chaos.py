@@ -287,6 +287,8 @@ class Storm:
         self._asking: list[threading.Thread] = []
         self._ruled_at = time.monotonic()
         """When a supervisor was last known to have everything in its hands."""
+        self.awaited = "nothing"
+        """In the calm: what was the last to become as wished, and when it was not yet so."""
 
     # --- before ---
 
@@ -555,8 +557,10 @@ class Storm:
                 why = self._astray(self.house.ps(stopped=True)) or self._stray()
             except (OSError, http.client.HTTPException, ValueError):
                 continue
-            if not why and (took := time.monotonic() - began) <= limit_s:
+            took = time.monotonic() - began
+            if not why and took <= limit_s:
                 return took
+            self.awaited = f"{why} ({took:.1f} s)"
         raise AssertionError(f"not as wished {limit_s:g} s after the storm: {why or 'only later'}")
 
     def _astray(self, rows: list[dict[str, Any]]) -> str:

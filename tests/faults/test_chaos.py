@@ -16,7 +16,7 @@ def weather(storm: Storm, seconds: float, calm_within_s: float) -> None:
     storm.rage(seconds)
     took = storm.converge(calm_within_s)
     storm.end()
-    print(f"calm after {took:.1f} s; {storm.summary()}")  # noqa: T201  # with -s, and with a failure
+    print(f"calm after {took:.1f} s, at last for {storm.awaited}; {storm.summary()}")  # noqa: T201  # with -s, and with a failure
 
     assert storm.supervisor_failures == []
     assert "\n".join(map(str, storm.unexplained())) == ""
