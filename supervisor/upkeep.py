@@ -87,8 +87,8 @@ class Upkeep:
         self._shifts: set[Shift] = set()
 
     def sweep(self) -> None:
-        """Take away the pid files of an earlier supervisor."""
-        for stale in self._paths.pid_files.glob("*.pid"):
+        """Take away the pid files of an earlier supervisor, and one that it was killed in the middle of writing."""
+        for stale in self._paths.pid_files.glob("*.pid*"):
             try:
                 stale.unlink(missing_ok=True)
             except OSError as error:  # somebody's directory, say: no reason to have no supervisor

@@ -62,6 +62,16 @@ async def test_a_pid_file_that_cannot_be_written_is_only_logged(world: World) ->
     assert any("cannot keep the pid file" in line for line in world.log)
 
 
+async def test_pid_files_of_an_earlier_supervisor_are_taken_away(make_world: Callable[[], World]) -> None:
+    """Also the one that it was killed in the middle of writing: nobody may ever write that port's again."""
+    world = make_world()
+    for name in ("1234.pid", "1234.pid.new"):
+        (world.paths.pid_files / name).write_text("77\n")
+    await world.start()
+
+    assert list(world.paths.pid_files.iterdir()) == []
+
+
 async def test_a_stale_pid_file_that_cannot_be_removed_is_no_obstacle(
     make_world: Callable[[], World],
 ) -> None:
