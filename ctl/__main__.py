@@ -27,6 +27,7 @@ def main() -> int:
     if argv[:1] == ["run"] and "_PROXYCTL_COMPLETE" not in os.environ:
         from . import quick
 
+        quick.forget_locale()
         command = quick.command(argv)
         if command is not None:
             return guard(lambda: quick.become(command), as_json=False)

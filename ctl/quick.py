@@ -18,6 +18,22 @@ _PROJECT_FILE = ".modelproxy.toml"
 _MODEL_VARIABLE = "MODELPROXY_MODEL"
 _FLAGS = frozenset({"--keep", "--no-fallback"})
 """Without a proxy they change nothing."""
+_AT_START = "/proc/self/environ"
+_COERCED = frozenset({"C.UTF-8", "C.utf8", "UTF-8"})
+"""What Python says for LC_CTYPE where the locale is C (PEP 538)."""
+
+
+def forget_locale() -> None:
+    """Take back the LC_CTYPE that nobody but Python has said, since everything started here would see it."""
+    if os.environ.get("LC_CTYPE") not in _COERCED:
+        return
+    try:
+        with open(_AT_START, "rb") as file:
+            said = file.read()
+    except OSError:
+        return  # who said it cannot be known here
+    if b"\0LC_CTYPE=" not in b"\0" + said:
+        del os.environ["LC_CTYPE"]
 
 
 def command(argv: Sequence[str]) -> list[str] | None:

@@ -96,6 +96,24 @@ def test_the_command_takes_our_place(paths: Paths) -> None:
     assert not paths.control_socket.exists()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nobody knows who said it")
+@pytest.mark.parametrize("model", [[], ["echo/demo", "--port", "1"]], ids=["quick", "parsed"])
+@pytest.mark.parametrize("said", [{}, {"LC_CTYPE": "C.UTF-8"}], ids=["unsaid", "said"])
+def test_the_locale_that_python_makes_of_c_is_not_handed_on(
+    said: dict[str, str], model: list[str], paths: Paths
+) -> None:
+    """A container has no LANG; the command is to see no LC_CTYPE there unless somebody said one."""
+    theirs = ("LANG", "LC_ALL", "LC_CTYPE", "PYTHONCOERCECLOCALE", "PYTHONUTF8")
+    bare = {name: value for name, value in os.environ.items() if name not in theirs}
+    line = [sys.executable, "-P", "-m", "modelproxy.ctl", "run", *model, "--", "sh", "-c"]
+    look = 'echo "${LC_CTYPE-none}"'
+    nested = bare | said | ({"MODELPROXY_RUN": "other"} if model else {})
+    done = subprocess.run([*line, look], env=nested, capture_output=True, text=True, check=True, timeout=30)
+
+    assert done.stdout == said.get("LC_CTYPE", "none") + "\n", done
+    assert not paths.control_socket.exists()
+
+
 def test_what_cannot_be_run_is_said(paths: Paths, capfd: pytest.CaptureFixture[str]) -> None:
     assert quick.become(["no-such-program-here"], os.environ) == 127
     assert quick.become(["sh\0"]) == 126
