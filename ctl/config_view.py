@@ -296,7 +296,7 @@ def _used(found: settings.Settings, providers: dict[str, Provider]) -> dict[str,
             provider = "" if resolved is None else resolved.model_id.partition("/")[0]
             if provider in providers:  # else it is among what is wrong already
                 used.setdefault(provider, []).append(schema.dotted(path))
-    return used
+    return {name: list(dict.fromkeys(users)) for name, users in used.items()}  # two rules are one list
 
 
 def _model_of(path: Key, value: Any) -> list[str]:
@@ -307,6 +307,11 @@ def _model_of(path: Key, value: Any) -> list[str]:
         return [value] if isinstance(value, str) else []
     if path[0] == "proxies" and path[-1] == "fallback":
         return [one for one in value if isinstance(one, str)] if isinstance(value, list) else []
+    if path[0] == "front" and path[-1] == "rules":
+        targets = [one.get("to") for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+        return [one for one in targets if isinstance(one, str)]
+    if path[0] == "front" and path[-1] == "otherwise":
+        return [value] if isinstance(value, str) else []
     return []
 
 

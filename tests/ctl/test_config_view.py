@@ -218,6 +218,22 @@ def test_s92_a_mapping_needs_its_key(
     assert run("config", "validate").code == 0
 
 
+def test_s92_where_a_front_leads_needs_its_key_as_well(run: Run, file: Path) -> None:
+    """Else the first request would be who tells of it."""
+    targets = {"a": "openrouter/x", "b": "openrouter/y", "c": "anthropic"}
+    rules = ", ".join(f'{{ agent = "{agent}", to = "{to}" }}' for agent, to in targets.items())
+    file.write_text(f'[front.default]\nrules = [{rules}]\notherwise = "openai/z"\n')
+    ran = run("config", "validate")
+
+    assert ran.code == 1
+    assert ran.err == (
+        "openai has no API key, and is used by front.default.otherwise: "
+        "set OPENAI_API_KEY, or say proxyctl keys set openai\n"
+        "openrouter has no API key, and is used by front.default.rules: "
+        "set OPENROUTER_API_KEY, or say proxyctl keys set openrouter\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("here", "there", "words"),
     [
