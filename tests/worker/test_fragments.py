@@ -48,6 +48,18 @@ F = Fragment
             [("x", '{"a":1}'), ("y", '{"b":2}')],
         ),
         ([F(0, "c", "x", "{}"), F(1, "c"), F(1, "", "y", '{"b":2}')], [("x", "{}"), ("y", '{"b":2}')]),
+        # Or where the one before takes no arguments, or is not whole: under another name it cannot drift.
+        ([F(0, "c", "x"), F(1, "c", "y", '{"b":2}')], [("x", ""), ("y", '{"b":2}')]),
+        (
+            [F(0, "c", "x", '{"a"'), F(1, "c", "y", '{"b"'), F(0, "", "", ":1}"), F(1, "", "", ":2}")],
+            [("x", '{"a":1}'), ("y", '{"b":2}')],
+        ),
+        # Another id on every fragment, also on those that say nothing.
+        (
+            [F(0, "a", "x"), F(0, "b"), F(0, "c", "", '{"a"'), F(0, "d"), F(0, "e", "", ":1}")],
+            [("x", '{"a":1}')],
+        ),
+        ([F(0, "a", "x"), F(0, "b"), F(0, "", "y", "{}")], [("x", ""), ("y", "{}")]),
         # The same id under rising indices: one call that drifts.
         ([F(0, "c", "x", '{"a"'), F(1, "c", "", ":1"), F(2, "c", "", "}")], [("x", '{"a":1}')]),
         ([F(0, "c", "x", '{"a":1}'), F(1, "c", "", "\n")], [("x", '{"a":1}\n')]),

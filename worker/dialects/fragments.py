@@ -175,7 +175,8 @@ class Calls:
         current, named = self._current(fragment), self._named(fragment)
         if current is None and fragment.index is not None and named is not None:
             # The same id under a new index: a call that drifts, unless it plainly begins anew.
-            return None if named.is_complete and _may_begin(fragment) else named
+            anew = named.is_complete and _may_begin(fragment)
+            return None if anew or self._is_of_another_name(named, fragment) else named
         if current is not None and fragment.id and current.id == fragment.id:
             named = current  # ids may be the same for all, then the index tells them apart
         if named is None and fragment.id and current is not None and current.id:
@@ -192,6 +193,11 @@ class Calls:
             return ""
         longer = (known + piece, piece if piece.startswith(known) else "")
         return next((one for one in longer if one != known and self._begins_one(one)), "")
+
+    def _is_of_another_name(self, call: Call, fragment: Fragment) -> bool:
+        return bool(call.name and fragment.name) and not (
+            call.name == fragment.name or self._grown(call, fragment)
+        )
 
     def _begins_one(self, name: str) -> bool:
         return bool(name) and any(offered.startswith(name) for offered in self._offered)
@@ -212,10 +218,12 @@ class Calls:
 
 def _can_only_go_on(current: Call, fragment: Fragment) -> bool:
     """True under a new id as well: some servers give each fragment one."""
-    if current.is_complete or not fragment.arguments:
+    if current.is_complete:
         return False
     if not fragment.name:
         return True
+    if not fragment.arguments:
+        return False
     begins = fragment.arguments.lstrip().startswith("{") and not current.is_in_string
     return current.has_arguments and not begins and fragment.name == current.name
 
