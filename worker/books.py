@@ -180,10 +180,11 @@ class Books:
         import sqlite3
 
         try:
-            if self._quick is None or self._lost:
-                self._quick, self._patient, self._file = await self._in_thread(self._connect)
-                self._lost = False
             while True:
+                # Before each batch: the file may have been taken away while the last one was written.
+                if self._quick is None or self._lost or (self._waiting and _inode(self.path) != self._file):
+                    self._quick, self._patient, self._file = await self._in_thread(self._connect)
+                    self._lost = False
                 self._stirred = trio.Event()
                 if self._waiting:
                     await self._write_batch()

@@ -130,8 +130,11 @@ async def test_a_locked_file_costs_the_first_request_a_moment_and_the_next_ones_
         stranger.close()
 
 
-async def test_a_lock_of_a_moment_is_waited_for(path: str) -> None:
+async def test_a_lock_of_a_moment_is_waited_for(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two workers that end an answer at the same instant: both rows are in the file in time."""
+    monkeypatch.setattr(
+        books_module, "PATIENCE_S", 10.0
+    )  # how long a moment is on a busy disk is not the question
     async with desk(path) as at:
         await at.wait_opened()
         stranger = sqlite3.connect(path, isolation_level=None)
@@ -412,7 +415,7 @@ async def test_a_worker_does_not_wait_for_a_file_in_trouble_when_it_ends(
 
     assert time.monotonic() - began < 1.0
     assert at.books.drops == 1
-    assert at.said[-1]["rows_lost"] == 1
+    assert [said["rows_lost"] for said in at.said if "rows_lost" in said] == [1]
     stranger.close()
 
 
