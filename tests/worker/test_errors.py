@@ -382,6 +382,8 @@ def test_a_status_inside_a_200_may_be_a_string() -> None:
     # A 500 would have the client repeat what will never be taken.
     assert errors.in_stream({"type": "invalid_request_error", "code": None}, TERMS).kind is Kind.INVALID
     assert errors.in_stream({"type": "not_found_error"}, TERMS).kind is Kind.NOT_FOUND
+    routed = {"code": "server_error", "message": "gone", "metadata": {"error_type": "not_found"}}
+    assert errors.in_stream(routed, TERMS).kind is Kind.NOT_FOUND
     assert errors.in_stream({"code": "2001", "message": "x"}, TERMS).kind is Kind.PROVIDER
 
 

@@ -89,6 +89,7 @@ def in_stream(error: Any, terms: Terms, *, title: str = "", prompt_tokens: int =
 _STATUS_OF_TYPE = {
     "invalid_request_error": 400,
     "permission_error": 403,
+    "not_found": 404,
     "not_found_error": 404,
     "request_too_large": 413,
 }
