@@ -444,6 +444,8 @@ async def test_p58_what_is_no_envelope_or_a_413_becomes_what_clients_understand(
         (b"<html>Log in to the network</html>", (500, "no message: Log in to the network")),
         (b"", (500, "no message")),
         (b"[1]", (500, "no message")),
+        (b"{}", (500, "no message: {}")),
+        (b'{"object":"chat.completion","choices":[]}', (500, "no message")),
         (
             b'{"type":"error","error":{"type":"overloaded_error","message":"Busy"}}',
             (529, "Anthropic: Busy"),

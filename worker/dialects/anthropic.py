@@ -359,20 +359,24 @@ def refusal(
 
 def false_success(spec: WorkerSpec, body: bytes, *, title: str) -> Failure | None:
     """What is wrong with a body that came under a 200; None: nothing that can be seen."""
-    top = longs.fields(body)
-    if top is not None and "error" not in top and bytes(memoryview(top.get("type", _NO))) != b'"error"':
+    top = longs.fields(body) or {}
+    if _says(top) and "error" not in top and bytes(memoryview(top.get("type", _NO))) != b'"error"':
         return None  # so far without having decoded megabytes of text
     try:
-        document = codec.loads(body)
+        said = _dict(codec.loads(body))
     except ValueError:
-        document = None
-    if not isinstance(document, dict):
-        words = errors.plain(body)[:80]
-        return Failure(Kind.PROVIDER, f"{title} answered something that is no message: {words}")
-    if document.get("type") != "error" and not document.get("error"):
+        said = {}
+    if said.get("type") == "error" or said.get("error"):
+        terms = Terms(spec.provider, spec.model, spec.options, spec.api_key)
+        return errors.in_stream(said.get("error") or said, terms, title=title)
+    if _says(said):
         return None
-    terms = Terms(spec.provider, spec.model, spec.options, spec.api_key)
-    return errors.in_stream(document.get("error") or document, terms, title=title)
+    return Failure(Kind.PROVIDER, f"{title} answered something that is no message: {errors.plain(body)[:80]}")
+
+
+def _says(document: Mapping[str, Any]) -> bool:
+    """True of a message and of a count."""
+    return "content" in document or "input_tokens" in document
 
 
 _NO = msgspec.Raw(b"null")
