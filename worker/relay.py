@@ -236,6 +236,8 @@ class _Course:
         """Its client waits for a stream, which may begin before the provider does."""
         self._due = relay.due()
         self._answer: Answer | None = None
+        self._prompt_tokens = 0
+        """A guess, for an overflow that is said without numbers."""
         self._lock = trio.Lock()
         self._begun = client.begun
         self._may_ping = True
@@ -263,6 +265,7 @@ class _Course:
             raise refused
 
     async def _run(self, outgoing: Outgoing) -> None:
+        self._prompt_tokens = tokens.of_bytes(len(outgoing.body))
         answer, body = await self._accepted(outgoing)
         shared = self._relay.spec.api_key is not None and self._client.token is not None
         headers = anthropic.headers_down(answer.headers, shared=shared)
@@ -295,7 +298,7 @@ class _Course:
         if reply.status >= 400 and self._is_known:
             self._look_elsewhere(reply)
             self._rename(reply.answer)
-            self._refuse(reply.answer, reply.body, tokens.of_bytes(len(outgoing.body)))
+            self._refuse(reply.answer, reply.body)
         return reply.answer, reply.body
 
     def _rename(self, answer: Answer) -> None:
@@ -343,7 +346,7 @@ class _Course:
         except Refused as refused:
             return _Reply(failure=refused.failure)
 
-    def _refuse(self, answer: Answer, body: bytes, prompt_tokens: int) -> None:
+    def _refuse(self, answer: Answer, body: bytes) -> None:
         """Raises Refused for an error that cannot go out as it is."""
         if _is_coded(answer) and not self._begun:
             return  # its words may be anything; its status is right
@@ -353,7 +356,7 @@ class _Course:
             answer.headers,
             body,
             title=self._relay.place.title,
-            prompt_tokens=prompt_tokens,
+            prompt_tokens=self._prompt_tokens,
             own_words=not self._begun,
         )
         if failure is not None:
@@ -425,8 +428,11 @@ class _Course:
             data += piece
             if sniffer.error is not None and sniffer.refused and not self._begun:
                 kind, message = sniffer.error
-                words = f"{self._relay.place.title}: {message or kind}"
-                self._give_up(answer, failures.from_status(_status_of(kind), words))
+                error, relay = {"type": kind, "message": message}, self._relay
+                failure = anthropic.in_place(
+                    relay.spec, error, title=relay.place.title, prompt_tokens=self._prompt_tokens
+                )
+                self._give_up(answer, failure)
             if sniffer.spoke or self._begun:
                 return data
         return data if self._begun else b""
@@ -486,7 +492,9 @@ class _Course:
         readable = not _is_coded(answer) and len(body) <= MOST_COLLECTED
         if self._is_known and answer.status < 300 and readable:
             relay = self._relay
-            failure = anthropic.false_success(relay.spec, body, title=relay.place.title)
+            failure = anthropic.false_success(
+                relay.spec, body, title=relay.place.title, prompt_tokens=self._prompt_tokens
+            )
             if failure is not None:
                 self._give_up(answer, failure)
 

@@ -798,6 +798,28 @@ async def test_s137_an_error_in_place_of_the_first_event_is_a_real_status(before
     assert (it.row.status, it.row.error_type, it.row.input_tokens) == (529, "overloaded_error", None)
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (
+            "This model's maximum context length is 4096 tokens. However, you requested 5000 tokens",
+            (400, "prompt is too long: 5000 tokens > 4096 maximum"),
+        ),
+        ("m does not support tools", (400, "choose a tool-capable model")),
+    ],
+)
+async def test_p58_such_an_error_is_told_in_the_words_that_clients_understand(
+    words: str, expected: tuple[int, str]
+) -> None:
+    """As it is where it comes with a status."""
+    said = json.dumps({"type": "error", "error": {"type": "api_error", "message": words}}).encode()
+    async with far(Reply(body=b"event: error\ndata: " + said + b"\n\n", headers=SSE), **VLLM) as it:
+        got = await it.fetch({**ASK, "stream": True})
+
+    assert (got.status, it.row.status) == (expected[0], expected[0])
+    assert expected[1] in got.error["message"]
+
+
 async def test_s137_comments_and_pings_promise_nothing() -> None:
     async with far(Reply(body=(WAITING,), headers=SSE, framing="chunked")) as it:
         cut = await it.fetch({**ASK, "stream": True})

@@ -357,7 +357,7 @@ def refusal(
     return errors.from_answer(status, headers, body, terms, title=title, prompt_tokens=prompt_tokens)
 
 
-def false_success(spec: WorkerSpec, body: bytes, *, title: str) -> Failure | None:
+def false_success(spec: WorkerSpec, body: bytes, *, title: str, prompt_tokens: int = 0) -> Failure | None:
     """What is wrong with a body that came under a 200; None: nothing that can be seen."""
     top = longs.fields(body) or {}
     if _says(top) and "error" not in top and bytes(memoryview(top.get("type", _NO))) != b'"error"':
@@ -367,11 +367,16 @@ def false_success(spec: WorkerSpec, body: bytes, *, title: str) -> Failure | Non
     except ValueError:
         said = {}
     if said.get("type") == "error" or said.get("error"):
-        terms = Terms(spec.provider, spec.model, spec.options, spec.api_key)
-        return errors.in_stream(said.get("error") or said, terms, title=title)
+        return in_place(spec, said.get("error") or said, title=title, prompt_tokens=prompt_tokens)
     if _says(said):
         return None
     return Failure(Kind.PROVIDER, f"{title} answered something that is no message: {errors.plain(body)[:80]}")
+
+
+def in_place(spec: WorkerSpec, error: Any, *, title: str, prompt_tokens: int = 0) -> Failure:
+    """What an error in the place of an answer means, inside a 200."""
+    terms = Terms(spec.provider, spec.model, spec.options, spec.api_key, spec.options.context_window)
+    return errors.in_stream(error, terms, title=title, prompt_tokens=prompt_tokens)
 
 
 def _says(document: Mapping[str, Any]) -> bool:
