@@ -184,10 +184,11 @@ def _rules(found: settings.Settings) -> Iterator[tuple[str, list[dict[str, Any]]
 
 def _takes_all(first: dict[str, Any], second: dict[str, Any]) -> bool:
     """Whether whatever fits the second rule fits the first; when in doubt, no."""
-    return all(
+    said = {key: value for key, value in first.items() if key != "to"}
+    # A rule that says nothing is told as a mistake, a misspelt key mostly; nothing follows from it.
+    return bool(said) and all(
         key in second and (value == second[key] or (key in schema.GLOBS and _covers(value, second[key])))
-        for key, value in first.items()
-        if key != "to"
+        for key, value in said.items()
     )
 
 

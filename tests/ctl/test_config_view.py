@@ -169,6 +169,16 @@ def test_a_rule_that_is_never_asked_is_warned_of(
     assert run("config", "validate").err == (words if told else "")
 
 
+def test_nothing_follows_from_a_rule_with_a_misspelt_key(run: Run, file: Path) -> None:
+    file.write_text(
+        'front.default.rules = [{ modl = "a", to = "ollama/x" }, { model = "b", to = "ollama/y" }]'
+    )
+    told = run("config", "validate").err
+
+    assert 'front.default.rules (1st).modl: unknown key; did you mean "model"?' in told
+    assert "never asked" not in told
+
+
 def test_a_key_that_others_can_read_is_warned_of(run: Run, file: Path) -> None:
     file.write_text('providers.openai.api_key = "sk-secret"')
     file.chmod(0o644)
