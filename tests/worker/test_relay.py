@@ -520,13 +520,15 @@ async def test_p28_errors_of_others_who_speak_the_protocol(
     ("field", "value", "details"),
     [
         ("safeguards", {"type": "auto"}, None),
+        ("mcp_servers", [{"type": "url", "url": "https://tools.example", "name": "t"}], None),
+        ("container", "container_1", None),
         ("thread", None, {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}),
     ],
 )
 async def test_p06_what_others_would_leave_out_in_silence_is_refused(
     field: str, value: Any, details: Any
 ) -> None:
-    """A check of tools that nobody made, a turn without its history; Anthropic gets both as they are."""
+    """A check that nobody made, tools that nobody has, a turn without its history; Anthropic gets them as they are."""
     asks = {**ASK, field: value}
     async with far(Reply(body=WHOLE, headers=JSON), **VLLM) as it:
         odd = json.dumps({**asks, "model": "\ud83d"}).encode()  # what only the slow reader takes

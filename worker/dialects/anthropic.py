@@ -56,6 +56,8 @@ class Asked:
     stream: bool
     has_thread: bool = False
     has_safeguards: bool = False
+    features: tuple[str, ...] = ()
+    """Of `asks.FEATURES` those that it uses."""
 
 
 class _Peek(msgspec.Struct):
@@ -63,6 +65,8 @@ class _Peek(msgspec.Struct):
     stream: Any = None
     thread: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     safeguards: Any = None
+    mcp_servers: Any = None
+    container: Any = None
 
 
 _peek = msgspec.json.Decoder(_Peek)
@@ -77,7 +81,9 @@ def peek(body: bytes) -> Asked:
     model = found.model
     if not isinstance(model, str) or not model:
         raise Refused(Failure(Kind.INVALID, "model: must be a non-empty string"))
-    return Asked(model, found.stream is True, found.thread is not msgspec.UNSET, found.safeguards is not None)
+    features = tuple(name for name in asks.FEATURES if getattr(found, name))
+    has_thread, has_safeguards = found.thread is not msgspec.UNSET, found.safeguards is not None
+    return Asked(model, found.stream is True, has_thread, has_safeguards, features)
 
 
 def _peek_slowly(body: bytes) -> _Peek:
@@ -88,7 +94,8 @@ def _peek_slowly(body: bytes) -> _Peek:
     if not isinstance(found, dict):
         raise Refused(Failure(Kind.INVALID, "the body must be a JSON object"))
     thread = msgspec.Raw() if "thread" in found else msgspec.UNSET
-    return _Peek(found.get("model"), found.get("stream"), thread, found.get("safeguards"))
+    others = (found.get(name) for name in ("safeguards", *asks.FEATURES))
+    return _Peek(found.get("model"), found.get("stream"), thread, *others)
 
 
 def refuse_features(spec: WorkerSpec, asked: Asked) -> None:
@@ -99,6 +106,8 @@ def refuse_features(spec: WorkerSpec, asked: Asked) -> None:
         raise asks.no_thread()
     if asked.has_safeguards:
         raise asks.no_safeguards(spec.provider)
+    if asked.features:
+        raise asks.no_feature(asked.features[0], spec.provider)
 
 
 def prepared(body: bytes, model: str) -> bytes:

@@ -21,8 +21,7 @@ from typing import Any
 import attrs
 
 from modelproxy.worker import tokens
-from modelproxy.worker.failures import Failure, Kind, Refused
-from modelproxy.worker.wire.asks import Ask, no_safeguards
+from modelproxy.worker.wire.asks import FEATURES, Ask, no_feature, no_safeguards
 
 from . import thinking
 from .arguments import of_history
@@ -137,13 +136,9 @@ def _refuse_features(body: dict[str, Any], terms: Terms) -> None:
     """Where leaving something out would be a lie about safety or about what the model can do."""
     if body.get("safeguards") is not None:
         raise no_safeguards(terms.provider)
-    for field in ("mcp_servers", "container"):
+    for field in FEATURES:
         if body.get(field):
-            raise _refused(f"{field}: not supported by {terms.provider}")
-
-
-def _refused(message: str) -> Refused:
-    return Refused(Failure(Kind.INVALID, message))
+            raise no_feature(field, terms.provider)
 
 
 def _output_config(body: dict[str, Any]) -> dict[str, Any]:

@@ -112,6 +112,15 @@ def no_safeguards(provider: str) -> Refused:
     return _invalid(f"safeguards: {provider} cannot check tool use; send the request without it")
 
 
+FEATURES = ("mcp_servers", "container")
+"""Tools of a request that only Anthropic runs."""
+
+
+def no_feature(field: str, provider: str) -> Refused:
+    """Ignored, the model would be without what its client believes it to have."""
+    return _invalid(f"{field}: not supported by {provider}")
+
+
 def _checked(data: bytes) -> dict[str, Any]:
     try:
         body = codec.loads(data)
