@@ -289,6 +289,14 @@ def test_a_rejected_key_names_the_provider_and_the_fix_and_never_the_key() -> No
     )
 
 
+@pytest.mark.parametrize(("status", "told"), [(404, "Anthropic: nope"), (500, "Anthropic: nope")])
+def test_where_no_model_is_known_none_is_named(status: int, told: str) -> None:
+    """A front passes what no rule takes to Anthropic, whatever model it is for."""
+    found = errors.from_answer(status, [], b"nope", Terms("anthropic", "", Options()), title="Anthropic")
+
+    assert found.message == told
+
+
 @pytest.mark.parametrize(
     ("text", "clean"),
     [

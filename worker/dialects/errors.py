@@ -437,7 +437,9 @@ def _words(kind: Kind, status: int, said: Said, terms: Terms, title: str) -> str
         or f"{_SILENT.get(kind, 'no reason given')} (status {status})"
     )
     by = f" ({said.provider})" if said.provider and said.provider not in sentence else ""
-    lead = _LEADS.get(kind, "{name}{by}: {sentence}")
+    lead = _LEADS.get(kind, _LEAD)
+    if not terms.model and "{model}" in lead:
+        lead = _LEAD  # a front's way to Anthropic, which is to no model of ours
     tail = _hint(said.message) or _TAILS.get(kind, "")
     if kind is Kind.KEY_REJECTED and not terms.api_key:
         lead, tail = _NO_KEY
@@ -447,6 +449,7 @@ def _words(kind: Kind, status: int, said: Said, terms: Terms, title: str) -> str
     return text
 
 
+_LEAD = "{name}{by}: {sentence}"
 _LEADS = {
     Kind.KEY_REJECTED: "{name}{by} rejects the API key: {sentence}",
     Kind.NO_CREDIT: "{name}{by}: out of credit: {sentence}",
