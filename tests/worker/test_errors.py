@@ -88,6 +88,48 @@ def test_the_structured_field_is_believed_before_the_status(error_type: str, kin
 
 
 @pytest.mark.parametrize(
+    ("word", "kind"),
+    [
+        ("authentication_error", Kind.KEY_REJECTED),
+        ("invalid_api_key", Kind.KEY_REJECTED),
+        ("moderation", Kind.FORBIDDEN),
+        ("guardrail", Kind.FORBIDDEN),
+        ("insufficient_quota", Kind.NO_CREDIT),
+        ("insufficient_balance", Kind.NO_CREDIT),
+        ("billing_error", Kind.NO_CREDIT),
+        ("content_policy_violation", Kind.INVALID),
+        ("content_filter", Kind.INVALID),
+        ("refusal", Kind.INVALID),
+        ("max_tokens_exceeded", Kind.INVALID),
+        ("invalid_image", Kind.INVALID),
+        ("image_too_large", Kind.INVALID),
+        ("invalid_image_format", Kind.INVALID),
+        ("invalid_request_error", Kind.INVALID),
+        ("model_not_found", Kind.NOT_FOUND),
+        ("model_decommissioned", Kind.NOT_FOUND),
+        ("not_found_error", Kind.NOT_FOUND),
+        ("request_too_large", Kind.TOO_LARGE),
+        ("rate_limit_exceeded", Kind.RATE_LIMITED),
+        ("rate_limit_error", Kind.RATE_LIMITED),
+        ("rate_limit_reached_error", Kind.RATE_LIMITED),
+        ("timeout_error", Kind.TIMEOUT),
+        ("overloaded_error", Kind.OVERLOADED),
+        ("engine_overloaded_error", Kind.OVERLOADED),
+        ("unavailable_error", Kind.OVERLOADED),
+        ("service_unavailable", Kind.OVERLOADED),
+        ("context_length_exceeded", Kind.OVERFLOW),
+        ("string_above_max_length", Kind.OVERFLOW),
+        ("exceed_context_size_error", Kind.OVERFLOW),
+        ("model_context_window_exceeded", Kind.OVERFLOW),
+        ("server_error", Kind.PROVIDER),
+    ],
+)
+@pytest.mark.parametrize("field", ["type", "code"])
+def test_inside_a_200_the_word_is_all_there_is(field: str, word: str, kind: Kind) -> None:
+    assert errors.in_stream({"message": "words", field: word}, TERMS).kind is kind
+
+
+@pytest.mark.parametrize(
     ("status", "body", "kind"),
     [
         (429, error("You exceeded your current quota", code="insufficient_quota"), Kind.NO_CREDIT),
@@ -101,6 +143,7 @@ def test_the_structured_field_is_believed_before_the_status(error_type: str, kin
         (404, error("No endpoints found that support cache control"), Kind.INVALID),
         (404, error("No endpoints found that can handle the requested parameters."), Kind.INVALID),
         (404, error("No endpoints found matching your data policy"), Kind.INVALID),
+        (500, error("m does not support tools"), Kind.INVALID),
         (403, error("Input was flagged by moderation"), Kind.FORBIDDEN),
         (403, error("Not here", code="unsupported_country_region_territory"), Kind.FORBIDDEN),
         (403, b"<html><title>Blocked</title><body>Access denied</body></html>", Kind.FORBIDDEN),
