@@ -146,22 +146,35 @@ def test_tools_that_see_a_screen_need_anthropic(kind: str) -> None:
     assert "needs Anthropic" in refusal([{"type": kind, "name": "computer"}, tool("a")])
 
 
+_EDITS = {"command", "path", "file_text", "old_str", "new_str", "insert_line", "insert_text", "view_range"}
+
+
 @pytest.mark.parametrize(
     ("kind", "name", "properties"),
     [
-        ("bash_20250124", "bash", ["command", "restart"]),
-        ("text_editor_20250728", "str_replace_based_edit_tool", ["command", "path", "file_text"]),
-        ("memory_20250818", "memory", ["command", "path"]),
+        ("bash_20250124", "bash", {"command", "restart"}),
+        ("text_editor_20250728", "str_replace_based_edit_tool", _EDITS),
+        ("memory_20250818", "memory", _EDITS | {"old_path", "new_path"}),
     ],
 )
 def test_tools_that_anthropic_defines_and_the_client_runs_get_a_schema(
-    kind: str, name: str, properties: list[str]
+    kind: str, name: str, properties: set[str]
 ) -> None:
     found = offer([{"type": kind, "name": name}]).tools[0]
 
     assert found.name == name
     assert found.description
-    assert list(found.schema["properties"])[: len(properties)] == properties
+    assert set(found.schema["properties"]) == properties
+
+
+def test_a_tool_that_anthropic_defines_knows_all_its_commands() -> None:
+    editor, memory = (
+        offer([{"type": kind, "name": "a"}]).tools[0].schema["properties"]["command"]["enum"]
+        for kind in ("text_editor_20250728", "memory_20250818")
+    )
+
+    assert editor == ["view", "create", "str_replace", "insert"]
+    assert memory == [*editor, "delete", "rename"]
 
 
 def test_an_unknown_type_with_a_schema_is_called_like_any_other() -> None:

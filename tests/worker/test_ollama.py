@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 from fakes import census, golden, grammar
 from fakes.census import Census
@@ -43,6 +44,10 @@ def ask(*messages: Any, **fields: Any) -> Ask:
 
 def terms(**known: Any) -> Terms:
     return golden.terms("ollama", known)
+
+
+def says(words: str) -> dict[str, Any]:
+    return {"type": "text", "text": words}
 
 
 def sent(asked: Ask, known: Terms) -> dict[str, Any]:
@@ -206,6 +211,32 @@ def test_p14_p15_what_the_model_is_only_told_of_is_counted() -> None:
 
     assert DIALECT.call(asked, terms(capabilities=["tools"])).notes == ("blocks only named: 3",)
     assert DIALECT.call(asked, terms()).notes == ("blocks only named: 1",)
+
+
+def test_the_texts_of_a_turn_are_paragraphs_of_one_message() -> None:
+    call = {"type": "tool_use", "id": "1", "name": "Bash", "input": {}}
+    result = {"type": "tool_result", "tool_use_id": "1", "content": "ok"}
+    said = {"role": "assistant", "content": [says("a"), says("b"), call]}
+    asked = ask(
+        {"role": "user", "content": [says("1"), says("2")]}, said, {"role": "user", "content": [result]}
+    )
+
+    messages = sent(asked, terms())["messages"]
+
+    assert [(one["role"], one["content"]) for one in messages] == [
+        ("user", "1\n\n2"),
+        ("assistant", "a\n\nb"),
+        ("tool", "ok"),
+    ]
+
+
+def test_a_turn_of_reasoning_alone_keeps_it_behind_its_loop() -> None:
+    thought = {"type": "thinking", "thinking": "hm", "signature": thinking.sign("ollama", "qwen3")}
+    history = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": [thought]}]
+
+    messages = sent(ask(*history, {"role": "user", "content": "go on"}), terms())["messages"]
+
+    assert messages[1] == {"role": "assistant", "content": "", "thinking": "hm"}
 
 
 def test_the_call_is_a_json_post_with_key_and_headers() -> None:
@@ -494,6 +525,14 @@ def test_s67_a_long_text_in_one_line_comes_in_pieces() -> None:
     assert max(map(len, pieces)) < len(text) / 4
     assert isinstance(said[0], Thinking)
     assert said[-2:] == [Usage(None, 3), Finish("end_turn")]
+
+
+def test_p50_a_window_is_full_by_our_estimate_where_nobody_counts_the_prompt() -> None:
+    asked = attrs.evolve(ask(), input_tokens=60)
+    end = line(done=True, done_reason="length", eval_count=40)
+
+    assert items(end, asked=asked, known=terms(window=100))[-1] == Finish("model_context_window_exceeded")
+    assert items(end, asked=asked, known=terms(window=101))[-1] == Finish("max_tokens")
 
 
 def test_p50_counts_that_are_missing_or_nothing_are_unknown() -> None:

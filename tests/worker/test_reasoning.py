@@ -91,6 +91,7 @@ def test_pieces_of_entries() -> None:
     """P56: merged by type and index, never across a signature or another id."""
     assert merged([TEXT, {**TEXT, "text": "b"}, SIGNED]) == [{**TEXT, "text": "ab", "signature": "s"}]
     assert merged([TEXT, SIGNED, TEXT]) == [{**TEXT, "signature": "s"}, TEXT]
+    assert merged([TEXT, {**TEXT, "index": 1}]) == [TEXT, {**TEXT, "index": 1}]
     assert merged([SECRET, {**SECRET, "id": "2"}]) == [SECRET, {**SECRET, "id": "2"}]
     assert merged([SECRET, {**SECRET, "data": "y"}]) == [SECRET, {**SECRET, "data": "y"}]
     assert merged([SUMMARY, TEXT, SUMMARY]) == [{**SUMMARY, "summary": "bb"}, TEXT]

@@ -92,7 +92,8 @@ def test_each_part_of_a_prompt_counts() -> None:
     tool = {"name": "get_weather", "description": "Weather of a city", "input_schema": {"type": "object"}}
 
     assert tokens.of_prompt({**user("hi"), "system": "x" * 50}) == bare + 8
-    assert tokens.of_prompt({**user("hi"), "tools": [tool]}) > bare + tokens.PER_TOOL + 10
+    described = tokens.of_text(json.dumps(list(tool.values()), separators=(",", ":")))
+    assert tokens.of_prompt({**user("hi"), "tools": [tool]}) == bare + 8 + described
     assert tokens.of_prompt({"messages": user("hi")["messages"] * 3}) == bare * 3
 
 
