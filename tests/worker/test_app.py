@@ -11,6 +11,7 @@ from fakes.exchange import request
 from modelproxy.worker import app
 from modelproxy.worker.app import Endpoint, Route
 from modelproxy.worker.contract import Front, Options, WorkerSpec
+from modelproxy.worker.dialects.seam import Sizes
 from modelproxy.worker.failures import Failure, Kind
 
 HOST = (b"host", b"127.0.0.1:3457")
@@ -311,6 +312,15 @@ def test_the_shapes_of_the_list() -> None:
         plain["data"][0].items()
         >= {"id": REAL, "object": "model", "created": 0, "owned_by": "ollama"}.items()
     )
+
+
+def test_a_list_in_the_shape_of_anthropic_is_chosen_by_either_header_and_tells_what_is_known() -> None:
+    for name in (b"anthropic-version", b"x-api-key"):
+        asked = request("GET", "/v1/models", (HOST, (name, b"a")))
+        found: Any = app.models(SPEC, asked, "", Sizes(65_536, 8192))
+
+        assert "object" not in found
+        assert (found["data"][0]["max_input_tokens"], found["data"][0]["max_tokens"]) == (65_536, 8192)
 
 
 @pytest.mark.parametrize("name", [REAL, ALIAS, "qwen2.5-coder:7b"])
