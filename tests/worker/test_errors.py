@@ -401,6 +401,7 @@ def test_the_providers_own_words_are_kept(body: Any, message: str) -> None:
         (400, '"auto" tool choice requires --enable-auto-tool-choice', "start vLLM with"),
         (500, "tools param requires --jinja flag", "start llama-server with --jinja"),
         (400, "vendor/model does not support tools", "choose a tool-capable model"),
+        (404, "No endpoints found matching your data policy", "privacy settings"),
     ],
 )
 def test_a_missing_capability_says_what_to_do(status: int, said: str, hint: str) -> None:

@@ -215,6 +215,20 @@ def test_a_budget_of_more_than_the_model_may_say(budget: int, facts: Any, expect
 
 
 @pytest.mark.parametrize(
+    ("limit", "budget", "expected"),
+    [(4000, 500, {"max_tokens": 1024}), (1025, 4000, {"max_tokens": 1024}), (1024, 900, {"effort": "high"})],
+)
+def test_a_budget_is_no_less_than_providers_take_and_leaves_an_answer(
+    limit: int, budget: int, expected: Any
+) -> None:
+    request = ask(max_tokens=limit, thinking={"type": "enabled", "budget_tokens": budget})
+    facts = {"reasoning": {"supports_max_tokens": True}}
+    known = terms(capabilities=frozenset(["thinking"]), facts=facts)
+
+    assert sent(request, known)["reasoning"] == expected
+
+
+@pytest.mark.parametrize(
     ("server", "model", "wanted", "expected"),
     [
         ("vllm", "m", True, {"chat_template_kwargs": {"enable_thinking": True}}),
