@@ -194,6 +194,23 @@ def test_choices_of_any_shape(schema: Any, reduced: Any, profile: Profile) -> No
     assert inner(schema, profile) == reduced
 
 
+@pytest.mark.parametrize("profile", [Profile.GEMINI, Profile.OLLAMA, Profile.INLINED])
+@pytest.mark.parametrize("branch", [{"required": ["q", "nope"]}, {"$ref": "#/$defs/needs"}])
+def test_a_branch_may_require_what_the_whole_has(branch: Any, profile: Profile) -> None:
+    """Parted from its properties a `required` looks as if it named nothing."""
+    schema = {
+        "type": "object",
+        "$defs": {"needs": {"required": ["q"]}},
+        "properties": {"q": {"type": "string"}},
+        "allOf": [branch],
+    }
+
+    assert sanitise(schema, profile)["required"] == ["q"]
+    del schema["type"]
+    inner = sanitise({"properties": {"a": schema}, "$defs": schema["$defs"]}, profile)["properties"]["a"]
+    assert (inner["required"], inner.get("type", "object")) == (["q"], "object")
+
+
 def test_references_are_put_in_and_circles_end() -> None:
     defs = {
         "leaf": {"type": "string", "description": "A leaf."},

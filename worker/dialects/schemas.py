@@ -88,26 +88,28 @@ class _Walk:
         self._reduces = profile in _REDUCED
         self._nodes = 0
 
-    def schema(self, value: Any, depth: int, inside: tuple[str, ...]) -> Schema:
-        """One schema; `inside` are the references that led here."""
+    def schema(self, value: Any, depth: int, inside: tuple[str, ...], *, part: bool = False) -> Schema:
+        """One schema; `inside` are the references that led here. `part`: it is merged into the one around it."""
         self._nodes += 1
         if not isinstance(value, dict) or depth > _DEEPEST or self._nodes > _MOST_NODES:
             value = {}  # a bare `true`, or what is too much
         if self._reduces and isinstance(value.get("$ref"), str):
-            return self._resolved(value, depth, inside)
+            return self._resolved(value, depth, inside, part=part)
         kept = {
             key: self._keyword(key, inner, depth, inside)
             for key, inner in value.items()
             if key not in self._drops and not (self._reduces and key in ("$defs", "definitions"))
         }
-        _keep_required(kept)
         if self._reduces:
             kept = _reduced(kept)
+        if not part:  # the properties of its `required` may be those of the whole
+            _keep_required(kept)
+        if self._reduces:
             _keep_decodable(kept)
             if self._profile is Profile.GEMINI:
                 _say_nullable(kept)
                 _say_items(kept)
-            if self._profile is Profile.INLINED:
+            if self._profile is Profile.INLINED and not part:
                 _say_type(kept)
         return self._said(value, kept)
 
@@ -125,16 +127,16 @@ class _Walk:
         """A schema in its place; only here a bare `true` or `false` may stand for one."""
         if isinstance(value, bool) and (not self._reduces or key == "additionalProperties"):
             return value
-        return self.schema(value, depth, inside)
+        return self.schema(value, depth, inside, part=self._reduces and key == "allOf")
 
-    def _resolved(self, value: Schema, depth: int, inside: tuple[str, ...]) -> Schema:
+    def _resolved(self, value: Schema, depth: int, inside: tuple[str, ...], *, part: bool) -> Schema:
         """What a reference points to; words beside it win. A circle becomes "anything"."""
         reference = value["$ref"]
         beside = {key: inner for key, inner in value.items() if key != "$ref"}
         target = None if reference in inside else _target(self._root, reference)
         if not isinstance(target, dict):
-            return self.schema(beside, depth + 1, inside)
-        return self.schema({**target, **beside}, depth + 1, (*inside, reference))
+            return self.schema(beside, depth + 1, inside, part=part)
+        return self.schema({**target, **beside}, depth + 1, (*inside, reference), part=part)
 
     def _said(self, before: Schema, kept: Schema) -> Schema:
         """Dropped constraints go into the description: the model may still keep to them."""
