@@ -316,6 +316,25 @@ def test_garbage_is_no_reason_to_fail(data: bytes) -> None:
     sniffer.usage()
 
 
+def test_an_event_without_end_is_no_reason_to_fail() -> None:
+    sniffer = sniffed(b"data: " + bytes(33 * 1024 * 1024), b"\n\n")
+
+    assert (sniffer.spoke, sniffer.over) == (True, False)
+
+
+def test_p54_reasoning_of_both_kinds_goes_with_a_refused_signature() -> None:
+    refused = b'{"type":"error","error":{"type":"invalid_request_error","message":"Invalid `signature`"}}'
+    thoughts = [
+        {"type": "thinking", "thinking": "t", "signature": "s"},
+        {"type": "redacted_thinking", "data": "d"},
+    ]
+    said = {"role": "assistant", "content": [*thoughts, {"type": "text", "text": "b"}]}
+    again = anthropic.without_refused_thinking(400, refused, json.dumps({"messages": [said]}).encode())
+
+    assert again is not None
+    assert json.loads(again)["messages"][0]["content"] == said["content"][2:]
+
+
 def test_a_cancelled_stream_has_an_estimate() -> None:
     """`message_start` knows what was read; what was written is counted."""
     sniffer = sniffed(STREAM[: STREAM.index(b"event: message_delta")])

@@ -171,6 +171,7 @@ async def test_a_streamed_answer_says_the_same(bench: Bench) -> None:
 
     assert exchange.headers[b"content-type"] == b"text/event-stream"
     assert exchange.headers[b"cache-control"] == b"no-cache"
+    assert exchange.headers[b"x-accel-buffering"] == b"no"
     assert exchange.headers[b"x-proxy-model"] == b"echo/demo"
     assert exchange.headers[b"request-id"].startswith(b"req_")
     assert exchange.finished
