@@ -721,6 +721,8 @@ def test_a_chunk_that_says_something() -> None:
     assert chunk(function_call={"name": "f", "arguments": "{}"}).fragments == [Fragment(0, "", "f", "{}")]
     assert chunk(tool_calls=[{"index": True, "function": {"name": " f "}}]).fragments == [Fragment(name="f")]
     assert chunk(tool_calls=[{"id": 7, "function": None}]).fragments == [Fragment()]
+    whole = {"name": "f", "arguments": {"a": True}}
+    assert chunk(tool_calls=[{"function": whole}]).fragments == [Fragment(name="f", arguments='{"a":true}')]
     assert chunk(images=[{"type": "image_url"}]).images == 1
     parts = [{"type": "text", "text": "look: "}, {"type": "image_url", "image_url": {"url": "data:x"}}]
     assert (chunk(content=parts).text, chunk(content=parts).images) == ("look: ", 1)
