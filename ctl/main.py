@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -39,6 +39,7 @@ Common workflows:
     proxyctl why ollama/codellama
     proxyctl logs ollama/codellama -n 20
     proxyctl usage --since 2h
+    proxyctl costs --by route
   The end of the day
     proxyctl down all
     proxyctl daemon stop
@@ -599,6 +600,40 @@ def usage(
 
     age = None if since is None else typed.duration(since, most=typed.LONGEST_AGE_S)
     return print_usage(find(), proxy, age_s=age, limit=limit, as_json=json)
+
+
+@app.command()
+def costs(
+    by: Annotated[
+        Literal["model", "agent", "day", "session", "route"],
+        typer.Option("--by", help="What is added up together."),
+    ] = "model",
+    since: Annotated[
+        str | None, typer.Option("--since", metavar="DURATION", help="Only the last 30m, 2h, 7d.")
+    ] = None,
+    json: Json = False,
+) -> int:
+    """Print what the model requests have used and cost, summed up
+
+    From the same ledger as proxyctl usage, the dearest first. A sum of costs that nobody knows is a dash (null
+    with --json), never 0; UNPRICED says how many requests it lacks. IN has with it what came from a cache and
+    went to one.
+
+    With --by route a front's name stands before its target (front>coder), and who answered behind it: after a
+    fallback that is somebody else. What is up and nobody has reached is there too, with 0 requests.
+
+    \b
+    Examples:
+      proxyctl costs
+      proxyctl costs --by day --since 7d
+      proxyctl costs --by route --since 2h --json
+    """
+    from modelproxy.supervisor.paths import find
+
+    from .costs import costs as print_costs
+
+    age = None if since is None else typed.duration(since, most=typed.LONGEST_AGE_S)
+    return print_costs(find(), by, age_s=age, as_json=json)
 
 
 @app.command()

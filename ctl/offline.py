@@ -49,6 +49,19 @@ def name_of(paths: Paths, target: str) -> str | None:
     return None
 
 
+def places(paths: Paths) -> dict[str, dict[str, str]]:
+    """Where each front leads: the names of the places, and their models."""
+    return {
+        record["name"]: {
+            str(place["name"]): str(place.get("model_id"))
+            for place in map(_dict, _list(_dict(_dict(record.get("spec")).get("front")).get("places")))
+            if "name" in place
+        }
+        for record in _records(paths)[0]
+        if _dict(record.get("spec")).get("front") is not None
+    }
+
+
 def _records(paths: Paths) -> tuple[list[dict[str, Any]], str | None]:
     try:
         document = json.loads(paths.state_file.read_bytes())

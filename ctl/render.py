@@ -264,6 +264,46 @@ def usage(rows: Sequence[tuple[str, dict[str, Any]]]) -> str:
     return table(USAGE_COLUMNS, [_request(clock, row) for clock, row in rows])
 
 
+_SUMS = (
+    "REQUESTS",
+    "FAILED",
+    "FALLBACK",
+    "IN",
+    "FROM CACHE",
+    "TO CACHE",
+    "OUT",
+    "COST",
+    "UNPRICED",
+    "SOURCE",
+)
+_HEADINGS: dict[tuple[str, ...], tuple[str, ...]] = {("route", "model"): ("ROUTE", "ANSWERED BY")}
+
+
+def costs(keys: Sequence[str], groups: Sequence[dict[str, Any]], total: dict[str, Any]) -> str:
+    """The table of `proxyctl costs`, known by `keys`; the total where there is more than one group."""
+    heading = _HEADINGS.get(tuple(keys)) or [key.upper() for key in keys]
+    lines = [[*(clipped(cell(group[key])) for key in keys), *_sums(group)] for group in groups]
+    if len(groups) > 1:
+        lines.append(["total", *("" for _ in keys[1:]), *_sums(total)])
+    return table([*heading, *_SUMS], lines)
+
+
+def _sums(group: dict[str, Any]) -> list[str]:
+    about = "~" if group["tokens_estimated"] else ""
+    read = [group[name] for name in ("input_tokens", "cache_read_tokens", "cache_write_tokens")]
+    known = [number for number in read if number is not None]
+    tokens = [sum(known) if known else None, *read[1:], group["output_tokens"]]
+    return [
+        str(group["requests"]),
+        str(group["failed"]),
+        str(group["fallbacks"]),
+        *("-" if number is None else f"{about if number else ''}{number}" for number in tokens),
+        cost(group["cost_usd"]),
+        str(group["unpriced"]),
+        cell(group["cost_source"]),
+    ]
+
+
 def _request(clock: str, row: dict[str, Any]) -> list[str]:
     about = "~" if row.get("tokens_estimated") else ""
     read = [row.get(name) for name in ("input_tokens", "cache_read_tokens", "cache_write_tokens")]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from modelproxy.supervisor.paths import Paths
@@ -49,23 +51,38 @@ def _refuse_a_stranger(paths: Paths, target: str) -> None:
 
 def _rows(paths: Paths, proxy: str | None, since: float, limit: int) -> list[dict[str, Any]]:
     only = "" if proxy is None else f"&proxy={quote(proxy)}"
+    asked = f"/v1/usage?since={since:.3f}&limit={limit}{only}"
+    return answered(paths, asked, lambda: _from_file(paths, proxy, since, limit))
+
+
+def answered(paths: Paths, asked: str, read: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """What the supervisor answers to `asked`; without one, or with one that does not know it yet, `read`."""
     try:
-        return list(Client(paths).get(f"/v1/usage?since={since:.3f}&limit={limit}{only}"))
+        return list(Client(paths).get(asked))
     except Fault as fault:
         if fault.code not in ("daemon_not_running", "daemon_timeout", "unknown_route"):
             raise
         talk(f"{fault.message}; reading the ledger itself")
-    return _from_file(paths, proxy, since, limit)
+    return read()
 
 
 def _from_file(paths: Paths, proxy: str | None, since: float, limit: int) -> list[dict[str, Any]]:
     from modelproxy.worker import ledger  # only here: the supervisor reads it nearly always
 
-    try:
+    with readable():
         found = ledger.read(str(paths.ledger), since=since, limit=limit, proxy=proxy)
+    return [ledger.to_document(row) for row in found]
+
+
+@contextmanager
+def readable() -> Iterator[None]:
+    """A ledger that is none is a Fault."""
+    from modelproxy.worker import ledger
+
+    try:
+        yield
     except ledger.UnreadableError as error:
         raise Fault("ledger_unreadable", str(error)) from None
-    return [ledger.to_document(row) for row in found]
 
 
 def _clock(ts: float) -> str:

@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, unquote
 
 import trio
 
-from modelproxy.worker import __version__, httpd, ledger
+from modelproxy.worker import __version__, costs, httpd, ledger
 
 from . import check, kernel, logs
 from .commands import Commands, check_grace
@@ -149,6 +149,7 @@ class Control:
             ("v1", "proxies", "*", "logs"): {"GET": self._logs},
             ("v1", "events"): {"GET": self._follow_events},
             ("v1", "usage"): {"GET": self._usage},
+            ("v1", "costs"): {"GET": self._costs},
             ("v1", "metrics"): {"GET": self._metrics},
             ("v1", "variables"): {"GET": self._variables},
             ("v1", "daemon", "*"): {"POST": self._daemon},
@@ -290,9 +291,20 @@ class Control:
             found = ledger.read(path, since=since, limit=limit, proxy=proxy)
             return json.dumps([ledger.to_document(row) for row in found]).encode()
 
+        await self._answer_from_ledger(exchange, rows)
+
+    async def _costs(self, exchange: httpd.Exchange, target: str, query: dict[str, str]) -> None:
+        path, since, by = str(self._paths.ledger), _seconds(query, "since"), query.get("by", "model")
+        if by not in costs.KEYS:
+            raise Fault("bad_request", f'by must be one of {", ".join(costs.KEYS)}, not "{by[:40]}"')
+        await self._answer_from_ledger(
+            exchange, lambda: json.dumps(costs.read(path, by=by, since=since)).encode()
+        )
+
+    async def _answer_from_ledger(self, exchange: httpd.Exchange, read: Callable[[], bytes]) -> None:
         try:
             # In a thread, the rendering too: thousands of rows would keep every heartbeat waiting.
-            body = await trio.to_thread.run_sync(rows)
+            body = await trio.to_thread.run_sync(read)
         except ledger.UnreadableError as error:
             raise Fault(
                 "ledger_unreadable", str(error), "proxyctl logs tells whether workers can write it"

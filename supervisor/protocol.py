@@ -18,6 +18,7 @@ The shapes of the answers are relied on by scripts: keys may be added, never ren
 | GET /v1/proxies/{name}/logs?lines=N&follow=1 | | NDJSON of {"line"} |
 | GET /v1/events?since=SEQ&follow=1 | | NDJSON of Event |
 | GET /v1/usage?since=T&limit=N&proxy=P | | list of the ledger's rows (`worker.ledger.Row`), the newest last |
+| GET /v1/costs?since=T&by=B | | list of what they add up to by model, agent, day, session or route (`worker.costs`) |
 | GET /v1/metrics | | Prometheus text |
 | GET /v1/variables?names=NAMES | | {"A": true, "B": false}: which of A,B are set where the supervisor runs |
 | POST /v1/daemon/reload?soon=1 | | Reloaded |

@@ -23,6 +23,7 @@ ALLOWED = {
         "supervisor.protocol",
         "supervisor.paths",
         "supervisor.words",
+        "worker.costs",
         "worker.ledger",
         # The configuration, which both read: pure, but for the fetching of keys.
         "supervisor.aliases",
@@ -38,7 +39,14 @@ ALLOWED = {
         "supervisor.values",
         "supervisor.withheld",
     },
-    "supervisor": {"worker", "worker.contract", "worker.httpd", "worker.httpd_parse", "worker.ledger"},
+    "supervisor": {
+        "worker",
+        "worker.contract",
+        "worker.costs",
+        "worker.httpd",
+        "worker.httpd_parse",
+        "worker.ledger",
+    },
     "worker": set(),
 }
 

@@ -19,7 +19,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -202,7 +203,7 @@ def _applied(db: sqlite3.Connection) -> list[str]:
 
 
 def _lacking(db: sqlite3.Connection) -> list[str]:
-    there = {name for _, name, *_ in db.execute("PRAGMA table_info(requests)")}
+    there = columns(db)
     return [name for name in FIELDS if name not in there]
 
 
@@ -300,16 +301,26 @@ def read(path: str, *, since: float = 0.0, limit: int = MOST_ROWS, proxy: str | 
 
     Raises UnreadableError.
     """
+    with reading(path) as db:
+        if db is None:
+            return []
+        now = time.time()  # noqa: TID251  # rows have the time of day
+        return [as_of(now, row) for row in _select(db, since, limit, proxy)]
+
+
+@contextmanager
+def reading(path: str) -> Iterator[sqlite3.Connection | None]:
+    """The file, open to be read only; None when there is none. What SQLite says is an UnreadableError."""
     import sqlite3
     from urllib.parse import quote
 
     if not os.path.exists(path):  # read-only connections to nothing fail in words that help nobody
-        return []
+        yield None
+        return
     try:
         db = sqlite3.connect(f"file:{quote(path)}?mode=ro", timeout=1.0, uri=True, isolation_level=None)
         try:
-            now = time.time()  # noqa: TID251  # rows have the time of day
-            return [as_of(now, row) for row in _select(db, since, limit, proxy)]
+            yield db
         finally:
             db.close()
     except sqlite3.Error as error:
@@ -324,10 +335,9 @@ _ASKED = "(NOT fallback AND provider || '/' || model = ?)"
 
 
 def _select(db: sqlite3.Connection, since: float, limit: int, proxy: str | None) -> list[Row]:
-    there = {name for _, name, *_ in db.execute("PRAGMA table_info(requests)")}
-    if not there:
-        return []  # a file that a worker is just about to fill
-    names = [name for name in FIELDS if name in there]
+    names = columns(db)
+    if not names:
+        return []
     where = "ts >= ?"
     parameters: list[float | str] = [since]
     if proxy is not None:
@@ -341,6 +351,12 @@ def _select(db: sqlite3.Connection, since: float, limit: int, proxy: str | None)
     return [_row(names, one) for one in reversed(found)]
 
 
+def columns(db: sqlite3.Connection) -> list[str]:
+    """Those that both sides know; none in a file that a worker is just about to fill."""
+    there = {name for _, name, *_ in db.execute("PRAGMA table_info(requests)")}
+    return [name for name in FIELDS if name in there]
+
+
 def _row(names: Sequence[str], found: Sequence[Any]) -> Row:
     document = dict(zip(names, found, strict=True))
     for name in _BOOLEANS & document.keys():
@@ -350,12 +366,12 @@ def _row(names: Sequence[str], found: Sequence[Any]) -> Row:
 
 def as_of(now: float, row: Row) -> Row:
     """What a row says at that time: a last will is not yet true while its process is at it."""
-    if row.pid is None or now - (row.ts + row.duration_ms / 1000) > SILENCE_S or not _is_alive(row.pid):
+    if row.pid is None or now - (row.ts + row.duration_ms / 1000) > SILENCE_S or not is_alive(row.pid):
         return row
     return attrs.evolve(row, status=None, error_type=IN_PROGRESS)
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

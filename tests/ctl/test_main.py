@@ -270,6 +270,7 @@ COMMANDS = [
     ["logs"],
     ["events"],
     ["usage"],
+    ["costs"],
     ["keys"],
     ["daemon"],
     *(["daemon", name] for name in ("run", "start", "stop", "restart", "status")),

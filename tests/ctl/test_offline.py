@@ -141,3 +141,11 @@ def test_a_proxy_is_found_by_all_that_names_it(paths: Paths, target: str) -> Non
     assert offline.name_of(paths, target) == "coder"
     assert offline.name_of(paths, "nobody") is None
     assert offline.names(paths) == ["coder"]
+
+
+def test_where_a_front_leads_stands_in_the_file(paths: Paths) -> None:
+    """A place that is garbled is left out, and so is who is no front."""
+    places = [{"name": "coder", "model_id": "ollama/x"}, {"model_id": "y"}, 7]
+    save(paths, record(spec={"front": {"places": places}}), record("a/b"))
+
+    assert offline.places(paths) == {"echo/demo": {"coder": "ollama/x"}}

@@ -1,4 +1,4 @@
-"""`GET /v1/usage`: the ledger's rows over the control API."""
+"""`GET /v1/usage` and `GET /v1/costs`: the ledger's rows, and what they add up to, over the control API."""
 
 from __future__ import annotations
 
@@ -54,7 +54,9 @@ def peer() -> Iterator[socket.socket]:
         yield ours
 
 
-async def ask(paths: Paths, peer: socket.socket, query: str = "") -> tuple[int | None, Any]:
+async def ask(
+    paths: Paths, peer: socket.socket, query: str = "", what: str = "usage"
+) -> tuple[int | None, Any]:
     nothing: Any = None  # no other part of the supervisor is asked
     control = Control(
         nothing,
@@ -67,7 +69,7 @@ async def ask(paths: Paths, peer: socket.socket, query: str = "") -> tuple[int |
         reload=nothing,
         log=lambda text: None,
     )
-    exchange: Any = Asked(request=request("GET", f"/v1/usage{query}", ()), socket=peer)
+    exchange: Any = Asked(request=request("GET", f"/v1/{what}{query}", ()), socket=peer)
     await control.handle(exchange)
     return exchange.status, json.loads(exchange.sent)
 
@@ -126,3 +128,40 @@ async def test_a_file_that_cannot_be_read(paths: Paths, peer: socket.socket) -> 
 
     assert status == 500
     assert document["error"]["code"] == "ledger_unreadable"
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("", {"x/m": 5}),
+        ("?by=model&since=2.5", {"x/m": 3}),
+        ("?by=route", {"x/m": 5}),
+        ("?by=session", {None: 5}),
+        ("?by=model&since=9", {}),
+    ],
+)
+async def test_the_sums_that_were_asked_for(
+    paths: Paths, peer: socket.socket, query: str, expected: dict[str | None, int]
+) -> None:
+    """By model, unless something else is said."""
+    fill(paths)
+    status, groups = await ask(paths, peer, query, "costs")
+
+    assert status == 200
+    assert expected == {next(iter(group.values())): group["requests"] for group in groups}
+
+
+@pytest.mark.parametrize("query", ["?by=proxy", "?by=request_id", "?since=yesterday"])
+async def test_sums_that_there_are_not(paths: Paths, peer: socket.socket, query: str) -> None:
+    """Refused by name; what is asked for is never part of a statement."""
+    status, document = await ask(paths, peer, query, "costs")
+
+    assert (status, document["error"]["code"]) == (400, "bad_request")
+    assert query[1:].partition("=")[0] in document["error"]["message"]
+
+
+async def test_a_file_that_cannot_be_added_up(paths: Paths, peer: socket.socket) -> None:
+    paths.ledger.write_text("what is this? " * 100)
+    status, document = await ask(paths, peer, "", "costs")
+
+    assert (status, document["error"]["code"]) == (500, "ledger_unreadable")
