@@ -92,8 +92,8 @@ def take(paths: Paths, request: dict[str, Any], *, anywhere: bool = False) -> Le
     """A lease of the proxy that `request` (an UpRequest) means, as `bring_up` does it."""
     taken: list[Held] = []
 
-    def hold(wanted: dict[str, Any], limit_s: float) -> dict[str, Any]:
-        path = f"/v1/proxies/{quote(wanted['model'])}/lease"
+    def hold(wanted: dict[str, Any], query: str, limit_s: float) -> dict[str, Any]:
+        path = f"/v1/proxies/{quote(wanted['model'])}/lease?{query}"
         held = Client(paths).hold(path, wanted, limit_s=limit_s)
         taken.append(held)
         return dict(held.document["proxy"])

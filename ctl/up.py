@@ -16,8 +16,8 @@ from .client import Client, quote
 from .faults import DEFAULT_WAIT_S, EXIT_NO_DAEMON, Fault, talk
 from .processes import daemon_pid, is_alive
 
-Ask = Callable[[dict[str, Any], float], dict[str, Any]]
-"""Ask a supervisor that runs for what an UpRequest says, within so many seconds; the proxy's view."""
+Ask = Callable[[dict[str, Any], str, float], dict[str, Any]]
+"""Ask a supervisor that runs for what an UpRequest says, with this query, within so many seconds; the proxy's view."""
 
 
 def bring_up(
@@ -33,8 +33,8 @@ def bring_up(
     `anywhere`: where the usual port is a stranger's, on any other.
     """
 
-    def put(wanted: dict[str, Any], limit_s: float) -> dict[str, Any]:
-        path = f"/v1/proxies/{quote(wanted['model'])}"
+    def put(wanted: dict[str, Any], query: str, limit_s: float) -> dict[str, Any]:
+        path = f"/v1/proxies/{quote(wanted['model'])}?{query}"
         return dict(Client(paths).ask("PUT", path, wanted, limit_s=limit_s))
 
     ask = ask or put
@@ -44,13 +44,17 @@ def bring_up(
     over = names.overlay(paths, wanted, trust_project=trust_project)
     if over:
         request = {**request, "overlay": over}
+    lacks: list[str] = []
     while True:
         autostart.ensure(paths)
         try:
-            return ask(request, limit)
+            return ask(request, _shell(lacks), limit)
         except Fault as fault:
             if fault.code == "missing_api_key" and (richer := _with_key(request, fault)) is not None:
                 request = richer
+                continue
+            if fault.code == "missing_api_key" and _is_news(fault.env, lacks):
+                lacks = [*lacks, fault.env]
                 continue
             if fault.code == "port_in_use" and anywhere and "port" not in request:
                 request = {**request, "port": 0}
@@ -60,15 +64,22 @@ def bring_up(
             _wait_until_left(paths, deadline)
 
 
+def _shell(lacks: list[str]) -> str:
+    """That we can be asked for a variable's key, and which we were asked for and have not."""
+    return "shell=1" + (f"&lacks={quote(','.join(lacks))}" if lacks else "")
+
+
+def _is_news(variable: str, lacks: list[str]) -> bool:
+    return bool(variable) and variable not in lacks and not os.environ.get(variable)
+
+
 def _with_key(request: dict[str, Any], fault: Fault) -> dict[str, Any] | None:
-    """The same with the key that is missing: the daemon may run under another environment than the shell."""
+    """The same with the key that is asked for: the daemon may run under another environment than the shell."""
     key = os.environ.get(fault.env)
-    if not key:
-        return None
-    if fault.provider in ("", request["model"].partition("/")[0]):
-        return None if "api_key" in request else {**request, "api_key": key}
     given = request.get("fallback_keys", {})
-    return None if fault.provider in given else {**request, "fallback_keys": {**given, fault.provider: key}}
+    if not key or fault.provider in given:
+        return None
+    return {**request, "fallback_keys": {**given, fault.provider: key}}
 
 
 def request(

@@ -270,9 +270,13 @@ class Commands:
         async with trio.open_nursery() as nursery:
             for unit in self._keeper.units.values():
                 if unit.proxy.key_sought:
-                    nursery.start_soon(self._seek_key, unit.proxy)
+                    nursery.start_soon(self._seek_key, unit)
 
-    async def _seek_key(self, proxy: Proxy) -> None:
+    async def _seek_key(self, unit: Unit) -> None:
+        proxy = unit.proxy
+        if unit.key_of_shell:
+            # Its worker, if that lives, brings the shell's, which goes before the configuration's.
+            await self._keeper.wait_until(lambda: not _is_awaited(unit.proxy), 2 * policy.ADOPT_WINDOW_S)
         try:
             found = fleet.KeySought(await self._with_keys(proxy.spec))
         except Fault as fault:
@@ -282,7 +286,15 @@ class Commands:
         except Exception as error:  # whatever a user's key command leads to: one proxy's trouble
             found = fleet.KeySought(None, f"its key cannot be fetched: {type(error).__name__}")
             self._log(f"{proxy.name}: internal error\n{traceback.format_exc()}")
-        self._keeper.post(proxy.name, found)
+        await self._keeper.ask(lambda: self._take_sought(unit, found), refusable=False)
+
+    def _take_sought(self, unit: Unit, found: fleet.KeySought) -> None:
+        """Inside the loop, unless it has been forgotten meanwhile."""
+        if self._keeper.units.get(unit.proxy.name) is not unit:
+            return
+        if unit.proxy.key_sought:  # else a worker has brought it, or a person said it anew
+            unit.key_given = unit.key_of_shell = False
+        self._keeper.apply(unit, found)
 
     async def _with_keys(self, spec: WorkerSpec) -> WorkerSpec:
         config = await trio.to_thread.run_sync(self.read_config)
@@ -334,8 +346,7 @@ class Commands:
         options = route.options
         targets = self._targets(request, route, config)
         allowed = access.to(route.proxy or route.model_id, route.model_id, config)
-        given = request.api_key or request.fallback_keys.get(route.name)
-        key = given or await self._key_for(route, replace=request.replace)
+        key = request.api_key or await self._key_for(request, route)
         return _Order(
             spec=attrs.evolve(
                 routes.spec(route),
@@ -401,11 +412,11 @@ class Commands:
 
     async def _target(self, request: UpRequest, primary: routes.Route, route: routes.Route) -> Target:
         """Where requests may go besides. Its key is found as the primary's is."""
-        given = request.fallback_keys.get(route.name)
-        if given is None and primary.name == route.name:
-            given = request.api_key
-        key = given or await self.configured_key(route)
+        given = request.api_key if primary.name == route.name else None
         known = self._running_target_key(request, primary, route.model_id)
+        if given is None and (known is None or request.replace):
+            given = self._callers_key(request, route)
+        key = given or await self.configured_key(route)
         if key is None and known is None and route.provider.needs_key:
             raise self._missing_key(route)
         if given is None and not request.replace:
@@ -436,16 +447,38 @@ class Commands:
                 "bad_config", error.told("the project's file"), "proxyctl config validate tells the lines"
             ) from None
 
-    async def _key_for(self, route: routes.Route, *, replace: bool) -> str | None:
-        """The configured key; refused before anything runs when there must be one and there is none.
+    async def _key_for(self, request: UpRequest, route: routes.Route) -> str | None:
+        """The variable's or the configured key; refused before anything runs when there must be one and is none.
 
         A proxy that runs keeps the key it has, unless it is to be replaced: silence takes nothing back.
         """
+        if not self._keeps_key(request, route) and (theirs := self._callers_key(request, route)) is not None:
+            return theirs
         key = await self.configured_key(route)
         running = self._running_key(route)
         if key is None and running is None and route.provider.needs_key:
             raise self._missing_key(route)
-        return key or running if replace else running or key
+        return key or running if request.replace else running or key
+
+    def _keeps_key(self, request: UpRequest, route: routes.Route) -> bool:
+        """Whether it runs with a key already, or will with one that was given to the same model by flag."""
+        meant = self._running(request, route)
+        return not request.replace and any(
+            unit.proxy.wanted and _is_of(unit.proxy, route) and unit.proxy.spec.api_key is not None
+            for unit in self._keeper.units.values()
+            if unit is meant or (unit.key_given and not unit.key_of_shell)
+        )
+
+    def _callers_key(self, request: UpRequest, route: routes.Route) -> str | None:
+        """What the caller's shell has in the variable that is not set here; a Fault asks for it.
+
+        So it goes before what the file and `keys set` say, as it does in the shell that starts the supervisor.
+        """
+        variable = route.provider.key.env
+        asked = route.name in request.fallback_keys or request.lacks is None or variable in request.lacks
+        if variable is not None and not asked and not os.environ.get(variable):
+            raise self._missing_key(route)
+        return request.fallback_keys.get(route.name)
 
     async def key_of(self, route: routes.Route) -> str | None:
         """The configured key; a Fault when there must be one and there is none."""
@@ -510,6 +543,7 @@ class Commands:
         unit = self._keeper.units.get(name) or self._keeper.create(Proxy(name, spec))
         unit.listeners = listeners
         unit.pid_file, unit.key_given = request.pid_file, _gives_key(request)
+        unit.key_of_shell = _of_shell(request)
         unit.address_given = request.base_url is not None
         self._keeper.apply(unit, fleet.Up(spec, _care(request, order.care)))
         self.doors.tell()
@@ -563,15 +597,20 @@ class Commands:
         if request.pid_file is not None:
             unit.pid_file = request.pid_file
         unit.address_given = unit.address_given or request.base_url is not None
-        if _gives_key(request) or request.replace:
-            unit.key_given = _gives_key(request) or (
-                unit.key_given and bequest.of(wanted) == bequest.of(spec)
-            )
+        self._note_source(unit, request, wanted)
         # Other limits need no other worker, nor do other rules.
         same = attrs.evolve(wanted, quota=spec.quota, front=spec.front) == spec
         before = 0 if same else unit.proxy.generation
         self._keeper.apply(unit, fleet.Up(wanted, _care(request, _care(said, unit.proxy.care))))
         return _Wished(unit, wanted == spec, unit.proxy.order, list(order.notes), before)
+
+    def _note_source(self, unit: Unit, request: UpRequest, wanted: WorkerSpec) -> None:
+        """Whether its keys are given ones, after this; what a shell has counts only where it was asked for."""
+        renewed = request.replace or unit.proxy.key_lost
+        if request.api_key is not None or (renewed and _gives_key(request)):
+            unit.key_given, unit.key_of_shell = True, _of_shell(request)
+        elif renewed:
+            unit.key_given = unit.key_given and bequest.of(wanted) == bequest.of(unit.proxy.spec)
 
     def _listen(self, order: _Order) -> tuple[int, list[socket.socket], list[str]]:
         """The port of a new proxy, bound. The usual one gives way to ours, never to a stranger."""
@@ -834,6 +873,11 @@ def _means(proxy: Proxy, target: str) -> bool:
     )
 
 
+def _is_awaited(proxy: Proxy) -> bool:
+    """A worker that an earlier supervisor has left may yet dial."""
+    return any(worker.phase is Phase.ABSENT for worker in proxy.workers)
+
+
 def _is_over(unit: Unit) -> bool:
     """Down has done its work, or a later wish has overtaken it."""
     return not unit.proxy.workers or unit.proxy.wanted
@@ -863,6 +907,11 @@ def _check(request: UpRequest) -> None:
 
 def _gives_key(request: UpRequest) -> bool:
     return request.api_key is not None or bool(request.fallback_keys)
+
+
+def _of_shell(request: UpRequest) -> bool:
+    """Every key that it gives is a variable's."""
+    return request.api_key is None and bool(request.fallback_keys)
 
 
 def _care(said: UpRequest | ProxyOptions, known: Care) -> Care:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import parse_qs, unquote
 
+import attrs
 import trio
 
 from modelproxy.worker import __version__, costs, httpd, ledger
@@ -165,10 +166,12 @@ class Control:
         await _answer(exchange, 200, to_json(await self._commands.about(target)))
 
     async def _up(self, exchange: httpd.Exchange, target: str, query: dict[str, str]) -> None:
-        await _answer(exchange, 200, to_json(await self._commands.up(await _up_request(exchange, target))))
+        await _answer(
+            exchange, 200, to_json(await self._commands.up(await _up_request(exchange, target, query)))
+        )
 
     async def _lease(self, exchange: httpd.Exchange, target: str, query: dict[str, str]) -> None:
-        request = await _up_request(exchange, target)
+        request = await _up_request(exchange, target, query)
         if self._leases >= MAX_LEASES:
             raise Fault("no_resources", f"{MAX_LEASES} leases are held already", "let one of them end")
         self._leases += 1
@@ -376,13 +379,15 @@ def _seconds(query: dict[str, str], name: str) -> float:
     return float(text)
 
 
-async def _up_request(exchange: httpd.Exchange, target: str) -> UpRequest:
+async def _up_request(exchange: httpd.Exchange, target: str, query: dict[str, str]) -> UpRequest:
     request = parse(await exchange.read_body(), UpRequest)
     if target != request.model:
         raise Fault("bad_request", f'the path says "{target}", the body says "{request.model}"')
     if request.lease is not None:
         raise Fault("bad_request", "a lease is held by POST …/lease, and named in its answer")
-    return request
+    # In the query, and not in the body: a supervisor that knows nothing of it is to pass it over.
+    asked = query.get("shell") in ("1", "true")
+    return attrs.evolve(request, lacks=query.get("lacks", "").split(",") if asked else None)
 
 
 async def _answer(exchange: httpd.Exchange, status: int, body: bytes) -> None:

@@ -90,7 +90,8 @@ class Doors:
                 if not place.trouble:
                     await self._ensure(request, place, config)
             except Fault as fault:
-                if fault.code == "missing_api_key" and place.name in found.required:
+                missing = fault.code == "missing_api_key"
+                if missing and (place.name in found.required or _may_ask(request, fault)):
                     # Whoever asked may have the key.
                     raise attrs.evolve(
                         fault, message=f"{fault.message}: the front leads to {place.name}"
@@ -112,6 +113,7 @@ class Doors:
             lazy=True if said.lazy is None and is_new else None,
             overlay=request.overlay,
             lease=request.lease,
+            lacks=request.lacks,
         )
         given: dict[str, str] = {}
         while True:
@@ -224,6 +226,10 @@ class Doors:
             return []
         serving = self._serving()
         return [_shown(place, serving.get(place.name)) for place in proxy.spec.front.places]
+
+
+def _may_ask(request: UpRequest, fault: Fault) -> bool:
+    return request.lacks is not None and fault.env is not None and fault.env not in request.lacks
 
 
 def _is_for_nobody(unit: Unit) -> bool:

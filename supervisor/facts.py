@@ -150,7 +150,7 @@ class Proxy:
     """The last thing that went wrong, in words."""
     last_pid: int | None = None
     key_sought: bool = False
-    """Its key is lost, but came from the configuration, which is being asked for it again."""
+    """Its key is lost, but came from the configuration or a variable: the configuration is being asked for it."""
     key_lost: bool = False
     """A key of it lived in memory only and nobody who knew it is left."""
     roll_grace_s: float = policy.ROLL_GRACE_S

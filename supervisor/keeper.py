@@ -402,6 +402,7 @@ class Keeper:
             last_pid=proxy.last_pid,
             care=proxy.care,
             key_given=unit.key_given,
+            key_of_shell=unit.key_of_shell,
             address_given=unit.address_given,
             kept=unit.kept,
             idle=proxy.idle_since is not None,
@@ -476,14 +477,14 @@ class Keeper:
                 restarts=record.restarts,
                 deaths=tuple(dated),
                 key_lost=key_lost,
-                key_sought=key_lost and not record.key_given,
+                key_sought=key_lost and (record.key_of_shell or not record.key_given),
                 last_pid=record.last_pid,
                 care=record.care,
                 idle_since=self._now() if record.idle and is_wanted else None,
             )
         )
         unit.pid_file, unit.key_given, unit.kept = record.pid_file, record.key_given, record.kept
-        unit.address_given = record.address_given
+        unit.address_given, unit.key_of_shell = record.address_given, record.key_of_shell
         unit.listeners, unit.dated, unit.past = listeners, dated, record.past
         for worker in record.workers:
             self._recall_worker(unit, worker)

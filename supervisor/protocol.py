@@ -9,11 +9,11 @@ The shapes of the answers are relied on by scripts: keys may be added, never ren
 | GET /v1/version | | Version |
 | GET /v1/proxies?all=1 | | list of ProxyView (`all`: stopped ones too) |
 | GET /v1/proxies/{name} | | ProxyView |
-| PUT /v1/proxies/{model or name} | UpRequest | ProxyView, once ready (or at once with wait=false) |
+| PUT /v1/proxies/{model or name}?shell=1&lacks=NAMES | UpRequest | ProxyView, once ready (or at once with wait=false) |
 | DELETE /v1/proxies/{target} | DownRequest (may be absent) | list of Stopped |
 | POST /v1/proxies/{target}/restart | RestartRequest (may be absent) | list of ProxyView |
 | POST /v1/proxies/{target}/set | SetRequest | list of ProxyView |
-| POST /v1/proxies/{model or name}/lease?again=1 | UpRequest | NDJSON: one Leased, then silence |
+| POST /v1/proxies/{model or name}/lease?again=1&shell=1&lacks=NAMES | UpRequest | NDJSON: one Leased, then silence |
 | DELETE /v1/leases/{lease} | | list of Stopped |
 | GET /v1/proxies/{name}/logs?lines=N&follow=1 | | NDJSON of {"line"} |
 | GET /v1/events?since=SEQ&follow=1 | | NDJSON of Event |
@@ -127,11 +127,13 @@ class UpRequest(Bounds):
     fallback: list[str] | None = None
     """Model ids to fall back to, in this order; `anthropic`: the caller's own request. Empty: none any more."""
     fallback_keys: dict[str, str] = attrs.field(factory=dict, repr=False)
-    """Keys by the name of their provider, where the supervisor has none."""
+    """Keys by the name of their provider, which a `missing_api_key` has asked for: what the caller's shell has."""
     overlay: dict[str, Any] = attrs.field(factory=dict, repr=False)
     """What the caller's project and environment say over the user's file: the keys of config.toml."""
     lease: str | None = None
     """Who holds it meanwhile. Said by the supervisor itself, for POST …/lease."""
+    lacks: list[str] | None = None
+    """The variables that the caller was asked for and has not; None: it cannot be asked. From the query."""
 
 
 @attrs.frozen

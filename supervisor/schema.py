@@ -75,8 +75,8 @@ def _key_fields(what: str, default_variable: str) -> dict[str, Field]:
         ),
         "api_key_env": Field(
             Variable(),
-            "the key is in this variable, in the supervisor's environment or else, where no other key is found, in "
-            "that of the shell that says `up`",
+            "the key is in this variable, in the supervisor's environment or else in that of the shell that says "
+            "`up`; it goes before every other key but a flag's",
             example='"WORK_API_KEY"',
             default=default_variable,
             project="trusted",

@@ -51,6 +51,8 @@ class ProxyRecord:
     care: Care = attrs.Factory(Care)
     key_given: bool = True
     """A key of it came with `up` and lived in memory only; else the configuration has it."""
+    key_of_shell: bool = False
+    """By no flag, but as a variable of the shell that said `up`."""
     address_given: bool = True
     """Its provider's address came with `up`; earlier versions did not say."""
     kept: bool = True

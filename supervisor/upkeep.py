@@ -43,6 +43,8 @@ class Unit:
     """Over the task that waits for an idle proxy's next connection."""
     key_given: bool = False
     """A key of it came with `up`: the configuration does not know it."""
+    key_of_shell: bool = False
+    """By no flag, but as a variable of the shell: once it is lost, the configured one will do."""
     address_given: bool = True
     """So did its provider's address, or nobody knows."""
     pid_file: str | None = None

@@ -59,7 +59,7 @@ def test_a_supervisor_that_left_in_the_middle_is_asked_again(control: Control) -
         control_hold(control)
 
     assert refused.value.code == "daemon_gone"
-    assert control.paths_asked.count("POST /v1/proxies/echo%2Fdemo/lease") == 3
+    assert control.paths_asked.count("POST /v1/proxies/echo%2Fdemo/lease") == 2
 
 
 def control_hold(control: Control) -> None:

@@ -28,7 +28,7 @@ def test_a_stopping_supervisor_is_waited_for_and_the_next_one_asked(control: Con
     control.once["PUT"] = fault(503, "stopping", "bye")
 
     assert up.bring_up(control.paths, {"model": "echo/demo"})["name"] == "echo/demo"
-    assert control.paths_asked.count("PUT /v1/proxies/echo%2Fdemo") == 2
+    assert control.paths_asked.count("PUT /v1/proxies/echo%2Fdemo?shell=1") == 2
 
 
 def test_a_supervisor_that_goes_on_stopping_is_reported(control: Control) -> None:
@@ -96,5 +96,24 @@ def test_a_missing_key_of_a_target_goes_to_its_provider_only(
     assert richer == {**asked, "fallback_keys": {"far": "sk-far"}}
     assert richer is not None
     assert up._with_key(richer, lacking) is None
-    assert up._with_key({"model": "far/a"}, lacking) == {"model": "far/a", "api_key": "sk-far"}
+    own = {"model": "far/a", "fallback_keys": {"far": "sk-far"}}
+    assert up._with_key({"model": "far/a"}, lacking) == own
     assert up._with_key(asked, Fault("missing_api_key", "no", env="UNSET_KEY", provider="far")) is None
+
+
+@pytest.mark.parametrize("value", [None, "", "sk-shell"])
+def test_a_shell_that_is_asked_for_a_variable_gives_it_or_says_that_it_has_none(
+    control: Control, monkeypatch: pytest.MonkeyPatch, value: str | None
+) -> None:
+    """So a supervisor that has another key goes on with that one, and nobody is asked twice."""
+    monkeypatch.delenv("FAR_KEY", raising=False)
+    if value is not None:
+        monkeypatch.setenv("FAR_KEY", value)
+    status, document = fault(409, "missing_api_key", "far needs an API key")
+    control.once["PUT"] = (status, {"error": {**document["error"], "env": "FAR_KEY", "provider": "far"}})
+    up.bring_up(control.paths, {"model": "echo/demo"})
+    (_, first, _), (_, second, body) = [one for one in control.asked if one[0] == "PUT"]
+
+    assert first == "/v1/proxies/echo%2Fdemo?shell=1"
+    assert second == (first if value else f"{first}&lacks=FAR_KEY")
+    assert body.get("fallback_keys") == ({"far": "sk-shell"} if value else None)

@@ -185,6 +185,27 @@ def test_s57_the_order_of_the_keys(here: Estate) -> None:
     assert [path for path in written if ENV_KEY.encode() in path.read_bytes()] == []
 
 
+def test_s57_the_shells_variable_goes_before_the_file_where_the_supervisor_has_none(here: Estate) -> None:
+    """In whatever shell it runs. The key stays until it is replaced, and is in memory only."""
+    write(here, f'[providers.openrouter]\nbase_url = "FR"\napi_key = "{KEY}"\n')
+    up = ("up", "openrouter/a/shell", "--port", "0", "--json")
+    port = json.loads(proxyctl(here, *up, OPENROUTER_API_KEY=ENV_KEY).stdout)["port"]
+    assert sent_key(here, port) == f"Bearer {ENV_KEY}"
+    for words in (up, ("restart", "openrouter/a/shell"), ("daemon", "restart")):
+        assert proxyctl(here, *words).returncode == 0
+        assert sent_key(here, port) == f"Bearer {ENV_KEY}"
+    held = [
+        path for path in here.house.home.rglob("*") if path.is_file() and ENV_KEY in path.read_text("latin-1")
+    ]
+    assert held == []
+    assert ENV_KEY not in environments(here.house) + command_lines()
+    proxyctl(here, *up, "--replace")
+
+    assert sent_key(here, port) == f"Bearer {KEY}"
+    proxyctl(here, *up, "--replace", OPENROUTER_API_KEY=ENV_KEY)
+    assert sent_key(here, port) == f"Bearer {ENV_KEY}"
+
+
 def test_the_keys_of_targets_are_nowhere_either(here: Estate) -> None:
     """What a table falls back to has its key in its worker's memory, and only there; the request gets through."""
     write(

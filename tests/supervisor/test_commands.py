@@ -14,6 +14,7 @@ import pytest
 import trio
 import trio.testing
 from fakes import clock
+from fakes.house import free_port
 from fakes.spawner import World
 from fakes.worlds import configure, up
 
@@ -28,7 +29,7 @@ from modelproxy.supervisor.protocol import (
     SetRequest,
     UpRequest,
 )
-from modelproxy.worker.contract import Adjust, Bye, Health, Quota, Ready
+from modelproxy.worker.contract import Adjust, Bye, Health, Quota, Ready, WorkerSpec
 
 pytestmark = clock.jumping
 
@@ -991,6 +992,148 @@ async def test_a_proxy_that_lost_its_keys_takes_them_anew_with_its_targets(
 
     assert (row.state, row.limits) == ("ready", {"rpm": 60})
     assert [spec.api_key, *(target.api_key for target in spec.fallback)] == ["sk-2", "sk-2", None]
+
+
+# --- keys of the caller's shell -------------------------------------------------------------------
+
+COMMAND = '[providers.openrouter]\napi_key_command = "echo sk-cmd"'
+SHELL = {"openrouter": "sk-shell"}
+MODEL = "openrouter/a/b"
+
+
+@pytest.fixture
+def keyed(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
+    """Its supervisor has no variable, and its configuration a key."""
+    monkeypatch.delenv("OPENROUTER_API_KEY", raising=False)
+    configure(world, COMMAND)
+    return world
+
+
+async def test_s57_the_variable_of_the_callers_shell_goes_before_the_configuration(keyed: World) -> None:
+    """Who can be asked for it is; who has none, or cannot be asked, gets what the configuration has."""
+    fault = await refused(lambda: up(keyed, MODEL, lacks=[]))
+    assert (fault.code, fault.env, fault.provider) == ("missing_api_key", "OPENROUTER_API_KEY", "openrouter")
+    assert len(keyed.births) == 0
+    await up(keyed, MODEL, lacks=[], fallback_keys=SHELL)
+    assert keyed.proxy(MODEL).spec.api_key == "sk-shell"
+    await up(keyed, "openrouter/c", lacks=["OPENROUTER_API_KEY"])
+    await up(keyed, "openrouter/d")
+    found = [keyed.proxy(name).spec.api_key for name in ("openrouter/c", "openrouter/d")]
+
+    assert found == ["sk-cmd", "sk-cmd"]
+
+
+async def test_s57_the_supervisors_own_variable_and_a_flag_ask_nobody(
+    keyed: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await up(keyed, MODEL, lacks=[], api_key="sk-flag")
+    monkeypatch.setenv("OPENROUTER_API_KEY", "sk-env")
+    await up(keyed, "openrouter/c", lacks=[])
+
+    assert keyed.proxy(MODEL).spec.api_key == "sk-flag"
+    assert keyed.proxy("openrouter/c").spec.api_key == "sk-env"
+
+
+@pytest.mark.parametrize(
+    "again", [{"lacks": []}, {"lacks": ["OPENROUTER_API_KEY"]}, {"fallback_keys": {"openrouter": "sk-2"}}, {}]
+)
+@pytest.mark.parametrize("first", [{"fallback_keys": SHELL}, {}])
+async def test_s57_up_again_keeps_the_key_whatever_the_shell_has(
+    keyed: World, first: dict[str, Any], again: dict[str, Any]
+) -> None:
+    """Silence takes nothing back, and a variable is no word; whose key it is stays known as well."""
+    await up(keyed, MODEL, **first)
+    row = await up(keyed, MODEL, **again)
+    unit = keyed.keeper.units[MODEL]
+
+    assert row.reused
+    assert unit.proxy.spec.api_key == ("sk-shell" if first else "sk-cmd")
+    assert unit.key_given == unit.key_of_shell == bool(first)
+
+
+async def test_s57_replace_takes_the_key_that_goes_first_now(keyed: World) -> None:
+    await up(keyed, MODEL)
+    assert (await refused(lambda: up(keyed, MODEL, replace=True, lacks=[]))).code == "missing_api_key"
+    await up(keyed, MODEL, replace=True, lacks=[], fallback_keys=SHELL)
+    unit = keyed.keeper.units[MODEL]
+    assert (unit.proxy.spec.api_key, unit.key_given) == ("sk-shell", True)
+    await up(keyed, MODEL, replace=True, lacks=["OPENROUTER_API_KEY"])
+
+    assert (unit.proxy.spec.api_key, unit.key_given) == ("sk-cmd", False)
+
+
+async def test_s57_a_second_proxy_has_the_key_of_its_own_shell(keyed: World) -> None:
+    """Two accounts; but a flag's key is for the model until it is taken down."""
+    await up(keyed, MODEL, fallback_keys=SHELL)
+    port = free_port()
+    assert (await refused(lambda: up(keyed, MODEL, port=port, lacks=[]))).code == "missing_api_key"
+    row = await up(keyed, MODEL, port=port, lacks=[], fallback_keys={"openrouter": "sk-other"})
+    await up(keyed, "openrouter/c", api_key="sk-flag")
+    third = await up(keyed, "openrouter/c", port=free_port(), lacks=[])
+
+    assert keyed.proxy(row.name).spec.api_key == "sk-other"
+    assert keyed.proxy(third.name).spec.api_key == "sk-flag"
+
+
+async def test_s57_a_target_to_fall_back_to_has_the_shells_key_too(keyed: World) -> None:
+    """Asked for when it is new, and neither with the proxy that has it nor for one that is not meant."""
+    fault = await refused(lambda: up(keyed, fallback=[MODEL], lacks=[]))
+    assert (fault.code, fault.provider) == ("missing_api_key", "openrouter")
+    await up(keyed, fallback=[MODEL], lacks=[], fallback_keys=SHELL)
+    again = await up(keyed, fallback=[MODEL], lacks=[])
+    plain = await up(keyed, lacks=[])
+
+    assert again.reused
+    assert plain.reused
+    assert [target.api_key for target in keyed.proxy().spec.fallback] == ["sk-shell"]
+
+
+@pytest.mark.parametrize(("config", "found"), [(COMMAND, "sk-cmd"), ("", None)])
+async def test_s57_a_shells_key_that_is_lost_with_everybody_gives_way_to_the_configured_one(
+    make_world: Callable[[], World], monkeypatch: pytest.MonkeyPatch, config: str, found: str | None
+) -> None:
+    """No flag said that it must be this one; a reboot is not to leave down what could be up."""
+    monkeypatch.delenv("OPENROUTER_API_KEY", raising=False)
+    first = await make_world().start()
+    configure(first, config)
+    await up(first, MODEL, fallback_keys=SHELL)
+    give_back(first)
+    second = await make_world().start()
+    configure(second, config)
+    await second.commands.seek_keys()
+    wanted = State.READY if found else State.FAILED
+    await second.until(lambda: second.proxy(MODEL).state is wanted)
+    unit = second.keeper.units[MODEL]
+
+    assert unit.proxy.spec.api_key == found
+    assert (unit.key_given, unit.key_of_shell) == (False, False)
+    await up(second, MODEL, fallback_keys=SHELL)
+    assert unit.proxy.spec.api_key == (found or "sk-shell")
+
+
+async def test_s57_a_shells_key_comes_back_with_the_worker_that_has_it(
+    make_world: Callable[[], World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It dials some time after its supervisor's end; what is configured does not get ahead of it."""
+    monkeypatch.delenv("OPENROUTER_API_KEY", raising=False)
+    world = make_world()
+    configure(world, COMMAND)
+    spec = WorkerSpec(MODEL, MODEL, "openrouter", "openrouter", "a/b", 3457)
+    worker = state.WorkerRecord(3, 77, 1, kernel.boot_id(), "secret token")
+    record = state.ProxyRecord(
+        MODEL, True, "ready", 3457, spec, 3, 0, needs_key=True, workers=[worker], key_of_shell=True
+    )
+    state.save(world.paths.state_file, state.Saved(state.DaemonRecord(1, 2.0), [record]))
+    survivor = world.survivor(MODEL, 3, 77, "secret token")
+    await world.start()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(world.commands.seek_keys)
+        await trio.sleep(1.0)
+        await survivor.dial(spec=attrs.evolve(spec, api_key="sk-shell"), serving=True)
+    unit = world.keeper.units[MODEL]
+
+    assert unit.proxy.spec.api_key == "sk-shell"
+    assert (unit.key_given, unit.key_of_shell) == (True, True)
 
 
 # --- leases -----------------------------------------------------------------------------------------

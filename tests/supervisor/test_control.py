@@ -13,6 +13,7 @@ import trio
 import trio.lowlevel
 import trio.testing
 from fakes.spawner import World
+from fakes.worlds import configure
 
 from modelproxy.supervisor import control, kernel
 from modelproxy.supervisor.control import Control
@@ -481,3 +482,19 @@ async def test_what_a_lease_cannot_have(book: Playbook, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(control, "MAX_LEASES", 0)
     assert (await book.ask("POST", path, {"model": "echo/demo"})).code == "no_resources"
+
+
+async def test_a_caller_who_can_be_asked_for_a_key_is(
+    book: Playbook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The query says so, and not the body: who knows nothing of it passes it over."""
+    monkeypatch.delenv("OPENROUTER_API_KEY", raising=False)
+    configure(book.world, '[providers.openrouter]\napi_key = "sk-file"')
+    body, path = {"model": "openrouter/a", "port": 0, "lacks": []}, "/v1/proxies/openrouter%2Fa"
+    asked = await book.ask("PUT", f"{path}?shell=1", body)
+    assert (asked.code, asked.json()["error"]["env"]) == ("missing_api_key", "OPENROUTER_API_KEY")
+    told = await book.ask("PUT", f"{path}?shell=1&lacks=A,OPENROUTER_API_KEY", body)
+
+    assert told.status == 200
+    await book.ask("DELETE", path)
+    assert (await book.ask("PUT", path, body)).status == 200

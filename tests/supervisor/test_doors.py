@@ -161,6 +161,22 @@ async def test_keys_that_are_given_reach_the_places(world: World) -> None:
     assert given & {"far/x", "coder", "echo/big"} == {"far/x"}
 
 
+async def test_s57_the_variable_of_the_callers_shell_goes_before_the_configuration(world: World) -> None:
+    """Also where the front only might lead; a place that is up keeps its key, and a shell without one says so."""
+    configure(world, FILE.partition("[proxies.coder]")[0].replace("echo/small", "far/x"))
+    world.paths.keys_file.write_text('far = "sk-kept"')
+    with pytest.raises(Fault) as caught:
+        await up(world, lacks=[])
+    assert (caught.value.provider, caught.value.env) == ("far", "A_VARIABLE_THAT_NOBODY_SETS")
+    await up(world, lacks=["A_VARIABLE_THAT_NOBODY_SETS"])
+    await up(world, lacks=[])
+    assert world.proxy("far/x").spec.api_key == "sk-kept"
+    await world.commands.down("all", DownRequest())
+    await up(world, lacks=[], fallback_keys={"far": "sk-given"})
+
+    assert world.proxy("far/x").spec.api_key == "sk-given"
+
+
 async def test_up_again_mends_a_place_that_had_failed(world: World) -> None:
     """Its key was lost with an earlier supervisor, say."""
     configure(world, FILE)
