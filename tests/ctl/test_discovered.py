@@ -110,7 +110,7 @@ def test_the_supervisor_hears_the_full_name_only(run: Run, control: Control) -> 
         "note: qwen3:8b is ollama/qwen3:8b, discovered in the list of ollama",
     ]
     [(_, path, body)] = [one for one in control.asked if one[0] == "PUT"]
-    assert path == "/v1/proxies/ollama%2Fcodellama"
+    assert path == "/v1/proxies/ollama%2Fcodellama?shell=1"
     assert body == {"model": "ollama/codellama", "wait": False, "fallback": ["ollama/qwen3:8b"]}
 
 

@@ -75,7 +75,7 @@ def test_up_asks_for_what_was_said_and_nothing_else(
         "idle_stop_s": 900.0,
         "max_rss": 500 * 1024**2,
     }
-    assert control.asked[-1][1] == "/v1/proxies/echo%2Fdemo"
+    assert control.asked[-1][1] == "/v1/proxies/echo%2Fdemo?shell=1"
 
 
 def test_bodies_are_those_of_the_protocol(run: Run, control: Control) -> None:
