@@ -11,7 +11,7 @@ from typing import Any
 import anthropic
 import pytest
 from fakes.house import House, ask
-from fakes.upstream import Reply
+from fakes.upstream import Reply, Seen
 
 from .providers import Anthropic, Estate, estate, msg, post
 
@@ -239,15 +239,21 @@ def test_the_sdk_through_an_agents_address(home: Estate) -> None:
     assert not any(SECRETS[0] in str(seen) for seen in home.fo.requests)
 
 
+def is_of_a_worker(seen: Seen) -> bool:
+    """Whether a worker looked after its provider: it may at any time, and a front has no key to show."""
+    shown = f"{seen.headers.get('authorization')} {seen.headers.get('x-api-key')}"
+    return any(key in shown for key in (*KEY.values(), "the-key-of-the-other", "configured"))
+
+
 def test_what_can_be_asked_for_is_listed_without_asking_anybody(home: Estate) -> None:
     got = ask(home.ports["front"], "GET", "/v1/models?limit=1000", None, CALLER)
     ids = {entry["id"] for entry in got.json["data"]}
-    asked = [far.requests for far in (home.fa, home.fo, home.fr)]
+    asked = [seen for far in (home.fa, home.fr) for seen in far.requests if not is_of_a_worker(seen)]
     answer = call(home, {**msg(), "model": "claude-code-reviewer"})
 
     assert {"code-reviewer", "claude-code-reviewer", "local", "claude-local", "ollama/codellama"} <= ids
     assert "claude-haiku-*" not in ids
-    assert not any(asked[:1] + asked[2:])
+    assert not asked
     assert answer.headers["x-proxy-route"] == "front>ollama/codellama"
     assert row(home, answer)["agent"] == "code-reviewer"
 
