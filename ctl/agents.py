@@ -12,8 +12,9 @@ import attrs
 
 from modelproxy.supervisor import aliases, layers
 from modelproxy.supervisor.paths import Paths
-from modelproxy.supervisor.schema import KINDS, NATIVE
+from modelproxy.supervisor.schema import NATIVE
 from modelproxy.supervisor.withheld import Entry
+from modelproxy.worker.model_ids import parted
 
 from . import offline, settings
 from .client import Client
@@ -64,7 +65,7 @@ def mean(found: settings.Settings, agent: str) -> Meant:
     if target in NATIVE:
         return meant
     named, names = found.table("proxies"), found.table("aliases")
-    providers = {*KINDS, *found.table("providers")}
+    providers = aliases.providers_of(found.table("providers"), found.table("remotes"))
     said = named[target]["model"] if "/" not in target and target in named else target
     resolved = aliases.resolve(said, names, providers)
     if resolved is None:  # nothing that validation lets pass
@@ -100,7 +101,7 @@ def native(meant: Meant) -> dict[str, Any]:
 
 def routed(meant: Meant, url: str) -> dict[str, Any]:
     assert meant.model_id is not None
-    provider, _, name = meant.model_id.partition("/")
+    provider, name = parted(meant.model_id)
     return {
         "useProxy": True,
         "agent": meant.agent,

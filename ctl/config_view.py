@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import attrs
 
@@ -19,9 +20,11 @@ from modelproxy.supervisor.paths import Paths
 from modelproxy.supervisor.reading import in_words, ordinal
 from modelproxy.supervisor.toml_lines import Path as Key
 from modelproxy.supervisor.values import Field, close
+from modelproxy.worker.model_ids import REMOTE, parted
 
 from . import settings
 from .client import Client
+from .far import is_here
 from .faults import Fault
 from .keys import mask, read
 
@@ -52,6 +55,7 @@ def validate(paths: Paths) -> dict[str, Any]:
             *_loose(found, paths),
             *_without_effect(found),
             *_variables_as_keys(found),
+            *_in_the_clear(found),
             *_set_in_one_place(variables),
             *_good_nowhere(found),
             *_no_globs(found),
@@ -123,11 +127,31 @@ _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|([A-Z_][A-Z0-9_]*))", re.ASCII)
 
 
 def _variables_as_keys(found: settings.Settings) -> Iterator[str]:
-    for name, table in _sound_tables(found):
+    spoilt = spoilt_providers(found)
+    for name, table in _said_tables(found).items():
+        if name in spoilt:
+            continue
         if match := _VARIABLE.fullmatch(table.get("api_key", "")):
+            key = schema.dotted((*schema.provider_path(name), "api_key"))
             yield (
-                f'{schema.dotted(("providers", name, "api_key"))}: the text "{match[0]}" itself is taken as the '
-                f'key; for what is in the variable write api_key_env = "{match[1] or match[2]}"'
+                f'{key}: the text "{match[0]}" itself is taken as the key; for what is in the variable write '
+                f'api_key_env = "{match[1] or match[2]}"'
+            )
+
+
+def _in_the_clear(found: settings.Settings) -> Iterator[str]:
+    """Another modelproxy on another machine, reached without TLS."""
+    for name, table in found.table("remotes").items():
+        url = str((table or {}).get("url") or "")
+        if (
+            url.startswith("http://")
+            and not table.get("insecure")
+            and not is_here(urlsplit(url).hostname or "")
+        ):
+            key = schema.dotted(("remotes", name))
+            yield (
+                f"{key}.url = {url}: prompts and the token go there without encryption; use https or a tunnel "
+                f"(ssh -L), or say {key}.insecure = true"
             )
 
 
@@ -277,7 +301,8 @@ def _missing(found: settings.Settings, paths: Paths, variables: list[_Variable])
         text = f"{name} has no API key, and {used}: {variable}say proxyctl keys set {name}"
         if provider.key.file is not None:
             text = f"{name} {used}, and its key file {provider.key.file} is not there"
-        yield {**_NOWHERE, "key": f"providers.{name}", "message": text, "text": text}
+        key = schema.dotted(schema.provider_path(name))
+        yield {**_NOWHERE, "key": key, "message": text, "text": text}
 
 
 def _in_use(found: settings.Settings) -> dict[str, tuple[Provider, list[str]]]:
@@ -294,7 +319,7 @@ def _used(found: settings.Settings, providers: dict[str, Provider]) -> dict[str,
         meant = _model_of(path, value)
         for name in meant:
             resolved = aliases.resolve(name, names, providers)
-            provider = "" if resolved is None else resolved.model_id.partition("/")[0]
+            provider = "" if resolved is None else parted(resolved.model_id)[0]
             if provider in providers:  # else it is among what is wrong already
                 used.setdefault(provider, []).append(schema.dotted(path))
     return {name: list(dict.fromkeys(users)) for name, users in used.items()}  # two rules are one list
@@ -318,14 +343,19 @@ def _model_of(path: Key, value: Any) -> list[str]:
 
 def provider_table(found: settings.Settings) -> dict[str, Provider]:
     """The providers of all layers. Of a table with mistakes nothing holds: what is built in stays as it is."""
-    tables = _said_providers(found)
     spoilt = spoilt_providers(found)
-    return build({"providers": {name: one for name, one in tables.items() if name not in spoilt}}).providers
+    sound = [(name, one) for name, one in _said_tables(found).items() if name not in spoilt]
+    return build(_document(sound)).providers
+
+
+def configured(found: settings.Settings) -> set[str]:
+    """The providers that a table says something of, by the name before their models'."""
+    return set(_said_tables(found))
 
 
 def spoilt_providers(found: settings.Settings) -> set[str]:
     """Whose tables have mistakes of their own. These are told; what would follow from them is guesswork."""
-    return {name for name, table in _said_providers(found).items() if _is_spoilt_keys(name, table)}
+    return {name for name, table in _said_tables(found).items() if _is_spoilt(name, table)}
 
 
 def _said_providers(found: settings.Settings) -> dict[str, Any]:
@@ -333,9 +363,25 @@ def _said_providers(found: settings.Settings) -> dict[str, Any]:
     return tables if isinstance(tables, dict) else {}
 
 
-def _is_spoilt_keys(name: str, table: Any) -> bool:
+def _said_tables(found: settings.Settings) -> dict[str, Any]:
+    """Those of other modelproxies as well."""
+    remotes = found.document.get("remotes")
+    named = remotes.items() if isinstance(remotes, dict) else ()
+    return _said_providers(found) | {f"{REMOTE}/{name}": table for name, table in named}
+
+
+def _document(tables: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """The configuration that says these and nothing else."""
+    found: dict[str, dict[str, Any]] = {}
+    for provider, table in tables:
+        kind, name = schema.provider_path(provider)
+        found.setdefault(str(kind), {})[str(name)] = table
+    return found
+
+
+def _is_spoilt(name: str, table: Any) -> bool:
     try:
-        build({"providers": {name: table}})
+        build(_document([(name, table)]))
     except ConfigError:
         return True
     return False
@@ -345,8 +391,10 @@ def stranger(paths: Paths, provider: str) -> str | None:
     """What to say of a key for a provider that there is none of (yet); None: there is one."""
     found = settings.read(paths)
     known = provider_table(found)
-    if provider in known or provider in _said_providers(found):
+    if provider in known or provider in configured(found):
         return None
+    if (said := aliases.no_profile(provider, known)) is not None:
+        return said
     near = close(provider, known)
     meant = f'; did you mean "{near}"?' if near else f" yet; [providers.{provider}] makes one"
     return f'there is no provider "{provider}"{meant}'
@@ -372,7 +420,7 @@ def _goes_before(provider: str, key: ProviderKey) -> str | None:
         return f"the variable {key.env} is set in this shell, and goes before it"
     for said, field in ((key.value, "api_key"), (key.file, "api_key_file"), (key.command, "api_key_command")):
         if said is not None:
-            return f"{field} under [providers.{provider}] goes before it"
+            return f"{field} under [{schema.dotted(schema.provider_path(provider))}] goes before it"
     return None
 
 

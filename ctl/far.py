@@ -65,12 +65,17 @@ class _Proxy:
 def _proxy(scheme: str, host: str, port: int | None) -> _Proxy | None:
     from urllib.request import getproxies_environment, proxy_bypass
 
-    if host == "localhost" or host == "::1" or host.startswith("127."):
+    if is_here(host):
         return None
     said = getproxies_environment()
     url = said.get(scheme) or said.get("all")
     place = host if port is None else f"{host}:{port}"
     return None if not url or proxy_bypass(place) else _Proxy(url)
+
+
+def is_here(host: str) -> bool:
+    """Whether it means this machine."""
+    return host == "localhost" or host == "::1" or host.startswith("127.")
 
 
 def _connection(

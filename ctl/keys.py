@@ -16,7 +16,7 @@ from modelproxy.supervisor.keys import SpoiltError, kept
 from .faults import Fault, usage
 from .files import alone, replace
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_NAME = re.compile(r"(remote/)?[A-Za-z0-9][A-Za-z0-9_.-]*")
 _MEND = "mend it or move it away"
 _HEADING = "# Keys of providers, written by proxyctl keys set. Nobody else should read this file.\n"
 

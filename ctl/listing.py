@@ -12,9 +12,10 @@ import attrs
 from modelproxy.supervisor.config import Provider
 from modelproxy.supervisor.keys import KeyUnavailableError, fetch, stored
 from modelproxy.supervisor.paths import Paths
+from modelproxy.worker.model_ids import REMOTE
 
 from . import far
-from .config_view import provider_table
+from .config_view import configured, provider_table
 from .settings import Settings
 
 
@@ -71,7 +72,7 @@ def ask(
 
 def worth_asking(paths: Paths, found: Settings, table: dict[str, Provider]) -> list[str]:
     """Those that are configured or have a key, and the local one."""
-    said = found.table("providers")
+    said = configured(found)
     return [
         name
         for name, one in table.items()
@@ -118,7 +119,10 @@ def _offers(name: str, one: Provider, paths: Paths, patience_s: float) -> list[d
     entries = document.get(listing)
     if not isinstance(entries, list):
         raise ValueError("its list of models is none")
-    return [_row(name, one, entry) for entry in entries if isinstance(entry, dict) and _id(entry)]
+    rows = [_row(name, one, entry) for entry in entries if isinstance(entry, dict) and _id(entry)]
+    listed = {row["name"] for row in rows}
+    # A proxy lists its model under a name for Claude Code's picker as well.
+    return [row for row in rows if one.kind != REMOTE or row["display_name"] not in listed - {row["name"]}]
 
 
 _QUESTIONS: dict[str, tuple[str, str, dict[str, str], tuple[str, ...]]] = {
@@ -126,6 +130,7 @@ _QUESTIONS: dict[str, tuple[str, str, dict[str, str], tuple[str, ...]]] = {
     "openai": ("/models", "data", {}, ("/chat/completions",)),
     "openrouter": ("/models", "data", {}, ("/chat/completions",)),
     "anthropic": ("/v1/models?limit=1000", "data", {"anthropic-version": "2023-06-01"}, ("/v1",)),
+    REMOTE: ("/v1/models?limit=1000", "data", {"anthropic-version": "2023-06-01"}, ("/v1",)),
 }
 """What is asked, where the list stands in the answer, what is sent along, and which ends of an address are too much:
 workers do without them too.

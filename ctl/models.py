@@ -15,10 +15,11 @@ from modelproxy.supervisor.config import Provider
 from modelproxy.supervisor.paths import Paths
 from modelproxy.supervisor.schema import NATIVE
 from modelproxy.supervisor.values import close
+from modelproxy.worker.model_ids import REMOTE, parted
 
 from . import discovered, doors, far, health, settings
 from .agents import proxies
-from .config_view import provider_table
+from .config_view import configured, provider_table
 from .environment import to_set
 from .faults import Fault, usage
 from .keys import mask
@@ -59,7 +60,7 @@ def resolve(paths: Paths, name: str) -> tuple[dict[str, Any], Fault | None]:
     if len(seen.matches) > 1:
         return unknown, discovered.ambiguous(name, seen.matches)
     [model_id] = seen.matches
-    by = model_id.partition("/")[0]
+    by = parted(model_id)[0]
     return {"requested": name, "resolved": model_id, "source": "discovered", "provider": by}, None
 
 
@@ -83,8 +84,8 @@ def _unresolved(paths: Paths, name: str, found: settings.Settings, seen: discove
         return Fault(
             "unknown_model", words, "for a proxy before Anthropic: anthropic/MODEL, or proxyctl up front"
         )
-    provider, slash, model = name.partition("/")
-    if slash and provider and model:
+    provider, model = parted(name)
+    if provider and model:
         return _unsupported(paths, provider, list(provider_table(found)))
     known = [*found.table("aliases"), *found.table("proxies"), *(row["model"] for row in _running(paths))]
     known += seen.known if seen is not None else ()
@@ -108,8 +109,10 @@ def providers(paths: Paths) -> list[dict[str, Any]]:
     found = settings.read(paths)
     if found.wrong:
         raise settings.bad_config(found.wrong)
-    said = found.table("providers")
-    return [_provider(name, one, name in said, paths) for name, one in sorted(provider_table(found).items())]
+    said, table = configured(found), provider_table(found)
+    if not any(one.kind == REMOTE for one in table.values()):
+        table[REMOTE] = Provider(REMOTE)  # so that it is seen what there can be
+    return [_provider(name, one, name in said, paths) for name, one in sorted(table.items())]
 
 
 def provider(paths: Paths, name: str) -> dict[str, Any]:
@@ -118,10 +121,12 @@ def provider(paths: Paths, name: str) -> dict[str, Any]:
         if row["name"] == name:
             return row
     settings.read(paths).refuse_withheld(f"{name}/…")
-    raise _unsupported(paths, name, [row["name"] for row in rows])
+    raise _unsupported(paths, name, [row["name"] for row in rows if row["name"] != REMOTE])
 
 
 def _unsupported(paths: Paths, name: str, known: list[str]) -> Fault:
+    if (said := aliases.no_profile(name, known)) is not None:
+        return Fault("unsupported_provider", said[:1].upper() + said[1:], aliases.NEW_PROFILE)
     near = close(name, known)
     meant = f'; did you mean "{near}"? Supported' if near else "; supported"
     return Fault(

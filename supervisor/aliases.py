@@ -13,8 +13,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import attrs
 
-from .schema import RESERVED
+from modelproxy.worker.model_ids import REMOTE, parted
 
+from .schema import KINDS, RESERVED
+from .values import close
+
+NEW_PROFILE = "proxyctl config set remotes.NAME.url http://127.0.0.1:3456 makes one"
 _LISTED = 10
 _SIMILAR = 0.4
 
@@ -37,8 +41,26 @@ def resolve(name: str, aliases: Mapping[str, str], providers: Collection[str]) -
 
 
 def is_model_id(name: str, providers: Collection[str]) -> bool:
-    provider, _, model = name.partition("/")
+    provider, model = parted(name)
     return bool(model) and provider in providers
+
+
+def providers_of(providers: Iterable[str], remotes: Iterable[str]) -> set[str]:
+    """What may stand before a model's name, with these tables in the configuration."""
+    return {*KINDS, *providers, *(f"{REMOTE}/{name}" for name in remotes)}
+
+
+def no_profile(provider: str, providers: Collection[str]) -> str | None:
+    """What to say where `provider` would be another modelproxy and is none that is configured; None: it would not."""
+    kind, _, name = provider.partition("/")
+    if kind != REMOTE or provider in providers:
+        return None
+    if not name:
+        return f"{REMOTE} alone is no provider: write {REMOTE}/NAME/provider/model-name, with a table [remotes.NAME]"
+    known = sorted(one.partition("/")[2] for one in providers if one.startswith(f"{REMOTE}/"))
+    near = close(name, known)
+    meant = f'; did you mean "{near}"?' if near else f"; known are {', '.join(known)}" if known else ""
+    return f"there is no table [remotes.{name[:200]}]{meant}"
 
 
 def find(name: str, aliases: Mapping[str, str]) -> str | None:
@@ -79,7 +101,7 @@ def fits(name: str, glob: str) -> bool:
 
 def called(word: str, model_ids: Mapping[str, bool]) -> list[str]:
     """The model ids that are `word` behind their provider's name; those marked True go before all others."""
-    meant = [model_id for model_id in sorted(model_ids) if word and model_id.partition("/")[2] == word]
+    meant = [model_id for model_id in sorted(model_ids) if word and parted(model_id)[1] == word]
     return [model_id for model_id in meant if model_ids[model_id]] or meant
 
 

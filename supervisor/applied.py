@@ -35,7 +35,6 @@ def bare(config: Config, ports: Mapping[str, int]) -> Config:
         },
         tokens={},  # always as the file says
         prices={},
-        remotes={},
     )
 
 

@@ -16,6 +16,7 @@ import attrs
 import trio
 
 from modelproxy.worker.contract import Quota, Target, WorkerSpec
+from modelproxy.worker.model_ids import parted
 
 from . import (
     access,
@@ -30,6 +31,7 @@ from . import (
     policy,
     quotas,
     routes,
+    schema,
     sockets,
     tally,
     views,
@@ -407,6 +409,8 @@ class Commands:
         except Fault as fault:
             if fault.code != "unsupported_provider":
                 raise
+            if aliases.no_profile(parted(name)[0], config.providers) is not None:
+                raise  # its hint says all
             hint = f"{fault.hint}; others come from a table [providers.NAME] in {self._paths.config_file}"
             raise attrs.evolve(fault, hint=hint) from None
 
@@ -521,7 +525,7 @@ class Commands:
         variable = f"set {route.provider.key.env}, or " if route.provider.key.env else ""
         return (
             f"{variable}say proxyctl keys set {route.name}, or give --api-key, "
-            f"or api_key_env under [providers.{route.name}] in {self._paths.config_file}"
+            f"or api_key_env under [{schema.dotted(schema.provider_path(route.name))}] in {self._paths.config_file}"
         )
 
     def _place(self, request: UpRequest, order: _Order) -> _Wished:

@@ -20,6 +20,7 @@ from typing import Any
 import attrs
 
 from modelproxy.worker.contract import Bounds, FrontRule, Options, Timeouts
+from modelproxy.worker.model_ids import REMOTE
 
 from .reading import ConfigError, Problem, checked, load
 from .schema import DEFAULT_PORT, KINDS, SERVERS
@@ -71,6 +72,10 @@ BUILT_IN = {
     # Without a key of ours the caller's own credential passes through.
     "anthropic": Provider("anthropic", "https://api.anthropic.com"),
 }
+
+
+REMOTE_TIMEOUT_S = 30
+REMOTE_RETRIES = 2
 
 
 @attrs.frozen
@@ -140,20 +145,9 @@ class Price:
 
 
 @attrs.frozen
-class Remote:
-    """Another modelproxy."""
-
-    url: str
-    key: Key = Key()
-    timeout_seconds: int = 30
-    retry_attempts: int = 2
-    ca_file: str | None = None
-    insecure: bool = False
-
-
-@attrs.frozen
 class Config:
     providers: dict[str, Provider] = attrs.Factory(lambda: dict(BUILT_IN))
+    """By the name before the model's: `remote/office` of a table [remotes.office]."""
     spawn: str | None = None
     """`fork` or `exec`; None is what this system does best."""
     default_port: int = DEFAULT_PORT
@@ -164,7 +158,6 @@ class Config:
     tokens: dict[str, Token] = attrs.Factory(dict)
     require_token: bool = False
     prices: dict[str, Price] = attrs.Factory(dict)
-    remotes: dict[str, Remote] = attrs.Factory(dict)
 
 
 def parse(text: str) -> Config:
@@ -216,13 +209,14 @@ def _config(values: dict[str, Any]) -> Config:
         key: values[key] for key in ("spawn", "default_port", "aliases", "require_token") if key in values
     }
     return Config(
-        providers=BUILT_IN | {name: _provider(name, one) for name, one in _tables(values, "providers")},
+        providers=BUILT_IN
+        | {name: _provider(name, one) for name, one in _tables(values, "providers")}
+        | {f"{REMOTE}/{name}": _remote(one) for name, one in _tables(values, "remotes")},
         proxies={name: proxy_options(one) for name, one in _tables(values, "proxies")},
         models=Models(**values.get("models", {})),
         front={name: _front(one) for name, one in _tables(values, "front")},
         tokens={name: Token(**one) for name, one in _tables(values, "tokens")},
         prices={name: Price(**one) for name, one in _tables(values, "prices")},
-        remotes={name: _remote(one) for name, one in _tables(values, "remotes")},
         **plain,
     )
 
@@ -273,9 +267,16 @@ def _front(values: dict[str, Any]) -> Front:
     return Front(**{**values, "rules": [FrontRule(**rule) for rule in values.get("rules", ())]})
 
 
-def _remote(values: dict[str, Any]) -> Remote:
-    plain = {key: value for key, value in values.items() if not key.startswith("api_key")}
-    return Remote(key=_key(values) or Key(), **plain)
+def _remote(values: dict[str, Any]) -> Provider:
+    key = _key(values)
+    return Provider(
+        kind=REMOTE,
+        base_url=values["url"],
+        key=key or Key(),
+        needs_key=key is not None,
+        options=Options(retries=values.get("retry_attempts", REMOTE_RETRIES)),
+        timeouts=Timeouts(connect_s=float(values.get("timeout_seconds", REMOTE_TIMEOUT_S))),
+    )
 
 
 __all__ = [

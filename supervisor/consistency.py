@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from modelproxy.worker.model_ids import REMOTE, parted
+
 from . import aliases
 from .schema import KEY_FIELDS, KINDS, NATIVE, RESERVED
 from .toml_lines import Path
@@ -27,7 +29,7 @@ class _Checks:
     def __init__(self, found: Mapping[str, Any], report: Report) -> None:
         self._found = found
         self._report = report
-        self._providers = {*KINDS, *_table(found, "providers")}
+        self._providers = aliases.providers_of(_table(found, "providers"), _table(found, "remotes"))
         self._aliases = {name: to for name, to in _table(found, "aliases").items() if to is not None}
         self._named = {name for name in _table(found, "proxies") if "/" not in name}
 
@@ -59,7 +61,10 @@ class _Checks:
         self._one_key(path, table)
         if name == "front":
             self._report(path, UNSHOWN, _means(name, "a provider"))
-        if "kind" not in table and name not in KINDS:
+        if name == REMOTE:
+            hint = f"each is a table [remotes.NAME] with a url, for {REMOTE}/NAME/provider/model-name"
+            self._report(path, UNSHOWN, f'"{name}" means another modelproxy: {hint}')
+        elif "kind" not in table and name not in KINDS:
             near = close(name, KINDS)
             meant = f"; did you mean [providers.{near}]?" if near else ""
             self._report(path, UNSHOWN, f"kind is missing: one of {', '.join(KINDS)}{meant}")
@@ -73,7 +78,7 @@ class _Checks:
 
     def _alias(self, path: Path, name: str, target: str) -> None:
         if aliases.is_model_id(name, self._providers):
-            provider = name.partition("/")[0]
+            provider = parted(name)[0]
             self._report(
                 path, target, f"would never be used: {provider}/… are the names of {provider}'s models"
             )
@@ -96,9 +101,12 @@ class _Checks:
             self._model_id(path, target)
 
     def _model_id(self, path: Path, target: str) -> None:
-        provider, _, model = target.partition("/")
-        if not model or not provider:
-            self._report(path, target, "is not a model id. Expected: provider/model-name")
+        provider, model = parted(target)
+        if (said := aliases.no_profile(provider, self._providers)) is not None:
+            self._report(path, target, said)
+        elif not model or not provider:
+            form = f"{provider}/provider/model-name" if "/" in provider else "provider/model-name"
+            self._report(path, target, f"is not a model id. Expected: {form}")
         elif provider in NATIVE:
             self._report(path, target, f'there is no provider "{provider}"; did you mean "{OWN}/{model}"?')
         else:

@@ -31,6 +31,8 @@ HEAD = """\
 #   anthropic    https://api.anthropic.com; without a key the caller's own credential is passed on
 #   echo         built in, needs nothing
 #
+# Another modelproxy is a provider once [remotes.NAME] says where it is: `proxyctl up remote/NAME/ollama/codellama`.
+#
 # Durations are seconds or texts like "500ms", "10s", "5m", "1h"; sizes are texts like "500M", "2G".
 """
 

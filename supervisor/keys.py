@@ -11,7 +11,7 @@ from typing import Any
 
 from . import reading
 from .config import Key
-from .schema import dotted
+from .schema import dotted, provider_path
 
 COMMAND_LIMIT_S = 20.0
 _NO_SUCH_COMMAND = 127
@@ -34,7 +34,7 @@ class KeyUnavailableError(Exception):
         """What is wrong and where that stands, and what helps: no other source is asked while this one stands."""
         if not self._field:
             return str(self), self.helps
-        key = dotted(("providers", provider, self._field))
+        key = dotted((*provider_path(provider), self._field))
         first = "run it in a shell to see why, " if self._field == "api_key_command" else ""
         return (
             f"{self._source} ({key}) {self._trouble}",

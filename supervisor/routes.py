@@ -11,6 +11,7 @@ from typing import Any
 import attrs
 
 from modelproxy.worker.contract import Quota, Target, WorkerSpec
+from modelproxy.worker.model_ids import REMOTE, parted
 
 from . import aliases, quotas
 from .config import Config, Provider, ProxyOptions
@@ -42,9 +43,14 @@ class Route:
 
 
 def split_model_id(text: str) -> tuple[str, str]:
-    """`openrouter/anthropic/claude-3-haiku` → `openrouter`, `anthropic/claude-3-haiku`."""
-    provider, slash, model = text.partition("/")
-    if not slash or not provider or not model:
+    """`openrouter/anthropic/claude-3-haiku` → `openrouter`, `anthropic/claude-3-haiku`; see `parted`."""
+    provider, model = parted(text)
+    if provider.startswith(f"{REMOTE}/") and not model:
+        form = f"Expected: {REMOTE}/NAME/provider/model-name"
+        raise Fault(
+            "bad_model_id", f'"{text}" names no model. {form}', f"for example {REMOTE}/office/echo/demo"
+        )
+    if not provider or not model:
         raise Fault("bad_model_id", f'"{text}" is not a model id. {EXPECTED}', "for example echo/demo")
     if len(text) > MAX_MODEL_ID:
         raise Fault("bad_model_id", f"the model id is longer than {MAX_MODEL_ID} characters. {EXPECTED}")
@@ -156,6 +162,8 @@ def targets(route: Route, texts: Iterable[str], config: Config, *, is_elsewhere:
 
 
 def _unsupported(name: str, config: Config) -> Fault:
+    if (said := aliases.no_profile(name, config.providers)) is not None:
+        return Fault("unsupported_provider", said[:1].upper() + said[1:], aliases.NEW_PROFILE)
     near = close(name, config.providers)
     supported = ", ".join(sorted(config.providers))
     guess = f'; did you mean "{near}"?' if near else ""

@@ -10,6 +10,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from modelproxy.worker.model_ids import REMOTE
+
 from .toml_lines import Path
 from .values import (
     HEADER_NAME,
@@ -474,18 +476,38 @@ PRICE = Section(
     }
 )
 
-REMOTE = Section(
+OTHER = Section(
     {
-        "url": Field(Url(), "where the other modelproxy is", example='"https://box.example.net:8443"'),
-        **_key_fields("the server", "[what `proxyctl keys set` keeps]"),
+        "url": Field(
+            Url(),
+            "where a proxy or a front of the other modelproxy is reached; plain http only through a tunnel or in "
+            "a network that you trust",
+            example='"https://box.example.net:8443"',
+        ),
+        **_key_fields("the other modelproxy", "[what `proxyctl keys set remote/NAME` keeps]"),
         "timeout_seconds": Field(
             Whole(1, 300), "how long a connection may take, in seconds", example="30", default="30"
         ),
-        "retry_attempts": Field(Whole(0, 10), "how often it is tried again", example="2", default="2"),
-        "ca_file": Field(
-            Text(), "the certificate that signs the server's", example='"~/.keys/office-ca.pem"'
+        "retry_attempts": Field(
+            Whole(0, 10),
+            "how often a request is repeated before its first item, when it was not reached or asks for little "
+            "patience. More than 2 are 2",
+            example="2",
+            default="2",
         ),
-        "insecure": Field(Flag(), "plain http to another machine is meant", example="true", default="false"),
+        "ca_file": Field(
+            Text(),
+            "the certificate that signs the server's",
+            example='"~/.keys/office-ca.pem"',
+            default="[the system's]",
+            wired=False,
+        ),
+        "insecure": Field(
+            Flag(),
+            "plain http to another machine is meant, and `config validate` does not warn of it",
+            example="true",
+            default="false",
+        ),
     }
 )
 
@@ -548,7 +570,12 @@ ROOT = Section(
             example='"work/*"',
             wired=False,
         ),
-        "remotes": Field(Named(REMOTE), "other modelproxies", project="never", example="office", wired=False),
+        "remotes": Field(
+            Named(OTHER),
+            "other modelproxies: `proxyctl up remote/NAME/some-model` works, where some-model is what NAME calls it",
+            project="never",
+            example="office",
+        ),
     }
 )
 
@@ -599,6 +626,12 @@ def fields_on(path: Path) -> Iterator[Field]:
 
 def is_secret(path: Path) -> bool:
     return any(field.secret for field in fields_on(path))
+
+
+def provider_path(name: str) -> Path:
+    """The table that says of a provider what it is: `remotes.office` of `remote/office`."""
+    kind, slash, remote = name.partition("/")
+    return ("remotes", remote) if slash and kind == REMOTE else ("providers", name)
 
 
 def dotted(path: Path) -> str:

@@ -12,6 +12,8 @@ from typing import Any
 
 import attrs
 
+from modelproxy.worker.model_ids import parted
+
 from . import aliases
 from .schema import KINDS, NATIVE, dotted
 from .toml_lines import Path
@@ -39,7 +41,7 @@ class Withheld:
 
     def named(self, text: str) -> Entry | None:
         """What would be meant by a model id, an alias or a proxy's name; None: nothing of these."""
-        provider, _, model = text.partition("/")
+        provider, model = parted(text)
         if model and provider in self.providers:
             return Entry(("providers", provider), text, provider)
         alias = aliases.find(text, {str(one.path[1]): str(one.path[1]) for one in self._of("aliases")})
@@ -107,14 +109,14 @@ def _leads_to(target: str, known: Mapping[str, Any], providers: Collection[str])
     seen: set[str] = set()
     while target not in seen and target not in NATIVE:
         seen.add(target)
-        provider, slash, _ = target.partition("/")
-        if slash and provider in providers:
+        provider, model = parted(target)
+        if model and provider in providers:
             return provider
         if aliases.is_model_id(target, {*KINDS, *_table(known, "providers")}):
             return None
         table = _table(known, "proxies").get(target)
-        model = table.get("model") if isinstance(table, dict) else None
-        after = aliases.find(target, names) or model
+        said = table.get("model") if isinstance(table, dict) else None
+        after = aliases.find(target, names) or said
         if not isinstance(after, str):
             return None
         target = after

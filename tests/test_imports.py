@@ -25,6 +25,7 @@ ALLOWED = {
         "supervisor.words",
         "worker.costs",
         "worker.ledger",
+        "worker.model_ids",
         # The configuration, which both read: pure, but for the fetching of keys.
         "supervisor.aliases",
         "supervisor.config",
@@ -46,6 +47,7 @@ ALLOWED = {
         "worker.httpd",
         "worker.httpd_parse",
         "worker.ledger",
+        "worker.model_ids",
     },
     "worker": set(),
 }
@@ -95,6 +97,7 @@ PURE = (
     "worker.front",
     "worker.limits",
     "worker.lineage",
+    "worker.model_ids",
     "worker.tokens",
     "worker.wire",
     "worker.wire.*",

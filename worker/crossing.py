@@ -34,6 +34,7 @@ from .dialects.anthropic import Sniffer
 from .dialects.seam import Condition, Headers, Sizes
 from .failures import Failure, Kind, Refused
 from .lineage import Lineage, Listener
+from .model_ids import parted
 from .pool import Answer, Outgoing, Pool
 from .relay import MOST_COLLECTED, Relay, Request
 from .wire import sse
@@ -62,6 +63,7 @@ class Crossing:
     """All that lies behind a front; also a `provider.Provider` that never translates."""
 
     forwards_all = True
+    counts = True
 
     def __init__(
         self, spec: WorkerSpec, ways: Front, *, far: Pool | None = None, near: Pool | None = None
@@ -224,10 +226,9 @@ class _Headed:
 
 def _spec_of(spec: WorkerSpec, place: Place) -> WorkerSpec:
     """What the ledger says of a place that has not answered."""
-    provider, _, model = place.model_id.partition("/")
-    return attrs.evolve(
-        spec, provider=provider, kind=provider, model=model, model_id=place.model_id, front=None
-    )
+    provider, model = parted(place.model_id)
+    kind = provider.partition("/")[0]
+    return attrs.evolve(spec, provider=provider, kind=kind, model=model, model_id=place.model_id, front=None)
 
 
 class Hop:
@@ -263,7 +264,7 @@ class Hop:
     ) -> None:
         """One request there, its answer back. Raises Refused."""
         target = request.path + (f"?{request.query}" if request.query else "")
-        headers = anthropic.headers_up(list(request.headers), _ANYBODY) + said + _token(request)
+        headers = anthropic.headers_up(list(request.headers), _ANYBODY) + said + _kept(request)
         outgoing = Outgoing(request.method, self._base.origin, target, headers, body)
         # From here on its row is written by whoever gets it, also when our client leaves before the answer.
         client.entrusted = is_message
@@ -399,10 +400,14 @@ def _none(_: Failure) -> None:
     """Nothing can be added to a file."""
 
 
-def _token(request: Request) -> Headers:
-    """Another proxy of ours must know who asks: it has limits for that, may demand it, and writes the row."""
+def _kept(request: Request) -> Headers:
+    """Another proxy of ours must know who asks: it has limits for that, may demand it, and writes the row.
+
+    And how many modelproxies the request has come through, if it came through any.
+    """
     token = access.presented(request)
-    return [] if token is None else [(access.HEADER, token)]
+    said = [] if token is None else [(access.HEADER, token)]
+    return said + [one for one in request.headers if one[0] == anthropic.HOPS_HEADER]
 
 
 _ANYBODY = WorkerSpec(

@@ -447,6 +447,49 @@ class AnthropicSurvey:
         return Seen(ok=True) if answer.ok or answer.status == 404 else _unwell(self.place, answer)
 
 
+@attrs.frozen
+class RemoteSurvey:
+    """Another modelproxy: a front, which answers for more than it lists, or the proxy of one model.
+
+    Its health is that of what stands behind it. Where only `/v1` is let through, nothing is known of it.
+    """
+
+    place: Place
+
+    async def __call__(self, ask: Ask) -> Seen:
+        answer = await ask("GET", "/v1/models?limit=1000")
+        if not answer.ok:
+            return self._refused(answer)
+        listed = answer.json.get("data") if isinstance(answer.json, dict) else None
+        if not isinstance(listed, list):
+            return Seen(ok=False, detail=f"what answers at {self.place.base.url} is no modelproxy")
+        health = _dict((await ask("GET", "/health")).json)
+        if health.get("healthy") is False:
+            why = str(_dict(health.get("upstream")).get("detail") or "it is not healthy")
+            return Seen(ok=False, detail=f"{self.place.title} says: {why[:300]}")
+        entries = (one for one in listed if isinstance(one, dict))
+        return self._of({one["id"]: one for one in entries if isinstance(one.get("id"), str)}, health)
+
+    def _refused(self, answer: Reply) -> Seen:
+        said = _dict(_dict(answer.json).get("error")).get("message")
+        if not isinstance(said, str) or not said:
+            return _unwell(self.place, answer)
+        hint = f" - set one with: proxyctl keys set {self.place.spec.provider}"
+        words = f"{self.place.title} says: {said[:300]}{hint if answer.status == 401 else ''}"
+        return Seen(ok=False, detail=words)
+
+    def _of(self, entries: Mapping[str, Mapping[str, Any]], health: Mapping[str, Any]) -> Seen:
+        model, only = self.place.spec.model, health.get("model_id")
+        entry = entries.get(model, {})
+        window, output = _positive(entry.get("max_input_tokens")), _positive(entry.get("max_tokens"))
+        warning = ""
+        if not entry and isinstance(only, str) and health.get("provider") != "front":
+            warning = (
+                f"{self.place.title} serves {only[:200]}, whatever it is asked for; {model} is not there"
+            )
+        return Seen(ok=True, detail=warning, warning=warning, facts=Facts(window, output))
+
+
 def _unwell(place: Place, answer: Reply) -> Seen:
     title, provider = place.title, place.spec.provider
     if answer.status in (401, 403):
@@ -468,6 +511,7 @@ __all__ = [
     "ListSurvey",
     "OllamaSurvey",
     "Place",
+    "RemoteSurvey",
     "Reply",
     "Seen",
     "Survey",

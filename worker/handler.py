@@ -299,7 +299,7 @@ class Handler:
 
     async def _count_tokens(self, call: Call, _: Route) -> None:
         relay = self._first.relay
-        if relay is not None and relay.forwards_all:
+        if relay is not None and relay.counts:
             await relay.messages(call, call.request, await _body(call))
             return
         ask = asks.count(await _body(call))

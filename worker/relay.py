@@ -31,8 +31,9 @@ from .dial import Unreachable
 from .dialects import anthropic, errors, waits
 from .dialects.anthropic import Sniffer
 from .dialects.seam import Condition, Headers, Sizes
-from .discovery import AnthropicSurvey, Discovery
+from .discovery import AnthropicSurvey, Discovery, Place, RemoteSurvey, Survey
 from .failures import Failure, Kind, Refused
+from .model_ids import REMOTE
 from .pool import Answer, Outgoing, Pool
 from .wire import sse
 from .wire.asks import Ask
@@ -91,21 +92,21 @@ class Relay:
     def __init__(
         self, spec: WorkerSpec, truth: tuple[bytes, bytes], *, connections: Pool | None = None
     ) -> None:
-        router = spec.kind == "openrouter"
         title = _TITLES.get(spec.provider, spec.provider)
         self.place = upstream.place(
             spec, title=title, usual=upstream.USUAL.get(spec.kind, ""), strip=("/v1",)
         )
-        self.forwards_all = spec.kind == anthropic.KIND
+        self.manner = anthropic.manner(spec)
+        self.forwards_all = self.manner.has_all
         """Every path of the API, not only messages."""
+        self.counts = self.manner.counts
+        """What a prompt is made of is asked there."""
         self.truth = truth
         """The header that names what really answers."""
         self.spec = spec
         self._pool = connections or upstream.connections()
         self._limits = upstream.Limits.of(spec, local=self.place.base.origin.local)
-        self._discovery = Discovery(
-            self.place, AnthropicSurvey(self.place, "/v1/key" if router else "/v1/models?limit=1"), self._pool
-        )
+        self._discovery = Discovery(self.place, _survey(self.place), self._pool)
         self.patience = upstream.Patience(spec)
 
     def __repr__(self) -> str:
@@ -149,7 +150,7 @@ class Relay:
         course.waits = asked.stream and course.is_messages
         if not self.spec.model:
             course.truth = app.truth(f"{self.spec.provider}/{asked.model}")
-        await self._pass(course, request, anthropic.prepared(body, self.spec.model))
+        await self._pass(course, request, anthropic.prepared(body, self.spec.model, heals=self.manner.heals))
 
     async def forward(self, client: Client, request: Request, body: bytes) -> None:
         """Anything else below `/v1`."""
@@ -216,6 +217,16 @@ class Relay:
         return Failure(Kind.OVERLOADED, f"{title} ended the connection before it answered: {error}")
 
 
+def _survey(place: Place) -> Survey:
+    found = _SURVEYS.get(place.spec.kind)
+    return AnthropicSurvey(place) if found is None else found(place)
+
+
+_SURVEYS: dict[str, Callable[[Place], Survey]] = {
+    "openrouter": lambda place: AnthropicSurvey(place, "/v1/key"),
+    REMOTE: RemoteSurvey,
+}
+"""By kind."""
 _TITLES = {anthropic.KIND: "Anthropic", "openrouter": "OpenRouter"}
 
 
@@ -269,7 +280,9 @@ class _Course:
         answer, body = await self._accepted(outgoing)
         shared = self._relay.spec.api_key is not None and self._client.token is not None
         headers = anthropic.headers_down(answer.headers, shared=shared)
-        if self.is_messages:
+        if self._relay.manner.names_itself:
+            headers = [one for one in headers if one[0] not in _OF_FRONTS]
+        if self.is_messages and not (self._relay.manner.names_itself and _names_itself(answer)):
             headers.append(self.truth)
         if _is_stream(answer):
             await self._stream(answer, headers, must_end=self.is_messages and not _is_coded(answer))
@@ -542,6 +555,17 @@ def _is_stream(answer: Answer) -> bool:
     return answer.status == 200 and dict(answer.headers).get(b"content-type", b"").startswith(
         b"text/event-stream"
     )
+
+
+_OF_FRONTS = (app.RECORDED_HEADER, app.ROUTE_HEADER)
+"""Of the other side's: where it went there, and in whose books it is, mean nothing here."""
+
+
+def _names_itself(answer: Answer) -> bool:
+    return any(name == _TRUTH for name, _ in answer.headers)
+
+
+_TRUTH = app.truth("")[0]
 
 
 def _is_coded(answer: Answer) -> bool:

@@ -480,3 +480,26 @@ def test_what_is_not_set_is_answered_with_the_nearest_that_is(
     error = run(*words, "--json").json["error"]
 
     assert (error["code"], error["hint"]) == ("not_set", hint)
+
+
+def test_s102_only_plain_http_to_another_machine_is_warned_of(run: Run, file: Path) -> None:
+    file.write_text(
+        '[remotes.far]\nurl = "http://box.example.net:1"\n[remotes.meant]\nurl = "http://box.example.net"\n'
+        'insecure = true\n[remotes.here]\nurl = "http://127.0.0.1:1"\n[remotes.tls]\nurl = "https://h"\n'
+    )
+
+    assert run("config", "validate").err == (
+        "warning: remotes.far.url = http://box.example.net:1: prompts and the token go there without encryption; "
+        "use https or a tunnel (ssh -L), or say remotes.far.insecure = true\n"
+    )
+
+
+def test_a_remote_that_needs_a_key_and_has_none_is_told_by_its_table(run: Run, file: Path) -> None:
+    file.write_text(
+        '[remotes.office]\nurl = "https://h"\napi_key_env = "NO_SUCH_KEY"\n'
+        '[models.agents]\na = "remote/office/x/y"\n'
+    )
+    ran = run("config", "validate", "--json")
+
+    assert [one["key"] for one in ran.json["problems"]] == ["remotes.office"]
+    assert "proxyctl keys set remote/office" in ran.json["problems"][0]["message"]

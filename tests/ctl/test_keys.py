@@ -44,6 +44,7 @@ def test_set_list_unset(run: Run, paths: Paths, monkeypatch: pytest.MonkeyPatch)
             "note: Ollama itself needs no key; this one is sent with every request, for a server in front of it "
             "that asks for one\n",
         ),
+        ("remote/office", "note: there is no table [remotes.office]\n"),
         ("groq", 'note: there is no provider "groq" yet; [providers.groq] makes one\n'),
     ],
 )

@@ -105,3 +105,20 @@ def test_of_a_spoilt_file_of_keys_only_those_in_it_are_told(paths: Paths, file: 
     rows, [silent] = offered(paths)
 
     assert (rows, silent.partition(":")[0]) == (["ollama/m:latest"], "openai was not asked")
+
+
+def test_another_modelproxy_lists_a_model_once(paths: Paths, file: Path, far: Upstream) -> None:
+    """It lists each under a name for Claude Code's picker as well; and its own token is asked with."""
+    far.on(
+        "/v1/models",
+        Reply(
+            body=b'{"data":[{"id":"echo/demo","display_name":"echo/demo"},'
+            b'{"id":"claude-echo-demo","display_name":"echo/demo"}]}'
+        ),
+    )
+    file.write_text(f'[remotes.office]\nurl = "{far.url}"\napi_key = "mp-token"\n')
+    rows, _ = offered(paths)
+
+    assert [row for row in rows if row.startswith("remote/")] == ["remote/office/echo/demo"]
+    [asked] = far.to("/v1/models")
+    assert asked.headers["authorization"] == "Bearer mp-token"

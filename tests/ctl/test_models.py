@@ -144,7 +144,7 @@ def test_s15_s25_providers_with_masked_keys(run: Run, file: Path, paths: Paths) 
     rows = {row["name"]: row for row in run("models", "providers", "--json").json}
     one = run("models", "providers", "openrouter", "--json")
 
-    assert {"ollama", "openrouter", "openai", "anthropic"} <= set(rows)
+    assert {"ollama", "openrouter", "openai", "anthropic", "remote"} <= set(rows)
     assert (one.json["key"], one.json["key_source"], one.json["configured"]) == (
         "***1234",
         "config.toml",
@@ -161,7 +161,7 @@ def test_providers_for_people(run: Run, file: Path) -> None:
     rows = run("models", "providers").out.splitlines()
 
     assert {row[:12].split()[0] for row in rows} >= {"echo", "openrouter"}
-    assert {row[12:].split()[0] for row in rows} <= set(KINDS)
+    assert {row[12:].split()[0] for row in rows} <= {*KINDS, "remote"}
     one = run("models", "providers", "ollama").out
     assert 'kind = "ollama"\n' in one
     assert "configured = true\n" in one
@@ -360,3 +360,21 @@ def test_a_front_door_has_no_model_to_try(run: Run, file: Path, control: Control
     assert done.code == 2
     assert "proxyctl ask front --model NAME" in done.err
     assert not control.asked
+
+
+def test_s15_another_modelproxy_is_a_provider_by_its_name(run: Run, file: Path) -> None:
+    with file.open("a") as more:
+        more.write('\n[remotes.office]\nurl = "http://127.0.0.1:9"\napi_key = "mp-secret-123456"\n')
+    rows = {row["name"]: row for row in run("models", "providers", "--json").json}
+    one, known = (
+        rows["remote/office"],
+        run("models", "resolve", "remote/office/ollama/codellama", "--json").json,
+    )
+    misspelt = run("models", "resolve", "remote/ofice/ollama/codellama")
+
+    assert "remote" not in rows
+    assert (one["kind"], one["base_url"], one["configured"]) == ("remote", "http://127.0.0.1:9", True)
+    assert (one["key"], one["key_source"]) == ("***3456", "config.toml")
+    assert (known["resolved"], known["source"]) == ("remote/office/ollama/codellama", "exact")
+    assert misspelt.code == 2
+    assert misspelt.err.splitlines()[0] == 'error: There is no table [remotes.ofice]; did you mean "office"?'

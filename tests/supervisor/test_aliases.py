@@ -89,3 +89,15 @@ def test_a_model_is_called_as_behind_its_provider() -> None:
     assert aliases.called("a/m", known) == ["openrouter/a/m"]
     assert aliases.called("", known) == aliases.called("nn", known) == []
     assert [aliases.either(list(names)) for names in ("a", "ab", "abc")] == ["a", "a or b", "a, b or c"]
+
+
+def test_a_remote_that_is_not_there_is_told_and_nothing_else() -> None:
+    known = aliases.providers_of({"work"}, {"office"})
+
+    assert {"work", "ollama", "remote/office"} <= known
+    assert aliases.is_model_id("remote/office/x/y", known)
+    assert not aliases.is_model_id("remote/office", known)
+    assert aliases.no_profile("remote/office", known) is None
+    assert aliases.no_profile("wrk", known) is None
+    assert aliases.no_profile("remote", known) is not None
+    assert aliases.no_profile("remote/a", PROVIDERS) == "there is no table [remotes.a]"

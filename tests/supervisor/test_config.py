@@ -18,8 +18,8 @@ from modelproxy.supervisor.config import (
     Key,
     Models,
     Price,
+    Provider,
     ProxyOptions,
-    Remote,
     build,
     parse,
 )
@@ -182,7 +182,7 @@ def test_every_problem_at_once_with_path_line_and_value() -> None:
         'line 19: aliases."ollama/y" = "ollama/x": would never be used: '
         "ollama/… are the names of ollama's models",
         'line 20: aliases.away = "xyz/x": there is no provider "xyz"; known are '
-        "a, anthropic, b, echo, ollama, openai, openrouter",
+        "a, anthropic, b, echo, ollama, openai, openrouter, remote/office",
         'line 22: proxies.coder.model = "lokal": is not a model id or an alias. '
         'Expected: provider/model-name; did you mean "local"?',
         "line 23: proxies.coder.port = 70000: must be a whole number from 1 to 65535",
@@ -388,9 +388,22 @@ def test_everything_else_that_can_be_said() -> None:
         )
     }
     assert config.prices == {"work/*": Price(0.5, 2.0)}
-    assert config.remotes == {
-        "office": Remote("https://box.example.net:8443", Key(env="OFFICE"), timeout_seconds=5)
-    }
+    assert config.providers["remote/office"] == Provider(
+        "remote",
+        "https://box.example.net:8443",
+        Key(env="OFFICE"),
+        needs_key=True,
+        options=Options(retries=2),
+        timeouts=Timeouts(connect_s=5.0),
+    )
+
+
+def test_another_modelproxy_needs_no_key() -> None:
+    config = parse('[remotes.office]\nurl = "http://127.0.0.1:3456"\nretry_attempts = 0\n')
+    found = config.providers["remote/office"]
+
+    assert (found.kind, found.base_url, found.needs_key) == ("remote", "http://127.0.0.1:3456", False)
+    assert (found.options.retries, found.timeouts.connect_s) == (0, 30.0)
 
 
 @given(st.recursive(

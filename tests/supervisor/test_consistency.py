@@ -102,6 +102,32 @@ def test_what_fits_together(found: dict[str, Any]) -> None:
     assert set(complaints(found)) - unnamed == set()
 
 
+OFFICE = {"remotes": {"office": {"url": "https://h"}}}
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("remote/office/ollama/codellama", None),
+        ("remote/ofice/echo/demo", 'there is no table [remotes.ofice]; did you mean "office"?'),
+        ("remote/elsewhere/echo/demo", "there is no table [remotes.elsewhere]; known are office"),
+        ("remote/office", "is not a model id. Expected: remote/office/provider/model-name"),
+    ],
+)
+@pytest.mark.parametrize("table", ["aliases", "fallback", "front", "agents"])
+def test_s108_a_remote_is_led_to_by_its_own_name(table: str, target: str, said: str | None) -> None:
+    tables: dict[str, dict[str, Any]] = {
+        "aliases": {"aliases": {"a": target}},
+        "fallback": {"proxies": {"a": {"model": "echo/x", "fallback": [target]}}},
+        "front": {"front": {"default": {"rules": [{"model": "m", "to": target}]}}},
+        "agents": {"models": {"agents": {"a": target}}},
+    }
+    found: list[str] = []
+    consistency.check(OFFICE | tables[table], lambda path, value, text: found.append(text))
+
+    assert found == ([] if said is None else [said])
+
+
 @pytest.mark.parametrize(
     ("found", "path"),
     [
@@ -121,6 +147,9 @@ def test_what_fits_together(found: dict[str, Any]) -> None:
         ({"proxies": NAMED | {"b": {"model": "ollama/x", "fallback": ["coder"]}}}, ("proxies", "b", "fallback", 0)),
         ({"proxies": {"a": {"model": "echo/y", "fallback": ["echo/x", "echo/x"]}}}, ("proxies", "a", "fallback", 1)),
         ({"remotes": {"a": {"url": "u", "api_key": "k", "api_key_env": "E"}}}, ("remotes", "a")),
+        ({"providers": {"remote": {"base_url": "u"}}}, ("providers", "remote")),
+        (OFFICE | {"aliases": {"remote/office/*": "echo/x"}}, ("aliases", "remote/office/*")),
+        (OFFICE | {"proxies": {"remote/ofice/x/y": {}}}, ("proxies", "remote/ofice/x/y")),
     ],
 )  # fmt: skip
 def test_what_does_not(found: dict[str, Any], path: tuple[Any, ...]) -> None:

@@ -149,3 +149,29 @@ def test_s105_a_name_that_nothing_has_is_answered_with_the_nearest() -> None:
     assert caught.value.code == "bad_model_id"
     assert routes.EXPECTED in caught.value.message
     assert caught.value.hint.startswith("Model 'codr' not available. Available models: coder, ")
+
+
+OFFICE = config.parse('[remotes.office]\nurl = "http://127.0.0.1:3456"\n')
+
+
+def test_s100_a_remote_is_asked_for_what_it_calls_the_model() -> None:
+    spec = routes.spec(routes.resolve("remote/office/ollama/codellama", OFFICE))
+
+    assert (spec.provider, spec.kind, spec.model) == ("remote/office", "remote", "ollama/codellama")
+    assert (spec.name, spec.base_url) == ("remote/office/ollama/codellama", "http://127.0.0.1:3456")
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "words"),
+    [
+        ("remote/ofice/x/y", "unsupported_provider", 'no table [remotes.ofice]; did you mean "office"?'),
+        ("remote/elsewhere/x", "unsupported_provider", "no table [remotes.elsewhere]; known are office"),
+        ("remote/office", "bad_model_id", "Expected: remote/NAME/provider/model-name"),
+    ],
+)
+def test_a_remote_that_is_not_there(text: str, code: str, words: str) -> None:
+    with pytest.raises(Fault) as caught:
+        routes.resolve(text, OFFICE)
+
+    assert caught.value.code == code
+    assert words in caught.value.message

@@ -77,3 +77,13 @@ def test_the_json_schema_is_one_and_names_every_key() -> None:
 def test_paths_are_written_as_one_would_type_them() -> None:
     assert schema.dotted(("aliases", "claude-haiku-*")) == 'aliases."claude-haiku-*"'
     assert schema.dotted(("front", "default", "rules", 0, "to")) == "front.default.rules.0.to"
+
+
+def test_the_table_of_a_provider() -> None:
+    names = ("ollama", "remote/office", "remote")
+
+    assert [schema.provider_path(name) for name in names] == [
+        ("providers", "ollama"),
+        ("remotes", "office"),
+        ("providers", "remote"),
+    ]

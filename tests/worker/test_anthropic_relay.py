@@ -21,7 +21,7 @@ from modelproxy.worker.dialects.anthropic import (
     is_subscription,
     with_model,
 )
-from modelproxy.worker.failures import Refused
+from modelproxy.worker.failures import Kind, Refused
 
 CASES = sorted((Path(__file__).parent.parent / "cases" / "anthropic").glob("*.json"))
 MODEL = "claude-sonnet-4-5"
@@ -388,3 +388,52 @@ def test_a_whole_answer_that_says_nothing(body: bytes) -> None:
     sniffer.whole(body)
 
     assert sniffer.usage() == {}
+
+
+# --- another modelproxy -------------------------------------------------------------------------------
+
+
+def test_another_modelproxy_gets_our_token_and_never_the_callers_credential() -> None:
+    own = [["authorization", "Bearer sk-ant-oat01-mine"], ["x-api-key", "sk-ant-mine"], ["x-app", "cli"]]
+    headers = encoded([*own, ["x-proxy-token", "mp-of-here"]])
+
+    assert headers_up(headers, spec("remote")) == encoded([["x-app", "cli"], ["x-proxy-hops", "1"]])
+    assert headers_up(headers, spec("remote", "mp-of-there")) == encoded(
+        [["x-app", "cli"], ["authorization", "Bearer mp-of-there"], ["x-proxy-hops", "1"]]
+    )
+    assert not is_subscription(headers, spec("remote"))
+
+
+def test_another_modelproxy_heals_histories_itself() -> None:
+    """What it has signed must come back to it."""
+    block = {"type": "thinking", "thinking": "so", "signature": "px1.of-there"}
+    body = json.dumps({"model": "x", "messages": [{"role": "assistant", "content": [block]}]}).encode()
+
+    assert anthropic.prepared(body, "m", heals=anthropic.manner(spec("remote")).heals) == body.replace(
+        b'"x"', b'"m"'
+    )
+    assert b"px1." not in anthropic.prepared(body, "m", heals=anthropic.manner(spec()).heals)
+
+
+def test_another_modelproxy_refuses_in_its_own_words() -> None:
+    body = b'{"type":"error","error":{"type":"authentication_error","message":"its words"}}'
+    anthropic.refuse_features(spec("remote"), anthropic.Asked("m", stream=False, features=("mcp_servers",)))
+    told = anthropic.refusal(spec("remote"), 401, [], body, title="remote/office")
+
+    assert anthropic.refusal(spec("remote"), 403, [], body, title="remote/office") is None
+    assert told is not None
+    assert told.kind is Kind.KEY_REJECTED
+    assert told.message.startswith("remote/office says: its words - ")
+    assert told.message.endswith("proxyctl keys set remote")
+
+
+def test_those_that_lead_to_each_other_are_found_out() -> None:
+    """Without an end, each would keep its connection and ask again when the next one fails."""
+    headers = encoded([["x-proxy-hops", "7"]])
+    sent = headers_up(headers, spec("remote"))
+
+    assert sent == encoded([["x-proxy-hops", "8"]])
+    with pytest.raises(Refused, match="lead to each other"):
+        headers_up(sent, spec("remote"))
+    assert headers_up(headers, spec()) == []
+    assert headers_up(encoded([["x-proxy-hops", "-1"]]), spec("remote")) == encoded([["x-proxy-hops", "1"]])

@@ -207,11 +207,14 @@ async def test_a_rule_takes_a_request_to_its_proxy_byte_by_byte() -> None:
     """Who asks and which front it came through are said in headers; the row is the proxy's."""
     body = json.dumps(SMALL, indent=3).encode()
     async with door() as it:
-        got = await it.fetch(body, path="/v1/messages?beta=true", headers={"anthropic-beta": "b"})
+        got = await it.fetch(
+            body, path="/v1/messages?beta=true", headers={"anthropic-beta": "b", "x-proxy-hops": "2"}
+        )
     [seen] = it.near.requests
 
     assert (seen.method, seen.target, seen.body) == ("POST", "/v1/messages?beta=true", body)
     assert (seen.headers["anthropic-beta"], seen.headers["x-proxy-via"]) == ("b", "front")
+    assert seen.headers["x-proxy-hops"] == "2"
     assert (got.status, got.body, got.headers["request-id"]) == (200, WHOLE, "req_theirs")
     assert (got.headers["x-proxy-route"], got.headers["x-proxy-model"]) == (
         "front>small",

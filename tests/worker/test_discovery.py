@@ -19,6 +19,7 @@ from modelproxy.worker.discovery import (
     ListSurvey,
     OllamaSurvey,
     Place,
+    RemoteSurvey,
     Survey,
     facts_of_entry,
 )
@@ -460,3 +461,78 @@ def test_credentials_of_the_base_url_serve_where_there_is_no_key() -> None:
     here = Place(SPEC, parse_base("http://me:secret@h"), "Ollama")
 
     assert discovery.headers(here) == [(b"authorization", b"Basic bWU6c2VjcmV0")]
+
+
+# --- another modelproxy -----------------------------------------------------------------------------
+
+
+def remote(far: Upstream, key: str | None = None) -> Discovery:
+    spec = attrs.evolve(SPEC, kind="remote", provider="remote/office", model="echo/demo", api_key=key)
+    here = Place(spec, parse_base(far.url), "remote/office")
+    return looking(here, RemoteSurvey(here))
+
+
+LISTED = {
+    "data": [{"id": "echo/demo", "max_input_tokens": 1000, "max_tokens": 100}, {"id": "claude-echo-demo"}]
+}
+
+
+async def test_another_modelproxy_lists_what_it_has(far: Upstream) -> None:
+    far.on("/v1/models", told(LISTED)).on("/health", told({"healthy": True}))
+    found = remote(far, "mp-token")
+    seen = await found.condition()
+
+    assert (seen.ok, seen.detail, seen.warning) == (True, "", "")
+    assert (found.sizes().window, found.sizes().output) == (1000, 100)
+    assert {one.headers["authorization"] for one in far.requests} == {"Bearer mp-token"}
+
+
+@pytest.mark.parametrize(
+    ("listed", "health", "ok", "words"),
+    [
+        (
+            told({"data": [{"id": "a/b"}]}),
+            told({"model_id": "a/b", "provider": "a"}),
+            True,
+            "remote/office serves a/b, whatever it is asked for; echo/demo is not there",
+        ),
+        (
+            told(LISTED),
+            told({"healthy": False, "upstream": {"detail": "no Ollama"}}, 503),
+            False,
+            "remote/office says: no Ollama",
+        ),
+        (
+            told({"error": {"message": "a token is wanted"}}, 401),
+            told({}),
+            False,
+            "remote/office says: a token is wanted - set one with: proxyctl keys set remote/office",
+        ),
+        (
+            told({"error": {"message": "host: only localhost"}}, 403),
+            told({}),
+            False,
+            "remote/office says: host: only localhost",
+        ),
+        (told({"models": []}), told({}), False, "is no modelproxy"),
+        (told({}, 502), told({}), False, "remote/office answers with status 502"),
+    ],
+)
+async def test_what_another_modelproxy_lacks(
+    far: Upstream, listed: Reply, health: Reply, *, ok: bool, words: str
+) -> None:
+    far.on("/v1/models", listed).on("/health", health)
+    seen = await remote(far).condition()
+
+    assert seen.ok is ok
+    assert words in seen.detail
+
+
+@pytest.mark.parametrize(
+    "health", [told({"model_id": "front", "provider": "front"}), told({}, 404)], ids=["front", "only /v1"]
+)
+async def test_what_a_front_does_not_list_may_still_be_a_name_there(far: Upstream, health: Reply) -> None:
+    far.on("/v1/models", told({"data": [{"id": "a/b"}]})).on("/health", health)
+    seen = await remote(far).condition()
+
+    assert (seen.ok, seen.detail, seen.warning) == (True, "", "")

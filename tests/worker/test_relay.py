@@ -1005,3 +1005,59 @@ async def test_a_long_answer_has_a_row_before_its_end(stream: bool, monkeypatch:
         assert [(will.status, will.error_type, will.stream) for will in wills] == [(500, "cut", stream)]
         assert (it.row.status, it.row.error_type, it.row.pid) == (200, None, None)
         assert it.row.output_tokens is not None
+
+
+# --- another modelproxy -------------------------------------------------------------------------------
+
+OFFICE = {
+    "provider": "remote/office",
+    "kind": "remote",
+    "model": "front-name",
+    "model_id": "remote/office/front-name",
+    "api_key": "mp-of-there",
+}
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_s104_another_modelproxy_says_who_has_answered(*, streamed: bool) -> None:
+    """The name that it knows goes up; what it has made of it comes down, once."""
+    marks = (("x-proxy-model", "ollama/qwen3"), ("x-proxy-route", "front>a"), ("x-proxy-recorded", "1"))
+    answer = Reply(body=STREAM if streamed else WHOLE, headers=(*(SSE if streamed else JSON), *marks))
+    async with far(answer, **OFFICE) as it:
+        got = await it.fetch({**ASK, "stream": streamed}, headers={"x-api-key": "sk-ant-own"})
+    [seen] = it.upstream.requests
+
+    assert seen.json()["model"] == "front-name"
+    assert (seen.headers["authorization"], seen.headers.get("x-api-key")) == ("Bearer mp-of-there", None)
+    assert (got.status, got.body) == (200, STREAM if streamed else WHOLE)
+    assert got.headers["x-proxy-model"] == "ollama/qwen3"
+    assert not {"x-proxy-route", "x-proxy-recorded"} & set(got.headers)
+    row = it.row
+    assert (row.provider, row.model, row.input_tokens) == ("remote/office", "front-name", 25)
+    assert (row.cost_usd, row.cost_source) == (None, "unknown")
+
+
+async def test_another_modelproxy_that_does_not_say_who_is_called_as_it_was_asked() -> None:
+    async with far(Reply(body=WHOLE, headers=JSON), **OFFICE) as it:
+        got = await it.fetch()
+
+    assert got.headers["x-proxy-model"] == "remote/office/front-name"
+
+
+async def test_s100_the_cost_is_what_another_modelproxy_says() -> None:
+    body = json.dumps({**MESSAGE, "usage": {"input_tokens": 1, "output_tokens": 2, "cost": 0.0123}}).encode()
+    async with far(Reply(body=body, headers=JSON), **OFFICE) as it:
+        await it.fetch()
+
+    assert (it.row.cost_usd, it.row.cost_source) == (0.0123, "provider")
+
+
+async def test_another_modelproxy_counts_itself() -> None:
+    path = "/v1/messages/count_tokens"
+    async with far(Reply(body=b'{"input_tokens":7}', headers=JSON), path=path, **OFFICE) as it:
+        got = await it.fetch(path=path)
+        listed = await it.fetch(None, method="GET", path="/v1/models")
+
+    assert got.body == b'{"input_tokens":7}'
+    assert it.upstream.requests[0].json()["model"] == "front-name"
+    assert json.loads(listed.body)["data"][0]["id"] == "remote/office/front-name"  # ours to say

@@ -24,6 +24,7 @@ from modelproxy.worker import failures, tokens
 from modelproxy.worker.access import carries_token
 from modelproxy.worker.contract import WorkerSpec
 from modelproxy.worker.failures import Failure, Kind, Refused
+from modelproxy.worker.model_ids import REMOTE
 from modelproxy.worker.wire import asks, codec, hops, longs, sse
 from modelproxy.worker.wire.items import Usage
 
@@ -35,9 +36,40 @@ API = "anthropic"
 """The value of `Options.api` for others who speak it."""
 
 
+@attrs.frozen
+class Manner:
+    """What is left to one that speaks the protocol, because it does so better than we could for it."""
+
+    has_all: bool = False
+    """Every path of the API."""
+    counts: bool = False
+    """A prompt's tokens."""
+    words: bool = False
+    """What it refuses, and why, in words that clients understand."""
+    heals: bool = False
+    """Histories that others have written: what of them it cannot take, it leaves out itself."""
+    names_itself: bool = False
+    """`x-proxy-model` of its answers says what has really answered."""
+    says_why: bool = False
+    """A 401 of it need not be about our key: it may be handed on from behind."""
+
+
+_PLAIN = Manner()
+MANNERS = {
+    KIND: Manner(has_all=True, counts=True, words=True),
+    REMOTE: Manner(counts=True, words=True, heals=True, names_itself=True, says_why=True),
+}
+"""By kind."""
+
+
+def manner(spec: WorkerSpec) -> Manner:
+    """Of others who pass through (`api = "anthropic"`) nothing is known."""
+    return MANNERS.get(spec.kind, _PLAIN)
+
+
 def passes_through(spec: WorkerSpec) -> bool:
     """Whether the provider gets the client's bytes."""
-    return spec.kind == KIND or spec.options.api == API
+    return spec.kind in MANNERS or spec.options.api == API
 
 
 def is_anthropics(spec: WorkerSpec) -> bool:
@@ -100,7 +132,7 @@ def _peek_slowly(body: bytes) -> _Peek:
 
 def refuse_features(spec: WorkerSpec, asked: Asked) -> None:
     """What others who speak the protocol would leave out in silence. Raises Refused."""
-    if spec.kind == KIND:
+    if manner(spec).words:
         return  # it has them, or says itself that it has not
     if asked.has_thread:
         raise asks.no_thread()
@@ -110,9 +142,10 @@ def refuse_features(spec: WorkerSpec, asked: Asked) -> None:
         raise asks.no_feature(asked.features[0], spec.provider)
 
 
-def prepared(body: bytes, model: str) -> bytes:
-    """The body as the provider gets it. Without a model of ours the caller's own stays."""
-    return with_fit_ids(without_foreign_thinking(with_model(body, model) if model else body))
+def prepared(body: bytes, model: str, *, heals: bool = False) -> bytes:
+    """The body as the provider gets it. Without a model of ours the caller's own stays. `heals`: see `Manner`."""
+    named = with_model(body, model) if model else body
+    return named if heals else with_fit_ids(without_foreign_thinking(named))
 
 
 def with_model(body: bytes, model: str) -> bytes:
@@ -243,6 +276,10 @@ _VALUE = re.compile(rb'\s*:\s*("[^"\\]*(?:\\.[^"\\]*)*"|[^\s,}\]\[{"]+)', re.DOT
 
 # --- headers ------------------------------------------------------------------------------------------
 
+HOPS_HEADER = b"x-proxy-hops"
+"""Between two modelproxies: how many a request has come through."""
+MOST_HOPS = 8
+"""Nobody has so many in a row on purpose: they lead to each other."""
 _CREDENTIALS = frozenset({b"authorization", b"x-api-key"})
 _STAY_BEHIND = hops.OF_REQUEST | {
     # What tells of this machine rather than of the request.
@@ -253,6 +290,7 @@ _STAY_BEHIND = hops.OF_REQUEST | {
     b"x-forwarded-host",
     b"x-forwarded-proto",
     b"x-proxy-agent",
+    HOPS_HEADER,
     b"x-proxy-via",
     b"x-real-ip",
 }
@@ -268,7 +306,7 @@ _OAUTH = "sk-ant-oat"
 
 
 def headers_up(headers: Headers, spec: WorkerSpec) -> Headers:
-    """What the provider gets to see of a client's headers; names are in lower case."""
+    """What the provider gets to see of a client's headers; names are in lower case. Raises Refused."""
     dropped = (
         _STAY_BEHIND
         | _named_by_connection(headers)
@@ -279,7 +317,8 @@ def headers_up(headers: Headers, spec: WorkerSpec) -> Headers:
     kept = [
         (name, value) for name, value in headers if name not in dropped and not carries_token(name, value)
     ]
-    return kept + _credential(spec) + _attribution(spec) + _configured(spec.options.headers)
+    ours = _credential(spec) + _attribution(spec) + _hop(headers, spec)
+    return kept + ours + _configured(spec.options.headers)
 
 
 def _named_by_connection(headers: Headers) -> set[bytes]:
@@ -293,6 +332,19 @@ def _credential(spec: WorkerSpec) -> Headers:
     if spec.kind == KIND and not spec.api_key.startswith(_OAUTH):
         return [(b"x-api-key", spec.api_key.encode())]
     return [(b"authorization", b"Bearer " + spec.api_key.encode())]
+
+
+def _hop(headers: Headers, spec: WorkerSpec) -> Headers:
+    if not manner(spec).names_itself:
+        return []
+    said = dict(headers).get(HOPS_HEADER, b"0")
+    hops = 1 + (int(said) if re.fullmatch(rb"[0-9]{1,4}", said) else 0)
+    if hops > MOST_HOPS:
+        words = (
+            f"{spec.provider}: the request has come through {MOST_HOPS} modelproxies; they lead to each other"
+        )
+        raise Refused(Failure(Kind.INVALID, words))
+    return [(HOPS_HEADER, b"%d" % hops)]
 
 
 def _attribution(spec: WorkerSpec) -> Headers:
@@ -357,10 +409,14 @@ def refusal(
     False: they cannot be said any more.
     """
     ours = spec.api_key is not None or not is_anthropics(spec)
+    if status == 401 and manner(spec).says_why:
+        said = errors.read(body).message[:300] or "status 401"
+        hint = f"what is sent as its access token is set with: proxyctl keys set {spec.provider}"
+        return Failure(Kind.KEY_REJECTED, f"{title} says: {said} - {hint}")
     if status == 401 and ours:
         words = f"{title} does not accept the API key that is configured for {spec.provider}"
         return Failure(Kind.KEY_REJECTED, f"{words} - set another with: proxyctl keys set {spec.provider}")
-    if own_words and spec.kind == KIND and status != 413 and _is_envelope(body):
+    if own_words and manner(spec).words and status != 413 and _is_envelope(body):
         return None
     terms = Terms(spec.provider, spec.model, spec.options, spec.api_key, spec.options.context_window)
     return errors.from_answer(status, headers, body, terms, title=title, prompt_tokens=prompt_tokens)
