@@ -105,7 +105,7 @@ def _bytes(text: str) -> int:
 
 def _whole(text: str) -> int:
     if not (text.isascii() and text.isdigit()) or len(text) > 18:
-        raise usage(f'"{text}" is not a whole number')
+        raise usage(f'"{text}" is not a whole number from 0 on')
     return int(text)
 
 
