@@ -61,7 +61,8 @@ def resolve(paths: Paths, name: str) -> tuple[dict[str, Any], Fault | None]:
         return unknown, discovered.ambiguous(name, seen.matches)
     [model_id] = seen.matches
     by = parted(model_id)[0]
-    return {"requested": name, "resolved": model_id, "source": "discovered", "provider": by}, None
+    source = "server" if by.partition("/")[0] == REMOTE else "provider"
+    return {"requested": name, "resolved": model_id, "source": source, "provider": by}, None
 
 
 def _door(paths: Paths, found: settings.Settings, name: str, table: str) -> dict[str, Any]:

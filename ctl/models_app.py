@@ -101,8 +101,9 @@ def _print(rows: list[dict[str, Any]], silent: list[str], *, json: bool) -> int:
 def resolve(name: Name, json: Json = False) -> int:
     """Tell which model a name means, and who says so
 
-    config: an alias or a proxy of the configuration. exact: it is the model's own name. discovered: nobody has
-    configured it, and exactly one provider lists it now. Of the front door: where it leads, and its port.
+    config: an alias or a proxy of the configuration. exact: it is the model's own name. provider: nobody has
+    configured it, and exactly one provider lists it now; server: another modelproxy does. Of the front door:
+    where it leads, and its port.
 
     \b
     Examples:
@@ -123,7 +124,7 @@ def resolve(name: Name, json: Json = False) -> int:
     elif "otherwise" in answer:
         say(f"{answer['requested']}  the front door  ({answer['source']}; {_of_a_door(answer)})")
     else:
-        by = f" by asking {answer['provider']}" if answer["source"] == "discovered" else ""
+        by = f": in the list of {answer['provider']}" if "provider" in answer else ""
         say(f"{answer['requested']}  {answer['resolved']}  ({answer['source']}{by})")
     return EXIT_OK
 

@@ -94,12 +94,24 @@ def test_a_name_that_one_provider_lists_is_its_model(run: Run) -> None:
     assert run("models", "resolve", "codellama", "--json").json == {
         "requested": "codellama",
         "resolved": "ollama/codellama",
-        "source": "discovered",
+        "source": "provider",
         "provider": "ollama",
     }
     assert run("models", "resolve", "qwen3:8b").out == (
-        "qwen3:8b  ollama/qwen3:8b  (discovered by asking ollama)\n"
+        "qwen3:8b  ollama/qwen3:8b  (provider: in the list of ollama)\n"
     )
+
+
+def test_a_name_that_another_modelproxy_lists_comes_from_a_server(
+    run: Run, file: Path, work: Upstream
+) -> None:
+    file.write_text(f'remotes.office.url = "{work.url}"\n')
+    assert run("models", "resolve", "big-one", "--json").json == {
+        "requested": "big-one",
+        "resolved": "remote/office/big-one",
+        "source": "server",
+        "provider": "remote/office",
+    }
 
 
 def test_the_supervisor_hears_the_full_name_only(run: Run, control: Control) -> None:
@@ -154,7 +166,7 @@ def test_who_does_not_answer_keeps_nothing_of_the_others_back(run: Run, work: Up
 def test_who_is_not_there_makes_a_name_no_less_certain(run: Run, work: Upstream) -> None:
     work.on("/v1/models", Reply(status=503))
 
-    assert run("models", "resolve", "twin").out == "twin  ollama/twin  (discovered by asking ollama)\n"
+    assert run("models", "resolve", "twin").out == "twin  ollama/twin  (provider: in the list of ollama)\n"
 
 
 @pytest.mark.parametrize(
