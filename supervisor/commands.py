@@ -241,16 +241,20 @@ class Commands:
         return meant[0] if meant else target
 
     def find_one(self, target: str) -> Unit:
-        found = self.find(target, stopped=False) or self.find(target, stopped=True)
+        found = self.find(target, stopped=False) or self._last_stopped(target)
         if not found or target == "all":
             raise self._unknown(target)
         return found[0]
 
+    def _last_stopped(self, target: str) -> list[Unit]:
+        """Of several that had a port one after another, the last one is meant."""
+        found = self.find(target, stopped=True)
+        return [max(found, key=lambda unit: unit.proxy.state_since)] if found else []
+
     def _unknown(self, target: str) -> Fault:
-        known_of = self.find(target, stopped=True) if target != "all" else []
+        known_of = self._last_stopped(target) if target != "all" else []
         if known_of:
-            unit = known_of[-1]
-            return _not_up(unit.proxy.name, unit.proxy.said)
+            return _not_up(known_of[0].proxy.name, known_of[0].proxy.said)
         names = sorted(unit.proxy.name for unit in self._keeper.units.values() if unit.proxy.wanted)
         known = f"running: {', '.join(names)}" if names else "no proxy is running; proxyctl up provider/model"
         return Fault("unknown_proxy", f'there is no proxy "{target[:200]}"', known)
@@ -794,7 +798,7 @@ class Commands:
     def _unwish(self, target: str, request: DownRequest) -> list[tuple[Unit, bool]]:
         found = self.find(target, stopped=False)
         if not found and target != "all":
-            found = self.find(target, stopped=True)[-1:]
+            found = self._last_stopped(target)
         answer = []
         for unit in found:
             answer.append((unit, unit.proxy.state is State.STOPPED))

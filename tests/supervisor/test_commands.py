@@ -560,6 +560,19 @@ async def test_down_by_whatever_one_knows_of_it(world: World) -> None:
     assert again.already == "stopped"
 
 
+async def test_of_several_that_had_a_port_in_turn_the_last_one_is_meant(world: World) -> None:
+    port = str((await up(world)).port)
+    for model in ("echo/other", "echo/demo"):
+        await world.commands.down(port, DownRequest())
+        await trio.sleep(1.0)
+        await up(world, model, port=int(port))
+    await world.commands.down(port, DownRequest())
+
+    [again] = await world.commands.down(port, DownRequest())
+    assert (again.name, again.already) == ("echo/demo", "stopped")
+    assert (await world.commands.about(port)).name == "echo/demo"
+
+
 async def test_all_is_no_proxy_where_one_is_asked_for(world: World) -> None:
     """Whichever would be shown, it would not be what was asked for."""
     await up(world)
