@@ -6,6 +6,7 @@ One model behind one port: every name that the client may ask for is that model,
 only be told to somebody whom it does not concern, and so it is taken away; what could lead the client past
 its base URL goes as well. Where the caller's own request may be passed on (the front door, `anthropic` as
 provider or as fallback) the credential and the models' names are what is passed on, and stay as they are.
+Where nothing of a front goes to Anthropic no login is needed: who has no credential gets a word in its place.
 
 Claude Code takes a name that it does not know for a model with a window of a million tokens: without
 CLAUDE_CODE_MAX_CONTEXT_TOKENS it compacts too late. It has a name for each tier, and without them asks for
@@ -81,6 +82,8 @@ class Goal:
     passes_on: bool = False
     """The caller's own request may go to Anthropic: names and credentials are needed for that."""
     is_front: bool = False
+    stays_here: bool = False
+    """A front of which nothing goes to Anthropic: nobody needs a login for it."""
     window: int | None = None
     output: int | None = None
     agent: str | None = None
@@ -117,12 +120,17 @@ def changes(goal: Goal, client: str, present: Mapping[str, str]) -> Changes:
     found |= _of_claude(goal)
     token = present.get(OWN_TOKEN)
     if goal.passes_on:
+        if goal.stays_here and not any(present.get(name) for name in _OWN):
+            found |= _said(TOKEN, client)
         return Changes(found | _beside(token, present))
-    # Claude Code complains when it finds both; other programs want the one or the other.
-    said = token or TOKEN
-    found |= {"ANTHROPIC_AUTH_TOKEN": said} | ({} if client == "claude" else {"ANTHROPIC_API_KEY": said})
+    found |= _said(token or TOKEN, client)
     gone = (*_CREDENTIALS, *_NAMES, *_WAYS_PAST)
     return Changes(found, tuple(name for name in gone if name not in found))
+
+
+def _said(token: str, client: str) -> dict[str, str]:
+    # Claude Code complains when it finds both; other programs want the one or the other.
+    return {"ANTHROPIC_AUTH_TOKEN": token} | ({} if client == "claude" else {"ANTHROPIC_API_KEY": token})
 
 
 def sent_along(present: Mapping[str, str]) -> dict[str, str]:
@@ -140,19 +148,26 @@ def _beside(token: str | None, present: Mapping[str, str]) -> dict[str, str]:
 
 
 def _of_claude(goal: Goal) -> dict[str, str]:
+    found = _sizes(goal)
     if goal.is_front:
-        return {"CLAUDE_CODE_ENABLE_GATEWAY_MODEL_DISCOVERY": "1", "CLAUDE_CODE_GATEWAY_HINT_HEADERS": "1"}
-    found = {"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1"}
+        hints = ("CLAUDE_CODE_ENABLE_GATEWAY_MODEL_DISCOVERY", "CLAUDE_CODE_GATEWAY_HINT_HEADERS")
+        return found | dict.fromkeys(hints, "1")
+    found["CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC"] = "1"
+    if not goal.passes_on or goal.model.startswith("claude"):
+        found |= {f"ANTHROPIC_DEFAULT_{tier}_MODEL": goal.model for tier in TIERS}
+        # Without the second the first does not reach every built-in agent.
+        found |= {"CLAUDE_CODE_SUBAGENT_MODEL": goal.model, "CLAUDE_CODE_SUBAGENT_MODEL_FORCE": "1"}
+    return found
+
+
+def _sizes(goal: Goal) -> dict[str, str]:
+    found = {}
     if goal.window is not None:
         found["CLAUDE_CODE_MAX_CONTEXT_TOKENS"] = str(goal.window)
         if goal.window < _LARGE_WINDOW:
             found["CLAUDE_CODE_DISABLE_1M_CONTEXT"] = "1"
     if goal.output is not None and goal.output < _USUAL_OUTPUT:
         found["CLAUDE_CODE_MAX_OUTPUT_TOKENS"] = str(goal.output)
-    if not goal.passes_on or goal.model.startswith("claude"):
-        found |= {f"ANTHROPIC_DEFAULT_{tier}_MODEL": goal.model for tier in TIERS}
-        # Without the second the first does not reach every built-in agent.
-        found |= {"CLAUDE_CODE_SUBAGENT_MODEL": goal.model, "CLAUDE_CODE_SUBAGENT_MODEL_FORCE": "1"}
     return found
 
 
@@ -218,6 +233,7 @@ def goal_of(
         model=model.partition("/")[2] if is_anthropic else model,
         passes_on=is_front or is_anthropic or "anthropic" in view.get("fallback", ()),
         is_front=is_front,
+        stays_here=is_front and bool(view.get("otherwise")),
         window=sizes[0],
         output=sizes[1],
         agent=agent,

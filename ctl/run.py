@@ -173,9 +173,17 @@ def goal_of(paths: Paths, view: dict[str, Any], agent: str | None = None) -> Goa
     if provider not in ("echo", "ollama", "openrouter", "openai", "anthropic", FRONT):
         table = settings.read(paths).table("providers").get(provider) or {}
         kind = str(table.get("kind") or provider)
-    sizes = (None, None) if kind == FRONT else probe.sizes(view)
-    goal = environment.goal_of(view, kind, sizes, agent)
+    goal = environment.goal_of(view, kind, _sizes(view, kind), agent)
     return attrs.evolve(goal, token_refused=goal.token_required and probe.refuses(view))
+
+
+def _sizes(view: dict[str, Any], kind: str) -> tuple[int | None, int | None]:
+    """Those of its model. Where nothing of a front goes to Anthropic: of the one that most requests go to."""
+    if kind != FRONT:
+        return probe.sizes(view)
+    named = (one for one in view.get("targets", ()) if one["name"] == view.get("otherwise"))
+    place = next((one for one in named if one["port"] is not None), None)
+    return (None, None) if place is None else probe.sizes(place)
 
 
 def _give_back(lease: leases.Lease) -> None:

@@ -186,6 +186,7 @@ class Commands:
             ledger_drops=sums.ledger_drops,
             workers=views.workers(proxy, now, tallies, epoch),
             targets=self.doors.shown(proxy),
+            otherwise=self.doors.otherwise(proxy),
             leases=len(unit.leases),
             fronts=led.get(proxy.name, []),
             kept=unit.kept,

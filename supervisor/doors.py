@@ -227,6 +227,17 @@ class Doors:
         serving = self._serving()
         return [_shown(place, serving.get(place.name)) for place in proxy.spec.front.places]
 
+    def otherwise(self, proxy: Proxy) -> str | None:
+        """Where a front leads what no rule takes, if neither it nor a proxy behind it leads to Anthropic."""
+        front = proxy.spec.front
+        if front is None:
+            return None
+        serving = self._serving()
+        specs = [serving[place.name].proxy.spec for place in front.places if place.name in serving]
+        falls_back = any(target.provider == routes.OWN for spec in specs for target in spec.fallback)
+        leads_home = fronts.leads_home(front) or falls_back
+        return None if leads_home else front.otherwise
+
 
 def _may_ask(request: UpRequest, fault: Fault) -> bool:
     return request.lacks is not None and fault.env is not None and fault.env not in request.lacks

@@ -73,6 +73,12 @@ def doors_to(name: str, found: Config) -> list[str]:
     return [door for door, table in tables(found).items() if name in _Compiler(found).names(table)]
 
 
+def leads_home(front: Front) -> bool:
+    """Whether a rule leads to Anthropic; not where the proxies behind it fall back to."""
+    models = (place.model_id.partition("/")[0] for place in front.places)
+    return OWN in (front.otherwise, *(rule.to for rule in front.rules), *models)
+
+
 def compiled(table: str, found: Config) -> Compiled:
     """The rules of a table, with those that follow from the rest of the configuration."""
     return _Compiler(found).all(found.front.get(table, config.Front()))
@@ -132,4 +138,15 @@ def _nearest_first(table: dict[str, str]) -> list[tuple[str, str]]:
     return [(name, table[name]) for name in sorted(table, key=aliases.distance)]
 
 
-__all__ = ["DEFAULT", "KIND", "Compiled", "compiled", "doors_to", "route", "said", "table_of", "tables"]
+__all__ = [
+    "DEFAULT",
+    "KIND",
+    "Compiled",
+    "compiled",
+    "doors_to",
+    "leads_home",
+    "route",
+    "said",
+    "table_of",
+    "tables",
+]

@@ -254,6 +254,8 @@ class ProxyView:
     """Every process of it, oldest first: generation, pid, phase, since, in_flight, oldest_s, silent_s, …"""
     targets: list[dict[str, Any]] = attrs.Factory(list)
     """Of a front: the proxies that it leads to, and how they are: name, model, port, state."""
+    otherwise: str | None = None
+    """Of a front of which nothing can go to Anthropic: the name of the proxy that gets what no rule takes."""
     leases: int = 0
     """How many use it just now and have said so: `proxyctl run`, `proxyctl ask`."""
     fronts: list[str] = attrs.Factory(list)

@@ -92,6 +92,31 @@ def test_the_front_door_keeps_credentials_and_names() -> None:
     assert environment.warnings(OLLAMA, REAL) == []
 
 
+def test_a_front_of_which_nothing_goes_to_anthropic_needs_no_login() -> None:
+    """Whoever has a credential keeps it; an access token stands beside the word."""
+    row = view("front", otherwise="ollama/codellama")
+    goal = environment.goal_of(row, "front", (65536, 8192), None)
+    bare = changes(goal, "claude", {environment.OWN_TOKEN: "mp-secret", "ANTHROPIC_API_KEY": ""}).set
+
+    assert bare["ANTHROPIC_AUTH_TOKEN"] == environment.TOKEN
+    assert bare["ANTHROPIC_CUSTOM_HEADERS"] == "x-proxy-token: mp-secret"
+    assert bare["CLAUDE_CODE_MAX_CONTEXT_TOKENS"] == "65536"
+    assert bare["CLAUDE_CODE_DISABLE_1M_CONTEXT"] == "1"
+    assert "ANTHROPIC_API_KEY" not in bare
+    assert changes(goal, "aider", {}).set["ANTHROPIC_API_KEY"] == environment.TOKEN
+    for name in ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "CLAUDE_CODE_OAUTH_TOKEN"):
+        own = {name: REAL[name]}
+        found = changes(goal, "anthropic", own)
+        assert {one for one in REAL if one in found.applied(own)} == {name}
+        assert found.applied(own)[name] == REAL[name]
+
+
+def test_where_anything_may_go_to_anthropic_nothing_hides_the_login() -> None:
+    goal = environment.goal_of(view("front", otherwise=None), "front", (None, None), None)
+
+    assert changes(goal, "anthropic", {}).set.keys().isdisjoint(REAL)
+
+
 def test_a_gateway_that_is_left_out_is_named() -> None:
     """Its credential would go to Anthropic itself."""
     (gateway,) = environment.warnings(FRONT, {"ANTHROPIC_BASE_URL": "https://gateway.example"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from fakes.control import Control
+from fakes.control import Control, view
 from fakes.terminal import Run
 
 from modelproxy.ctl import probe
@@ -40,6 +40,16 @@ def test_env_knows_an_agents_model_and_the_front(run: Run, control: Control, pat
     run("env")
     assert list(control.proxies) == ["echo/demo", "front"]
     assert run("env", "--agent", "b").err == 'note: the agent "b" uses its own model, so nothing changes\n'
+
+
+def test_env_says_a_word_for_a_login_that_nobody_needs(
+    run: Run, control: Control, paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "CLAUDE_CODE_OAUTH_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    control.replies["PUT"] = 200, view("front", otherwise="echo/demo")
+
+    assert "export ANTHROPIC_AUTH_TOKEN=unused" in run("env", "front").out
 
 
 def test_a_question_may_come_on_standard_input(run: Run) -> None:

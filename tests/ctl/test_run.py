@@ -7,9 +7,10 @@ import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from fakes.control import Control, fault
+from fakes.control import Control, fault, view
 from fakes.terminal import Run
 
 from modelproxy.ctl import health, leases, probe, settings
@@ -206,6 +207,26 @@ def test_the_front_door_keeps_the_credential(
 
     assert {name: found[name] for name in REAL} == REAL
     assert found["ANTHROPIC_BASE_URL"] == "http://127.0.0.1:3456/a/claude"
+
+
+def test_the_window_behind_a_front_is_that_of_what_no_rule_takes(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which nobody is asked for while requests may go to Anthropic."""
+    asked = []
+
+    def sizes(row: dict[str, Any]) -> tuple[int, None]:
+        asked.append(row["port"])
+        return 65536, None
+
+    monkeypatch.setattr(probe, "sizes", sizes)
+    places = [
+        {"name": name, "model": "ollama/x", "port": port} for name, port in (("a", 1), ("b", 2), ("c", None))
+    ]
+    rows = {said: view("front", targets=places, otherwise=said) for said in ("b", "c", None)}
+    windows = {said: run_module.goal_of(paths, row).window for said, row in rows.items()}
+
+    assert (windows, asked) == ({"b": 65536, "c": None, None: None}, [2])
 
 
 def test_without_a_proxy_it_runs_as_it_is_after_a_loud_line(

@@ -68,6 +68,7 @@ def view(name: str = "echo/demo", **changes: Any) -> dict[str, Any]:
         "fronts": [],
         "kept": True,
         "port_holder": None,
+        "otherwise": None,
     } | changes
 
 

@@ -286,6 +286,27 @@ async def test_ps_shows_where_it_leads_and_how_that_is(world: World) -> None:
     assert view(world, "echo/big").targets == []
 
 
+@pytest.mark.parametrize(
+    ("more", "otherwise"),
+    [
+        ("", "echo/big"),
+        ('[models]\ndefault = "claude"', None),
+        ('[aliases]\nopus = "anthropic/claude-opus-4-1"', None),
+        ('[proxies."echo/big"]\nfallback = ["anthropic"]', None),
+        ('[proxies."echo/big"]\nfallback = ["echo/small"]', "echo/big"),
+    ],
+)
+async def test_a_front_of_which_nothing_goes_to_anthropic_says_so(
+    world: World, more: str, otherwise: str | None
+) -> None:
+    """Not only its rules count: a proxy behind it may fall back to the caller's own request."""
+    configure(world, f'{more}\n[front.default]\notherwise = "echo/big"\n')
+    await up(world)
+
+    assert view(world, "front").otherwise == otherwise
+    assert view(world, "echo/big").otherwise is None
+
+
 async def test_a_port_that_was_lost_is_nobodys_address(world: World) -> None:
     """Anybody may have it by now, and would get what is meant for the proxy."""
     configure(world, FILE)
