@@ -19,7 +19,7 @@ from modelproxy.supervisor.keys import KeyUnavailableError, stored
 from modelproxy.supervisor.paths import Paths
 from modelproxy.supervisor.reading import in_words, ordinal
 from modelproxy.supervisor.toml_lines import Path as Key
-from modelproxy.supervisor.values import Field, close
+from modelproxy.supervisor.values import UNSHOWN, Field, close
 from modelproxy.worker.model_ids import REMOTE, parted
 
 from . import settings
@@ -450,10 +450,19 @@ def effective(paths: Paths) -> tuple[list[layers.Setting], list[str]]:
 
 
 def _masked(one: layers.Setting) -> layers.Setting:
-    if not schema.is_secret(one.path):
+    if not (schema.is_secret(one.path) or _is_wrong_and_unsaid(one)):
         return one
     hidden = mask(one.value) if isinstance(one.value, str) and one.path[-1] == "api_key" else "***"
     return layers.Setting(one.path, hidden, one.origin, one.line)
+
+
+def _is_wrong_and_unsaid(one: layers.Setting) -> bool:
+    """A secret may stand where none belongs, as a password in an address; what says so does not repeat it."""
+    found: list[Any] = []
+    kind = schema.value_at(one.path)
+    if kind is not None:
+        kind.read(one.value, one.path, lambda path, value, text: found.append(value))
+    return UNSHOWN in found
 
 
 def rows(found: list[layers.Setting]) -> list[dict[str, Any]]:

@@ -25,7 +25,7 @@ from modelproxy.worker.model_ids import REMOTE
 from .reading import ConfigError, Problem, checked, load
 from .schema import DEFAULT_PORT, KINDS, SERVERS
 from .toml_lines import lines_of
-from .values import Url
+from .values import Url, may_hold_password
 
 
 @attrs.frozen
@@ -174,10 +174,12 @@ def build(document: dict[str, Any], text: str = "") -> Config:
 
 
 def checked_url(value: Any) -> str:
-    """An http or https URL without a slash at its end. ValueError says what is wrong with it."""
+    """An http or https URL without a slash at its end. ValueError says what is wrong with it, and no password."""
     try:
         return Url().check(value)
     except ValueError as error:
+        if may_hold_password(value):
+            raise
         raise ValueError(f'"{value}": {error}') from None
 
 

@@ -20,6 +20,7 @@ from .values import (
     Field,
     Flag,
     Header,
+    KeyFile,
     ListOf,
     Name,
     Named,
@@ -30,6 +31,7 @@ from .values import (
     Size,
     TableOf,
     Text,
+    TokenHash,
     Url,
     Value,
     Variable,
@@ -84,7 +86,7 @@ def _key_fields(what: str, default_variable: str) -> dict[str, Field]:
             project="trusted",
         ),
         "api_key_file": Field(
-            Text(), "a file with the key on its one line", example='"~/.keys/work"', project="trusted"
+            KeyFile(), "a file with the key on its one line", example='"~/.keys/work"', project="trusted"
         ),
         "api_key_command": Field(
             Text(),
@@ -399,7 +401,7 @@ MODELS = Section(
 TOKEN = Section(
     {
         "sha256": Field(
-            Text("64 hexadecimal digits", r"[0-9a-f]{64}"),
+            TokenHash(),
             "the token's hash, by which it is known again; `proxyctl tokens add NAME` makes both",
             example='"' + "0123456789abcdef" * 4 + '"',
         ),
@@ -479,7 +481,7 @@ PRICE = Section(
 OTHER = Section(
     {
         "url": Field(
-            Url(),
+            Url("its token is kept by proxyctl keys set remote/NAME"),
             "where a proxy or a front of the other modelproxy is reached; plain http only through a tunnel or in "
             "a network that you trust",
             example='"https://box.example.net:8443"',

@@ -95,22 +95,75 @@ class Variable(Text):
         return ValueError(f"must be {self.words}, and not a key; keys are kept by proxyctl keys set")
 
 
+class KeyFile(Text):
+    """A file's name. What looks like a key is not shown, and is none: the error at reading it would say it."""
+
+    _KEY = re.compile(r"(sk|mp|gsk|xai|pk)[-_][^/.\\]+")
+
+    def __init__(self) -> None:
+        super().__init__("the name of a file")
+
+    def read(self, raw: Any, path: Path, report: Report, *, secret: bool = False) -> Any:
+        return super().read(raw, path, report, secret=True)
+
+    def check(self, raw: Any) -> str:
+        text = super().check(raw)
+        if self._KEY.fullmatch(text.strip()):
+            raise self.refuse()
+        return text
+
+    def refuse(self) -> ValueError:
+        return ValueError(f"must be {self.words} (./NAME), and not a key; keys are kept by proxyctl keys set")
+
+
+class TokenHash(Text):
+    """Of a token [tokens.NAME]. What is none may well be the token itself, so it is not shown."""
+
+    def __init__(self) -> None:
+        super().__init__("64 hexadecimal digits", r"[0-9a-f]{64}")
+
+    def read(self, raw: Any, path: Path, report: Report, *, secret: bool = False) -> Any:
+        def told(at: Path, value: Any, text: str) -> None:
+            report(at, value, f"{text}; proxyctl tokens add {path[-2]} makes one")
+
+        return super().read(raw, path, told, secret=True)
+
+
 class Url(Value):
+    """An address. It is shown in many places and kept in files, so it holds no password."""
+
     words = "a URL like http://127.0.0.1:11434"
+
+    def __init__(
+        self, instead: str = 'send them as headers.authorization = "Basic …" of the provider'
+    ) -> None:
+        self._instead = instead
+        """Where a password belongs."""
+
+    def read(self, raw: Any, path: Path, report: Report, *, secret: bool = False) -> Any:
+        return super().read(raw, path, report, secret=secret or may_hold_password(raw))
 
     def check(self, raw: Any) -> str:
         text = Text().check(raw)
         try:
             parts = urlsplit(text)
             usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+            named = "@" in parts.netloc
         except ValueError:  # a port that is no number, a bracket that is not closed
-            usable = False
+            usable = named = False
+        if named:
+            raise ValueError(f"must be without user and password, which would be shown; {self._instead}")
         if not usable or any(char.isspace() or not char.isprintable() for char in text):
             raise self.refuse()
         return text.rstrip("/")
 
     def schema(self) -> dict[str, Any]:
-        return {"type": "string", "format": "uri", "pattern": "^https?://"}
+        return {"type": "string", "format": "uri", "pattern": "^https?://[^/?#@]*([/?#]|$)"}
+
+
+def may_hold_password(address: Any) -> bool:
+    """Of one that is wrong, wherever the @ stands: a password with a slash in it parts elsewhere."""
+    return isinstance(address, str) and "@" in address
 
 
 class Choice(Value):

@@ -41,6 +41,22 @@ def test_s14_s108_every_problem_at_once(run: Run, file: Path) -> None:
     assert "must be a whole number from 1 to 300" in problems[3]["message"]
 
 
+@pytest.mark.parametrize(
+    "look", [("validate",), ("validate", "--json"), ("show",), ("show", "--json"), ("show", "--origin")]
+)
+def test_a_secret_where_none_belongs_is_not_shown(run: Run, file: Path, look: tuple[str, ...]) -> None:
+    file.write_text(
+        '[providers.x]\nkind = "openai"\nbase_url = "http://me:sesame@h/v1"\napi_key_file = "sk-sesame"\n'
+        '[providers.y]\nkind = "openai"\nbase_url = "http://me:ses/ame@h/v1"\napi_key_env = "sk-sesame"\n'
+        '[remotes.o]\nurl = "http://me:sesame@h"\n[tokens.ci]\nsha256 = "mp-sesame"\n'
+    )
+    ran = run("config", *look)
+
+    assert "tokens.ci.sha256" in ran.out + ran.err
+    assert "ame@" not in ran.out + ran.err
+    assert "sesame" not in ran.out + ran.err
+
+
 def test_a_port_that_counts_only_at_the_next_up_is_told(run: Run, file: Path, control: Control) -> None:
     """Of what is up, and without anybody that is up nothing is."""
     tables = '[proxies.coder]\nmodel = "echo/x"\nport = 3460\n[proxies."echo/y"]\nport = 3461\n'

@@ -128,6 +128,15 @@ async def test_up_without_waiting_returns_at_once(world: World) -> None:
     assert (await up(world, wait=False)).state == "starting"
 
 
+@pytest.mark.parametrize("url", ["http://bob:sesame@b", "http://bob:ses/ame@b", "bob:sesame@b"])
+async def test_an_address_with_a_password_is_refused_and_not_repeated(world: World, url: str) -> None:
+    fault = await refused(partial(up, world, base_url=url))
+
+    assert (fault.code, world.births) == ("bad_request", [])
+    assert fault.message.startswith("the base URL must be ")
+    assert "ame" not in fault.message + fault.hint
+
+
 async def test_options_that_differ_are_named_not_changed(world: World) -> None:
     """With the command that would change them. The key's name, never its value."""
     await up(world, api_key="sk-one")

@@ -246,7 +246,9 @@ def test_a_wrong_value_is_named_with_what_is_allowed(line: str, problem: str) ->
         ('headers = { "a b" = "sk-one" }', '.headers."a b": is not the name of a header'),
         ('api_key_env = "sk-one"', ".api_key_env: must be the name of a variable, and not a key"),
         ('picker_alias = { "m" = "mine" }', '.picker_alias.m = "mine": must be "claude-…" or "anthropic-…"'),
-        ('base_url = "ftp://me:sk-one@host"', '.base_url = "ftp://***@host": must be a URL'),
+        ('base_url = "http://me:sk-one@host"', ".base_url: must be without user and password"),
+        ('base_url = "http://me:sk-one/a@host"', ".base_url: must be a URL"),
+        ('api_key_file = "sk-one"', ".api_key_file: must be the name of a file"),
     ],
 )
 def test_a_part_of_a_value_is_named_and_a_secret_is_not_shown(line: str, problem: str) -> None:

@@ -23,7 +23,8 @@ KINDS: list[tuple[values.Value, list[Any], list[Any]]] = [
     (values.Text(), ["a"], ["", " ", 5, None]),
     (values.Name(), ["ollama/a:7b", "local"], ["a b", "a\x1b", "x" * 201, ""]),
     (values.Url(), ["http://h", "https://[::1]:8/x"], ["h", "ftp://h", "http://", "http://h:0", "http://h:x"]),
-    (values.Url(), [], ["http://a b", "", 5]),
+    (values.Url(), ["http://h/a@b"], ["http://a b", "", 5, "http://me:pw@h", "http://me@h/x", "ftp://me:pw@h"]),
+    (values.KeyFile(), ["~/.keys/work", "./sk-work", "sk-work.txt"], ["sk-or-v1-abc", "", 5]),
     (values.Choice("fork", "exec"), ["fork"], ["Fork", 1, True]),
     (values.Flag(), [True, False], [0, 1, "true"]),
     (values.Whole(1, 5), [1, 5], [0, 6, 1.0, True, "1"]),
@@ -78,6 +79,31 @@ def test_slips_are_told_by_what_they_are(kind: values.Value, raw: Any, words: st
     kind.read(raw, ("key",), lambda path, raw, text: found.append(text))
 
     assert found == [words]
+
+
+@pytest.mark.parametrize(
+    ("kind", "raw", "words"),
+    [
+        (
+            values.Url(),
+            "http://bob:p@h",
+            "must be without user and password, which would be shown; send them as ",
+        ),
+        (values.Url("x"), "http://p@h", "must be without user and password, which would be shown; x"),
+        (values.Url(), "http://bob:p/w@h", "must be a URL like http://127.0.0.1:11434"),
+        (values.Url(), "bob:p@h", "must be a URL like http://127.0.0.1:11434"),
+        (values.TokenHash(), "mp-abc", "must be 64 hexadecimal digits; proxyctl tokens add ci makes one"),
+        (values.KeyFile(), "sk-abc", "must be the name of a file (./NAME), and not a key; keys are kept by "),
+    ],
+)
+def test_what_may_be_a_secret_in_a_wrong_place_is_not_shown(kind: values.Value, raw: str, words: str) -> None:
+    found: list[tuple[Any, str]] = []
+    kind.read(raw, ("tokens", "ci", "key"), lambda path, shown, text: found.append((shown, text)))
+
+    [(shown, text)] = found
+    assert shown is values.UNSHOWN
+    assert text.startswith(words)
+    assert raw not in text
 
 
 def test_nothing_far_fetched_is_suggested() -> None:
