@@ -7,7 +7,8 @@ thing to some process every 0.2 s. A thread plays systemd and starts a superviso
 one plays a user who wishes an extra proxy up and down.
 
 Every answer is judged when it ends: right and complete, an explicit error, or cut. A cut is explained by the
-death of a worker of that proxy while the request was under way; nothing explains a refused connection, an answer
+death of a worker of that proxy while the request was under way, or, where there was none to lose, by that of the
+supervisor which stood in for it and had said nothing yet; nothing explains a refused connection, an answer
 that pretends to be complete, or silence. `verdict` looks at what must hold once the storm is over.
 
 The faults stay within what is promised. They never take the last pair of hands from a listening socket:
@@ -66,6 +67,9 @@ GAP_S = 0.2
 ANSWER_LIMIT_S = 40.0
 _LEADERLESS_S = 4.0
 """After so long without one a supervisor that is starting is left alone."""
+SUPERVISOR = "supervisor"
+_DOWN_S = 2.0
+"""So long a proxy may be without a worker (MAX_DELAY_S and a start), and the supervisor answer for it."""
 _REST_S = 0.03
 _LONG_REST_S = 3.0
 """Up to so long nobody asks the lazy one."""
@@ -101,6 +105,11 @@ class Ended:
     how: str
     """`ok`, `error`, `cut`, or what must never be."""
     detail: str = ""
+
+    @property
+    def is_silent(self) -> bool:
+        """Not a byte of an answer came."""
+        return " bytes" not in self.detail
 
     def __str__(self) -> str:
         return (
@@ -140,6 +149,20 @@ class Diary:
     def request(self, ended: Ended) -> None:
         with self._lock:
             self.ended.append(ended)
+
+    def excuses(self, one: Ended) -> bool:
+        """Whether it may have ended so."""
+        if one.how != "cut":
+            return one.how in ("ok", "error")
+        return self._lost(one.proxy, one.began - 0.1, one.ended + 1.0) or self._excuses_stand_in(one)
+
+    def _lost(self, who: str, since: float, until: float) -> bool:
+        return any(name == who and since <= at <= until for name, at in self.deaths)
+
+    def _excuses_stand_in(self, one: Ended) -> bool:
+        """Its proxy had just lost its worker, and the supervisor, which took it, died before it said a word."""
+        was_down = self._lost(one.proxy, one.began - _DOWN_S, one.began)
+        return one.is_silent and was_down and self._lost(SUPERVISOR, one.began, one.ended + 1.0)
 
 
 # --- the load -------------------------------------------------------------------------------------
@@ -520,6 +543,7 @@ class Storm:
         if process.poll() is None and time.monotonic() - self._ruled_at < _LEADERLESS_S:
             self.diary.note("SIGKILL", f"supervisor pid {process.pid}")
             process.kill()
+            self.diary.died(SUPERVISOR)
 
     def _pause(self, victim: tuple[str, int] | None, seconds: float) -> None:
         if victim is None:
@@ -610,16 +634,7 @@ class Storm:
     def unexplained(self) -> list[Ended]:
         """Requests that nothing excuses."""
         self.explain_from_log()
-        return [one for one in self.diary.ended if not self._is_fine(one)]
-
-    def _is_fine(self, one: Ended) -> bool:
-        if one.how in ("ok", "error"):
-            return True
-        if one.how != "cut":
-            return False
-        return any(
-            proxy == one.proxy and one.began - 0.1 <= at <= one.ended + 1.0 for proxy, at in self.diary.deaths
-        )
+        return [one for one in self.diary.ended if not self.diary.excuses(one)]
 
     def story(self) -> str:
         """For somebody who has to find out what happened."""

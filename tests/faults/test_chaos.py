@@ -5,7 +5,7 @@ from __future__ import annotations
 import faulthandler
 
 import pytest
-from fakes.chaos import EXTRA, LAZY, Storm, storm
+from fakes.chaos import EXTRA, LAZY, SUPERVISOR, Diary, Ended, Storm, storm
 from fakes.house import fork_servers_of, is_refused
 
 pytestmark = [pytest.mark.slow, pytest.mark.fault]
@@ -63,6 +63,26 @@ def nothing_leaked(storm: Storm) -> None:
     ports = [row["port"] for row in rows]
     assert house.down("all", grace_s=1).status == 200
     assert all(is_refused(port) for port in ports)
+
+
+@pytest.mark.parametrize(
+    ("deaths", "detail", "is_excused"),
+    [
+        ([("echo/a", 10.2)], "after 7 bytes", True),
+        ([("echo/b", 10.2)], "after 7 bytes", False),
+        ([("echo/a", 9.0), (SUPERVISOR, 10.2)], "ConnectionResetError()", True),
+        ([("echo/a", 9.0), (SUPERVISOR, 10.2)], "after 7 bytes", False),
+        ([(SUPERVISOR, 10.2)], "ConnectionResetError()", False),
+        ([("echo/a", 9.0), (SUPERVISOR, 9.5)], "ConnectionResetError()", False),
+    ],
+)
+def test_what_excuses_a_cut(deaths: list[tuple[str, float]], detail: str, is_excused: bool) -> None:
+    """Its worker's death; without a worker, that of the supervisor that had not answered yet."""
+    diary = Diary()
+    diary.deaths += deaths
+
+    assert diary.excuses(Ended("echo/a", 10.0, 10.3, "cut", detail)) is is_excused
+    assert not diary.excuses(Ended("echo/a", 10.0, 10.3, "refused"))
 
 
 @pytest.mark.chaos
