@@ -6,7 +6,6 @@ does not is seen by nothing else: no request fails, and what is missing leaves n
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import attrs
@@ -20,7 +19,7 @@ from .faults import EXIT_OK, say, say_json, talk
 
 def costs(paths: Paths, by: str, *, age_s: float | None, as_json: bool) -> int:
     """Print the sums of what is no older than `age_s`."""
-    since = 0.0 if age_s is None else max(0.0, time.time() - age_s)
+    since = usage.oldest(age_s)
     groups = usage.answered(
         paths, f"/v1/costs?since={since:.3f}&by={by}", lambda: _from_file(paths, by, since)
     )

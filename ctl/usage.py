@@ -19,7 +19,7 @@ _LOOKED_THROUGH = 1000
 
 def usage(paths: Paths, proxy: str | None, *, age_s: float | None, limit: int, as_json: bool) -> int:
     """Print the newest rows, at most `limit` of them and none older than `age_s`."""
-    since = 0.0 if age_s is None else max(0.0, time.time() - age_s)
+    since = oldest(age_s)
     meant = None if proxy is None else names.target(paths, proxy)
     rows = _rows(paths, meant, since, limit)
     if not rows and meant is not None:
@@ -29,6 +29,11 @@ def usage(paths: Paths, proxy: str | None, *, age_s: float | None, limit: int, a
     else:
         say(render.usage([(_clock(row["ts"]), row) for row in rows]))
     return EXIT_OK
+
+
+def oldest(age_s: float | None) -> float:
+    """The time, in seconds since the epoch, from which rows are asked for: all of them without an age."""
+    return 0.0 if age_s is None else max(0.0, time.time() - age_s)
 
 
 def _refuse_a_stranger(paths: Paths, target: str) -> None:

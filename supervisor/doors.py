@@ -195,9 +195,6 @@ class Doors:
     def _end(self, unit: Unit, grace_s: float | None) -> None:
         self._keeper.apply(unit, fleet.Down(unit.proxy.spec.grace_s if grace_s is None else grace_s))
 
-    def _fronts_up(self) -> list[Unit]:
-        return [unit for unit in self._keeper.units.values() if unit.proxy.wanted and unit.proxy.spec.front]
-
     def _serving(self) -> _Serving:
         """Whom each place's name means now: one walk for all places of all fronts."""
         found: dict[str, Unit] = {}
@@ -214,7 +211,9 @@ class Doors:
 
     def tell(self) -> None:
         """Inside the loop, after a change of what is up."""
-        fronts_up = self._fronts_up()
+        fronts_up = [
+            unit for unit in self._keeper.units.values() if unit.proxy.wanted and unit.proxy.spec.front
+        ]
         serving = self._serving() if fronts_up else {}
         for unit in fronts_up:
             if (spec := _addressed(unit.proxy.spec, serving)) != unit.proxy.spec:

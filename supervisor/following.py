@@ -332,8 +332,7 @@ class Following:
                 spec = await self._with_keys_of_now(running, config, which)
             except Fault as fault:
                 if running.name not in self._behind:  # that has been told
-                    has_key = bool(running.api_key) or any(one.api_key for one in running.fallback)
-                    troubles.setdefault((has_key, fault.message), []).append(running.name)
+                    troubles.setdefault((running.has_secrets, fault.message), []).append(running.name)
                 continue
             if spec != running:
                 wish = fleet.Up(spec, unit.proxy.care)
