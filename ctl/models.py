@@ -14,7 +14,6 @@ from modelproxy.supervisor import aliases
 from modelproxy.supervisor.config import Provider
 from modelproxy.supervisor.paths import Paths
 from modelproxy.supervisor.schema import NATIVE
-from modelproxy.supervisor.values import close
 from modelproxy.worker.model_ids import REMOTE, parted
 
 from . import discovered, doors, far, health, settings
@@ -126,15 +125,10 @@ def provider(paths: Paths, name: str) -> dict[str, Any]:
 
 
 def _unsupported(paths: Paths, name: str, known: list[str]) -> Fault:
-    if (said := aliases.no_profile(name, known)) is not None:
-        return Fault("unsupported_provider", said[:1].upper() + said[1:], aliases.NEW_PROFILE)
-    near = close(name, known)
-    meant = f'; did you mean "{near}"? Supported' if near else "; supported"
-    return Fault(
-        "unsupported_provider",
-        f'Unsupported provider "{name[:200]}"{meant}: {", ".join(sorted(known))}',
-        f"others come from a table [providers.{name[:200]}] in {paths.config_file}",
-    )
+    message, hint = aliases.unsupported(name, known)
+    if aliases.no_profile(name, known) is None:
+        hint += f"; others come from a table [providers.{name[:200]}] in {paths.config_file}"
+    return Fault("unsupported_provider", message, hint)
 
 
 def _provider(name: str, one: Provider, configured: bool, paths: Paths) -> dict[str, Any]:

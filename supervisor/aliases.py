@@ -63,6 +63,19 @@ def no_profile(provider: str, providers: Collection[str]) -> str | None:
     return f"there is no table [remotes.{name[:200]}]{meant}"
 
 
+def unsupported(provider: str, providers: Collection[str]) -> tuple[str, str]:
+    """What to say of a provider that is none, and what there is."""
+    if (said := no_profile(provider, providers)) is not None:
+        return said[:1].upper() + said[1:], NEW_PROFILE
+    near = close(provider, providers)
+    meant = f'; did you mean "{near}"?' if near else ""
+    others = set() if any(name.startswith(f"{REMOTE}/") for name in providers) else {f"{REMOTE}/NAME"}
+    return (
+        f'Unsupported provider "{provider[:200]}"{meant}',
+        f"supported: {', '.join(sorted({*providers, *others}))}",
+    )
+
+
 def find(name: str, aliases: Mapping[str, str]) -> str | None:
     """What its entry says; None where it has none, or is a word of ours."""
     found = None if is_reserved(name) else entry(name, aliases)

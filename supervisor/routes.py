@@ -16,7 +16,6 @@ from modelproxy.worker.model_ids import REMOTE, parted
 from . import aliases, quotas
 from .config import Config, Provider, ProxyOptions
 from .protocol import DEFAULT_GRACE_S, Fault
-from .values import close
 
 EXPECTED = "Expected: provider/model-name"
 MAX_MODEL_ID = 200
@@ -80,7 +79,7 @@ def _of_model(model_id: str, config: Config) -> Route:
     name, model = split_model_id(model_id)
     provider = config.providers.get(name)
     if provider is None:
-        raise _unsupported(name, config)
+        raise Fault("unsupported_provider", *aliases.unsupported(name, config.providers))
     options = config.proxies.get(model_id, ProxyOptions())
     return Route(model_id, name, provider, model, options=options)
 
@@ -159,12 +158,3 @@ def targets(route: Route, texts: Iterable[str], config: Config, *, is_elsewhere:
             raise Fault("bad_request", f"fallback {one.model_id} {why}", "name another one")
         asked.add(one.model_id)
     return found
-
-
-def _unsupported(name: str, config: Config) -> Fault:
-    if (said := aliases.no_profile(name, config.providers)) is not None:
-        return Fault("unsupported_provider", said[:1].upper() + said[1:], aliases.NEW_PROFILE)
-    near = close(name, config.providers)
-    supported = ", ".join(sorted(config.providers))
-    guess = f'; did you mean "{near}"?' if near else ""
-    return Fault("unsupported_provider", f'Unsupported provider "{name}"{guess}', f"supported: {supported}")

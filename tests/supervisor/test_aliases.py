@@ -101,3 +101,16 @@ def test_a_remote_that_is_not_there_is_told_and_nothing_else() -> None:
     assert aliases.no_profile("wrk", known) is None
     assert aliases.no_profile("remote", known) is not None
     assert aliases.no_profile("remote/a", PROVIDERS) == "there is no table [remotes.a]"
+
+
+def test_of_a_provider_that_is_none_it_is_told_what_there_is() -> None:
+    """Other modelproxies too: as they are called, else how they would be."""
+    assert aliases.unsupported("nope", {"echo", "ollama"}) == (
+        'Unsupported provider "nope"',
+        "supported: echo, ollama, remote/NAME",
+    )
+    assert aliases.unsupported("ecko", {"echo", "remote/office"}) == (
+        'Unsupported provider "ecko"; did you mean "echo"?',
+        "supported: echo, remote/office",
+    )
+    assert aliases.unsupported("remote/a", {"echo"}) == ("There is no table [remotes.a]", aliases.NEW_PROFILE)
