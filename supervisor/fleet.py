@@ -541,7 +541,7 @@ def _on_down(turn: _Turn, event: Down) -> None:
     if turn.proxy.wanted:
         turn.tell("down", "not wanted any more")
     turn.forgive()
-    turn.set(wanted=False, settled_at=None, idle_since=None)
+    turn.set(wanted=False, settled_at=None, idle_since=None, key_sought=False)
     turn.drain_all(event.grace_s)
 
 
@@ -836,7 +836,7 @@ def _on_bye(turn: _Turn, event: SaidBye) -> None:
     turn.leave(worker, None)
     if was_current or turn.proxy.current is None:
         turn.forgive()
-        turn.set(wanted=False, settled_at=None, idle_since=None)
+        turn.set(wanted=False, settled_at=None, idle_since=None, key_sought=False)
         turn.drain_all(turn.proxy.spec.grace_s)
 
 

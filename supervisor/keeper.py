@@ -477,7 +477,7 @@ class Keeper:
                 restarts=record.restarts,
                 deaths=tuple(dated),
                 key_lost=key_lost,
-                key_sought=key_lost and (record.key_of_shell or not record.key_given),
+                key_sought=is_wanted and key_lost and (record.key_of_shell or not record.key_given),
                 last_pid=record.last_pid,
                 care=record.care,
                 idle_since=self._now() if record.idle and is_wanted else None,

@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -924,6 +925,25 @@ async def test_a_key_of_the_configuration_is_fetched_anew(
     found = second.proxy("openrouter/a/b").spec
     assert (found.port, found.api_key) == (row.port, "sk-new")
     assert [target.api_key for target in found.fallback] == ["sk-new", None]
+
+
+async def test_nobody_looks_for_the_key_of_one_that_is_stopped(
+    make_world: Callable[[], World], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its provider may be gone by now, and a key command may ask its user: the next `up` will see."""
+    monkeypatch.delenv("OPENROUTER_API_KEY", raising=False)
+    first = make_world()
+    configure(first, f'[providers.openrouter]\napi_key_command = "echo k >> {tmp_path}/asked; echo k"')
+    await first.start()
+    await up(first, "openrouter/a/b")
+    await first.commands.down("openrouter/a/b", DownRequest())
+    give_back(first)
+    (tmp_path / "asked").unlink()
+    second = await make_world().start()
+    await second.commands.seek_keys()
+
+    assert second.proxy("openrouter/a/b").state is State.STOPPED
+    assert not (tmp_path / "asked").exists()
 
 
 @pytest.mark.parametrize("again", [{}, {"api_key": "sk-flag-2", "replace": True}, {"idle_stop_s": 60.0}])

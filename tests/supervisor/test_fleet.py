@@ -1569,6 +1569,14 @@ def test_a_key_that_the_configuration_has_no_more(facts: dict[str, Any]) -> None
     assert story(fleet.Up(spec(api_key="sk-1"))) == [fleet.Spawn(1)]
 
 
+def test_a_key_that_is_not_found_is_no_trouble_of_one_that_was_taken_down_meanwhile() -> None:
+    story = keyless()
+    story(fleet.Down(0.0))
+    story(fleet.KeySought(None, "openai needs an API key"))
+
+    assert "no-key" not in story.told
+
+
 def test_a_worker_that_brings_its_key_is_quicker() -> None:
     """And one that is awaited keeps the proxy from being given up."""
     story = recalled(key_lost=True, key_sought=True)
