@@ -98,7 +98,7 @@ def unset(agent: Agent, json: Json = False) -> int:
 
     path = ("models", "agents", agent)
     if not take_out(find(), path):
-        hint = overruled(find(), path) or nearest(find(), path) or "proxyctl agents list"
+        hint = overruled(find(), path) or nearest(find(), path, own=True) or "proxyctl agents list"
         raise Fault("not_set", f'"{agent}" has no entry in {find().config_file}', hint)
     apply_or_warn(find())
     tell_who_goes_before(path)

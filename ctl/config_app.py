@@ -15,12 +15,21 @@ from .faults import EXIT_FAILED, EXIT_OK, Fault, say, say_json, talk, usage
 app = group()
 
 
+def _of_ours(key: str) -> str:
+    """Looked at before what is missing behind it: who types KEY=VALUE has forgotten no value."""
+    from . import config_file
+
+    config_file.key_of(key)
+    return key
+
+
 KeyName = Annotated[
     str,
     typer.Argument(
         metavar="KEY",
         help='As in models.agents.reviewer or aliases."gpt-4.1".',
         autocompletion=complete.config_keys,
+        callback=_of_ours,
     ),
 ]
 
@@ -218,7 +227,7 @@ def unset(key: KeyName, json: Json = False) -> int:
     path = config_file.key_of(key)
     name = schema.dotted(path)
     if not config_file.unset(find(), path):
-        hint = overruled(find(), path) or nearest(find(), path)
+        hint = overruled(find(), path) or nearest(find(), path, own=True)
         raise Fault("not_set", f"{name} is not set in {find().config_file}", hint)
     apply_or_warn(find())
     tell_who_goes_before(path)

@@ -521,21 +521,22 @@ def overruled(paths: Paths, path: Key) -> str | None:
     return None
 
 
-def nearest(paths: Paths, path: Key) -> str:
-    """`did you mean proxies.coder?`; empty when nothing that is set is near."""
-    here: Any = settings.read(paths).document
-    for index, part in enumerate(path):
+def nearest(paths: Paths, path: Key, *, own: bool = False) -> str:
+    """`did you mean proxies.coder?`; empty when nothing that is set is near. `own`: in the user's own file."""
+    layers_here = settings.read(paths).layers
+    here: Any = settings.merged(
+        layer for layer in layers_here if not own or layer.origin == str(paths.config_file)
+    )
+    meant: list[str | int] = []
+    for part in path:
         if not isinstance(here, dict):
-            break
-        if part not in here:
-            near = close(str(part), here)
-            return (
-                ""
-                if near is None
-                else f"did you mean {schema.dotted((*path[:index], near, *path[index + 1 :]))}?"
-            )
-        here = here[part]
-    return ""
+            return ""
+        near = part if part in here else close(str(part), here)
+        if near is None:
+            return ""
+        meant.append(near)
+        here = here[near]
+    return "" if tuple(meant) == path else f"did you mean {schema.dotted(tuple(meant))}?"
 
 
 def _how_to_set(path: Key, name: str) -> str:

@@ -94,7 +94,7 @@ class Settings:
     @property
     def document(self) -> dict[str, Any]:
         """As it stands in the files."""
-        return _merged(self.layers)
+        return merged(self.layers)
 
     def table(self, *path: str) -> dict[str, Any]:
         """A table of `values`, without what is wrong in it."""
@@ -116,13 +116,14 @@ def read(paths: Paths, *, trust_project: bool = False, file: Path | None = None)
         trusted = trust_project or is_trusted(paths, file)
         project, environment, held = _by_trust(own, project, environment, warnings, trusted=trusted)
     present = [layer for layer in (own, project, environment) if layer is not None]
-    values, problems = checked(_merged(present))
+    values, problems = checked(merged(present))
     wrong += [_located(problem, present) for problem in problems]
     wrong.sort(key=lambda one: (one.file, one.problem.line or 0))
     return Settings(present, wrong, warnings, values, held)
 
 
-def _merged(present: Iterable[layers.Layer | None]) -> dict[str, Any]:
+def merged(present: Iterable[layers.Layer | None]) -> dict[str, Any]:
+    """As it stands in these files, from the weakest to the strongest."""
     document: dict[str, Any] = {}
     for layer in present:
         document = document if layer is None else layers.merged(document, layer.document)
@@ -145,7 +146,7 @@ def overlay(paths: Paths, wanted: Iterable[str] = (), *, trust_project: bool = F
         settings.refuse_withheld(text)
     for warning in settings.warnings:
         talk(f"warning: {warning}")
-    return _merged(layer for layer in settings.layers if layer.origin != own)
+    return merged(layer for layer in settings.layers if layer.origin != own)
 
 
 def bad_config(wrong: list[Wrong]) -> Fault:
@@ -174,8 +175,8 @@ def _by_trust(
     admitted = attrs.evolve(project, document=document)
     said = project.document.get("providers") if ("providers",) in refused else None
     tables = list(said) if isinstance(said, dict) else []
-    missing = lacking(project.document if tables else {}, _merged([own]))
-    known = _merged([own, admitted, environment])
+    missing = lacking(project.document if tables else {}, merged([own]))
+    known = merged([own, admitted, environment])
     document, entries = without(document, known, missing)
     admitted = attrs.evolve(project, document=document)
     if environment is not None:

@@ -30,6 +30,10 @@ def path_of(key: str) -> Path:
         path.append(_text_of(match[1]))
         at = match.end()
     if not path or at < len(spelt):
+        before, equals, _ = key.partition("=")
+        if equals:  # what is behind it may be a secret
+            before = before.rstrip()
+            raise ValueError(f'"{before}=…" is not a key; a space stands before a value: {before} VALUE')
         example = 'for example models.agents.reviewer, or proxies."gpt-4.1".port where a name has a dot in it'
         raise ValueError(f'"{key}" is not a key; {example}')
     if schema.at(tuple(path)) is None:

@@ -47,3 +47,10 @@ def test_where_the_files_are(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path
     assert found["user"].endswith("/modelproxy/config.toml")
     assert found["project"] is None
     assert run("config", "path").out.count("(not there)") == 3
+
+
+def test_who_says_the_value_with_the_key_has_forgotten_none(run: Run) -> None:
+    ran = run("config", "set", "default_port=4000")
+
+    assert ran.code == 2
+    assert ran.err.startswith('error: "default_port=…" is not a key; a space stands before a value: ')

@@ -483,6 +483,10 @@ def test_the_name_of_a_variable_is_no_key(run: Run, file: Path, key: str, name: 
         (("config", "unset", "proxies.codr"), "did you mean proxies.coder?"),
         (("config", "unset", "aliases.x"), ""),
         (("config", "unset", "remotes.a"), ""),  # that is no table
+        (("config", "unset", "proxies.codr.model"), "did you mean proxies.coder.model?"),
+        (("config", "unset", "proxies.codr.port"), ""),  # it has none
+        (("config", "unset", "aliases.their"), ""),  # another file's
+        (("config", "get", "aliases.their"), "did you mean aliases.theirs?"),
         (("agents", "unset", "reviewr"), "did you mean models.agents.reviewer?"),
         (("agents", "unset", "x"), "proxyctl agents list"),
     ],
@@ -490,6 +494,7 @@ def test_the_name_of_a_variable_is_no_key(run: Run, file: Path, key: str, name: 
 def test_what_is_not_set_is_answered_with_the_nearest_that_is(
     run: Run, file: Path, words: tuple[str, ...], hint: str
 ) -> None:
+    (Path.cwd() / ".modelproxy.toml").write_text('aliases.theirs = "echo/z"')
     file.write_text(
         'proxies.coder.model = "echo/x"\nmodels.agents.reviewer = "coder"\naliases.b = "echo/y"\nremotes = 5\n'
     )

@@ -84,6 +84,15 @@ def test_what_is_no_key(key: str) -> None:
         path_of(key)
 
 
+@pytest.mark.parametrize("key", ["tokens.ci.sha256=mp-1234", "tokens.ci.sha256 = mp-1234"])
+def test_a_value_stands_apart_from_its_key(key: str) -> None:
+    """It may be a secret, and is not repeated."""
+    with pytest.raises(ValueError, match=r"stands before a value: tokens\.ci\.sha256 VALUE$") as caught:
+        path_of(key)
+
+    assert "mp-1234" not in str(caught.value)
+
+
 def test_a_list_is_set_as_a_whole() -> None:
     with pytest.raises(ValueError, match=r"front\.default\.rules is a list, and is set as a whole"):
         path_of("front.default.rules.0.to")
