@@ -153,9 +153,10 @@ def _problems(text: str) -> list[reading.Problem]:
 
 def init(file: Path) -> None:
     """A file with every key in it, commented out."""
-    if file.exists():
-        raise Fault("exists", f"{file} is there already", "proxyctl config edit changes it")
-    replace(file, example.text())
+    with alone(file):
+        if file.exists():
+            raise Fault("exists", f"{file} is there already", "proxyctl config edit changes it")
+        replace(file, example.text())
 
 
 def edit(file: Path) -> bool:
@@ -164,15 +165,17 @@ def edit(file: Path) -> bool:
     if not editor and not os.isatty(0):
         raise Fault("no_editor", "there is no terminal for an editor, and EDITOR is not set", f"it is {file}")
     editor = editor or "vi"
-    old = text_or_nothing(file)
     copy = file.with_name(f"{file.name}.edit")
-    resumed = copy.exists()
-    if resumed:
-        _refuse_an_older_text(file, copy, old)
-        talk(f"note: this goes on with your text of last time; remove {copy} to begin with the file as it is")
-    given = text_or_nothing(copy) if resumed else old or example.text()
-    replace(_begun_from(copy), old)
-    replace(copy, given)
+    with alone(file):
+        old = text_or_nothing(file)
+        resumed = copy.exists()
+        if resumed:
+            _refuse_an_older_text(file, copy, old)
+            hint = f"remove {copy} to begin with the file as it is"
+            talk(f"note: this goes on with your text of last time; {hint}")
+        given = text_or_nothing(copy) if resumed else old or example.text()
+        replace(_begun_from(copy), old)
+        replace(copy, given)
     try:
         _run_editor(editor, copy)
     except Fault as fault:

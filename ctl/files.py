@@ -1,4 +1,8 @@
-"""Writing a small file of the user's as a whole, for nobody else to read."""
+"""Writing a small file of the user's as a whole, for nobody else to read.
+
+Whoever changes one holds `alone` from before it is read until it is written: what two of our commands change at the
+same time is there twice.
+"""
 
 from __future__ import annotations
 
@@ -8,24 +12,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from modelproxy.supervisor import paths
+
 from .faults import Fault
 
 
 def replace(file: Path, text: str) -> None:
-    """By rename: a crash leaves the old file or the new one. A link stays a link. 0600, its folder 0700."""
-    target = file.resolve() if file.is_symlink() else file
-    fresh = target.with_name(f"{target.name}.{os.getpid()}.new")
+    """As `paths.replace`, with `alone` held; a link stays a link."""
     try:
-        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(fd, "w", encoding="utf-8") as out:
-            os.fchmod(out.fileno(), 0o600)
-            out.write(text)
-            out.flush()
-            os.fsync(out.fileno())
-        fresh.rename(target)
+        paths.replace(file.resolve() if file.is_symlink() else file, text.encode())
     except OSError as error:
-        _forget(fresh)
         raise Fault("bad_config", f"cannot write {file}: {error.strerror}", "nothing was changed") from None
 
 
@@ -42,10 +38,3 @@ def alone(file: Path) -> Iterator[None]:
         yield
     finally:
         os.close(folder)
-
-
-def _forget(file: Path) -> None:
-    try:
-        file.unlink()
-    except OSError:
-        pass  # it was never made, or its folder is none

@@ -35,7 +35,7 @@ from modelproxy.supervisor.toml_lines import lines_of
 from modelproxy.supervisor.withheld import Entry, Withheld, lacking, without
 
 from .faults import Fault, talk
-from .files import replace
+from .files import alone, replace
 
 PROJECT_FILE = ".modelproxy.toml"
 
@@ -245,18 +245,19 @@ def trusted(paths: Paths) -> dict[str, str]:
 
 
 def trust(paths: Paths, file: Path, *, wanted: bool = True) -> None:
-    known, place = trusted(paths), str(file.resolve())
-    if wanted:
-        try:
-            known[place] = _digest(file)
-        except OSError as error:
-            hint = f"a project says its own in {PROJECT_FILE}, in the folder where you are"
-            raise Fault("usage", f"{file} cannot be read: {error.strerror}", hint) from None
-        _refuse_mistakes(paths, file)
-    elif known.pop(place, None) is None:
-        hint = f"trusted are {', '.join(known)}" if known else "no file is trusted"
-        raise Fault("not_set", f"{file} was not trusted", hint)
-    replace(paths.trust_file, json.dumps(known, indent=1) + "\n")
+    with alone(paths.trust_file):
+        known, place = trusted(paths), str(file.resolve())
+        if wanted:
+            try:
+                known[place] = _digest(file)
+            except OSError as error:
+                hint = f"a project says its own in {PROJECT_FILE}, in the folder where you are"
+                raise Fault("usage", f"{file} cannot be read: {error.strerror}", hint) from None
+            _refuse_mistakes(paths, file)
+        elif known.pop(place, None) is None:
+            hint = f"trusted are {', '.join(known)}" if known else "no file is trusted"
+            raise Fault("not_set", f"{file} was not trusted", hint)
+        replace(paths.trust_file, json.dumps(known, indent=1) + "\n")
 
 
 def _refuse_mistakes(paths: Paths, file: Path) -> None:

@@ -220,14 +220,28 @@ def open_to_write(path: Path, how: int) -> int:
 
 
 def replace(path: Path, data: bytes) -> None:
-    """Write a private file anew, as a whole: a crash leaves the old one or the new one."""
-    fresh = path.with_name(path.name + ".new")
-    fd = open_to_write(fresh, os.O_TRUNC)
+    """Write a private file anew, as a whole: a crash leaves the old one or the new one.
+
+    One writer at a time: of one that was killed in the middle the next takes the place.
+    """
+    fresh = path.with_name(f".{path.name}.new")
     try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(fd, view) :]
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    fresh.rename(path)
+        fd = open_to_write(fresh, os.O_TRUNC)
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(fd, view) :]
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        fresh.rename(path)
+    except OSError:
+        _forget(fresh)
+        raise
+
+
+def _forget(path: Path) -> None:
+    try:
+        path.unlink()
+    except OSError:
+        pass  # it was never made, or its folder is none

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -136,6 +137,16 @@ def test_trust_ends_when_the_file_changes(paths: Paths, project: Path) -> None:
     settings.trust(paths, project)
     settings.trust(paths, project, wanted=False)
     assert "providers" not in settings.overlay(paths)
+
+
+def test_many_who_trust_at_once_lose_nothing(paths: Paths, tmp_path: Path) -> None:
+    files = [tmp_path / f"{number}.toml" for number in range(16)]
+    for file in files:
+        file.write_text(BAD)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda file: settings.trust(paths, file), files))
+
+    assert sorted(settings.trusted(paths)) == sorted(map(str, files))
 
 
 @pytest.mark.parametrize("text", ["= =", "[]", "5", '{"x": 5}'])

@@ -229,3 +229,28 @@ def test_a_file_is_private_and_its_folder_is_made_again(tmp_path: Path) -> None:
     os.close(paths.open_to_write(path, os.O_APPEND))
 
     assert [path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777] == [0o600, 0o700]
+
+
+class Killed(BaseException):
+    """Nothing of ours runs any more, as after SIGKILL."""
+
+
+def test_what_a_writer_leaves_that_is_killed_goes_with_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "config.toml"
+    paths.replace(path, b"old")
+    with monkeypatch.context() as patch:
+
+        def kill(fd: int) -> None:
+            raise Killed
+
+        patch.setattr(os, "fsync", kill)
+        with pytest.raises(Killed):
+            paths.replace(path, b"longer than what comes after it")
+
+    assert path.read_bytes() == b"old"
+    assert len(os.listdir(tmp_path)) == 2
+    paths.replace(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert os.listdir(tmp_path) == ["config.toml"]

@@ -196,6 +196,7 @@ def test_a_full_disk_leaves_the_old_file_whole(
             state.save(path, attrs.evolve(SAVED, proxies=[]))
 
     assert path.read_bytes() == before
+    assert os.listdir(path.parent) == [path.name]
     assert len(os.listdir("/proc/self/fd")) == descriptors
     state.save(path, attrs.evolve(SAVED, proxies=[]))
     assert state.load(path) == ([], None)
