@@ -205,6 +205,12 @@ def warnings(goal: Goal, present: Mapping[str, str]) -> list[str]:
     return found
 
 
+def line_of_sizes(goal: Goal) -> str:
+    """What `up` prints beside the address, for Claude Code; empty where nobody knows the model's window."""
+    said = [f"{name}={value}" for name, value in _sizes(goal).items()]
+    return " ".join(("export", *said)) if said else ""
+
+
 def missing(goal: Goal, client: str) -> list[str]:
     """What nobody has told about a provider that is well, and a client would guess."""
     if client != "claude" or goal.window is not None or goal.passes_on or goal.model.startswith("echo/"):

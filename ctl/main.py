@@ -265,7 +265,7 @@ def up(
       proxyctl up ollama/codellama --lazy --idle-stop 15m --max-rss 500M
       proxyctl up ollama/codellama --max-concurrent 2 --fallback openrouter/qwen/qwen3-coder
       proxyctl up openai/some-model --base-url http://127.0.0.1:8000/v1 --api-key -
-      eval "$(proxyctl up ollama/qwen3-coder | tail -1)" && claude --model ollama/qwen3-coder
+      eval "$(proxyctl up ollama/qwen3-coder | tail -n +2)" && claude --model ollama/qwen3-coder
     """
     from modelproxy.supervisor.paths import find
 
@@ -304,15 +304,24 @@ def up(
     say(render.up(view, time.monotonic() - began))
     say(render.export(view))
     if not no_wait and view.get("state") != "idle":  # whoever asks an idle one starts it
-        _warn(view)
+        _tell(view)
     return EXIT_OK
 
 
-def _warn(view: dict[str, Any]) -> None:
+def _tell(view: dict[str, Any]) -> None:
     """Behind what was asked for: the probe may take a moment, and for scripts (--json) it is not made at all."""
-    from .health import warnings
+    if view.get("provider") == "echo":
+        return  # built in: there is nothing to be ill, and no window
+    from modelproxy.supervisor.paths import find
 
-    for warning in warnings(view):
+    from .environment import line_of_sizes
+    from .health import warnings
+    from .run import goal_of
+
+    found = warnings(view)
+    if line := line_of_sizes(goal_of(find(), view)):
+        say(line)
+    for warning in found:
         talk(f"warning: {warning}")
 
 

@@ -47,6 +47,16 @@ def test_one_model_is_every_model_and_no_credential_goes_along() -> None:
     }
 
 
+def test_p29_what_up_says_of_the_window() -> None:
+    unknown = attrs.evolve(OLLAMA, window=None, output=None)
+
+    assert environment.line_of_sizes(OLLAMA) == (
+        "export CLAUDE_CODE_MAX_CONTEXT_TOKENS=65536 CLAUDE_CODE_DISABLE_1M_CONTEXT=1 "
+        "CLAUDE_CODE_MAX_OUTPUT_TOKENS=8192"
+    )
+    assert environment.line_of_sizes(unknown) == ""
+
+
 def test_an_access_token_takes_the_place_of_a_credential_or_stands_beside_it() -> None:
     """Where the caller's own credential is passed on, that one stays what it is."""
     present = REAL | {environment.OWN_TOKEN: "mp-secret"}
