@@ -21,12 +21,12 @@ import attrs
 import trio
 
 from .contract import WorkerSpec
-from .dial import Base, basic
+from .dial import Base, Unreachable, basic
 from .dialects.anthropic import is_anthropics
 from .dialects.memory import Memory
 from .dialects.seam import Condition, Sizes, Terms
 from .failures import Failure, Kind
-from .pool import Headers, Pool
+from .pool import Cut, Headers, Pool, PoolError, Reset
 from .wire import codec
 
 if TYPE_CHECKING:  # httpx is loaded when the first question is asked, not when a worker starts
@@ -114,6 +114,19 @@ class Place:
     def unreachable(self, why: str) -> str:
         """The sentence for somebody who wonders why nothing works."""
         return f"{self.title} is not reachable at {self.base.url}: {why}{self.hint}"
+
+    def failure(self, error: Unreachable | PoolError) -> Failure:
+        """What it means for a request that there was no connection, or that it broke.
+
+        The one place where these exceptions end, whether the answer is translated or passed through.
+        """
+        if isinstance(error, Unreachable):
+            return Failure(Kind.UNREACHABLE, self.unreachable(str(error)))
+        if isinstance(error, Reset):
+            return Failure(Kind.OVERLOADED, f"{self.title} ended the connection before it answered: {error}")
+        if isinstance(error, Cut):
+            return Failure(Kind.CUT, f"{self.title} broke off in the middle of its answer: {error}")
+        return Failure(Kind.PROVIDER, f"{self.title} at {self.base.url} does not speak HTTP: {error}")
 
 
 class Discovery:

@@ -187,10 +187,8 @@ class Relay:
         with trio.CancelScope(deadline=min(due, now + limits.connect_s)) as scope:
             try:
                 return await self._pool.send(outgoing, connected)
-            except Unreachable as error:
-                raise Refused(Failure(Kind.UNREACHABLE, self.place.unreachable(str(error)))) from None
-            except pool.PoolError as error:
-                raise Refused(self._broken(error, begun=False)) from None
+            except (Unreachable, pool.PoolError) as error:
+                raise Refused(self.place.failure(error)) from None
         raise Refused(Failure(Kind.TIMEOUT, f"{title} {waiting}"))
 
     async def read(self, answer: Answer, due: float) -> bytes:
@@ -200,21 +198,13 @@ class Relay:
             try:
                 return await answer.read()
             except pool.PoolError as error:
-                raise Refused(self._broken(error, begun=True)) from None
+                raise Refused(self.place.failure(error)) from None
         words = f"{self.place.title} sent nothing more within {idle_s:g}s (idle_timeout), or took too long"
         raise Refused(Failure(Kind.TIMEOUT, words))
 
     def due(self) -> float:
         """When the whole answer must be there."""
         return trio.current_time() + self._limits.total_s
-
-    def _broken(self, error: pool.PoolError, *, begun: bool) -> Failure:
-        title = self.place.title
-        if isinstance(error, pool.NotHttp):
-            return Failure(Kind.PROVIDER, f"{title} at {self.place.base.url} does not speak HTTP: {error}")
-        if begun:
-            return Failure(Kind.CUT, f"{title} broke off in the middle of its answer: {error}")
-        return Failure(Kind.OVERLOADED, f"{title} ended the connection before it answered: {error}")
 
 
 def _survey(place: Place) -> Survey:

@@ -3,8 +3,8 @@
 Theory of operation
 -------------------
 `Upstream` belongs to the worker, `_Answering` to one request. The dialect is pure, so everything that can go
-wrong on the way is met here and nowhere else: `_of_pool` turns the pool's exceptions into failures, the
-scope in `receive` turns time into them, and no other exception than cancellation leaves.
+wrong on the way is met here and nowhere else: `Place.failure` says what the pool's exceptions mean, the
+scope in `receive` turns time into failures, and no other exception than cancellation leaves.
 
 Time has four limits, of which one is due at any moment; each `receive` has one scope, whose deadline moves:
 
@@ -368,10 +368,8 @@ class _Answering:
             answer = self._answer = await self._send(call)
         except Refused as refused:
             return [refused.failure]
-        except Unreachable as error:
-            return _Miss(Failure(Kind.UNREACHABLE, self._far.place.unreachable(str(error))))
-        except pool.PoolError as error:
-            return _Miss(self._of_pool(error))
+        except (Unreachable, pool.PoolError) as error:
+            return _Miss(self._far.place.failure(error))
         if not 200 <= answer.status < 300:
             return await self._refusal(answer, terms)
         compressed = _coding(answer.headers)
@@ -454,7 +452,7 @@ class _Answering:
             items = self._decoder.end()
             while not _has_finish(items) and (more := self._decoder.rest()):
                 items = [*items, *more]
-            return items if _has_finish(items) else [*items, self._of_pool(error)]
+            return items if _has_finish(items) else [*items, self._far.place.failure(error)]
         self._ended = True
         await trio.lowlevel.checkpoint()  # the end may have been there already
         items = self._decoder.end()
@@ -479,16 +477,6 @@ class _Answering:
         return Failure(
             Kind.TIMEOUT, f"{place.title} {limit.words}{where} within {limit.seconds:g}s ({limit.setting})"
         )
-
-    def _of_pool(self, error: pool.PoolError) -> Failure:
-        """The one place where the pool's exceptions end."""
-        title = self._far.place.title
-        if isinstance(error, pool.Reset):
-            words = f"{title} ended the connection before it answered: {error}"
-            return Failure(Kind.OVERLOADED, words)
-        if isinstance(error, pool.Cut):
-            return Failure(Kind.CUT, f"{title} broke off in the middle of its answer: {error}")
-        return Failure(Kind.PROVIDER, f"{title} at {self._far.place.base.url} does not speak HTTP: {error}")
 
     def _bad(self, words: str) -> Failure:
         return Failure(Kind.PROVIDER, f"{self._far.place.title} {words}")

@@ -709,6 +709,7 @@ async def test_an_unreachable_provider() -> None:
     ("reply", "status"),
     [
         (Reply(raw=b""), 529),
+        (Reply(raw=b"HTTP/1.1 200 OK\r\nx"), 500),
         (Reply(raw=b"nonsense\r\n\r\n"), 500),
         (Reply(body=WHOLE, headers=JSON, cut_after=20), 500),
         (Reply(body=STREAM, headers=SSE, framing="chunked", cut_after=0), 500),
