@@ -81,6 +81,7 @@ def test_a_list_of_models_tells_who_made_the_server() -> None:
     assert PLAIN.with_model("m", {"owned_by": "llamacpp"}) == SERVERS["llama.cpp"]
     assert PLAIN.with_model("m", {"owned_by": "somebody"}) == PLAIN
     assert SERVERS["groq"].with_model("m", {"owned_by": "vllm"}) == SERVERS["groq"]
+    assert PLAIN.with_model("o3", {"owned_by": "openai"}) == SERVERS["openai"].with_model("o3", {})
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ class Quirks:
         found = self
         if self == PLAIN and isinstance(facts.get("owned_by"), str):
             found = SERVERS.get(_row_name(str(facts["owned_by"])), self)
-        for pattern, changes in self.models:
+        for pattern, changes in found.models:
             if re.search(pattern, model, re.IGNORECASE):
                 found = attrs.evolve(found, **changes)
         habits = facts.get(HABITS)
