@@ -486,23 +486,19 @@ def test_reasoning_goes_round() -> None:
     assert "reasoning_details" not in sent(ask(messages=history), terms(model="other/one"))["messages"][1]
 
 
-def test_a_thought_that_only_its_text_is_left_of() -> None:
-    signed = {"type": "thinking", "thinking": "hm", "signature": thinking.sign("openrouter", "vendor/model")}
-    history = [
-        {"role": "user", "content": "a"},
-        {"role": "assistant", "content": [signed]},
-        {"role": "user", "content": "b"},
-    ]
+def test_a_turn_of_nothing_but_a_thought() -> None:
+    """It stays where reasoning is taken back, also when nothing can be read of it any more, and else is none."""
+    signature = thinking.sign("openrouter", "vendor/model")
+    shown = {"type": "thinking", "thinking": "hm", "signature": signature}
 
-    assert sent(ask(messages=history), terms())["messages"][1] == {
-        "role": "assistant",
-        "content": "",
-        "reasoning": "hm",
-    }
-    assert sent(ask(messages=history), terms("openrouter"), "mistral")["messages"][1] == {
-        "role": "assistant",
-        "content": "(no content)",
-    }
+    def turns(block: dict[str, Any], server: str = "openrouter") -> Any:
+        said = [("user", "a"), ("assistant", [block]), ("user", "b")]
+        history = [{"role": role, "content": content} for role, content in said]
+        return sent(ask(messages=history), terms("openrouter"), server)["messages"]
+
+    assert turns(shown)[1] == {"role": "assistant", "content": "", "reasoning": "hm"}
+    assert turns({"type": "redacted_thinking", "data": signature})[1]["content"] == "(no content)"
+    assert turns(shown, "mistral") == [{"role": "user", "content": "a\n\nb"}]
 
 
 def test_a_refusal_without_a_call_names_the_model() -> None:

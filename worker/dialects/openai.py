@@ -50,13 +50,13 @@ class OpenAI:
 
     def call(self, ask: Ask, terms: Terms) -> Call:
         ways = self.server.with_model(terms.model, terms.facts)
-        wanted = prepare(ask, terms, searches_web=_searches_web(terms, ways))
+        wanted = prepare(ask, terms, searches_web=_searches_web(terms, ways), replays=ways.replay != "none")
         prepared = toolless.settled(wanted, terms, _sight(terms, ways))
         if prepared.tools and not terms.can("tools"):
             # Without them an agent only talks, and nobody sees why.
             words = f"model {terms.model} does not support tools; choose a tool-capable model"
             raise Refused(Failure(Kind.INVALID, words))
-        size = prepared.input_tokens(_sight(terms, ways), 0 if ways.replay != "none" else len(prepared.turns))
+        size = prepared.input_tokens(_sight(terms, ways))
         if terms.window is not None and size > terms.window:
             raise Refused(failures.overflow(size, terms.window))
         request = _Request(ask, terms, ways, prepared, size)

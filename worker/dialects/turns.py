@@ -103,14 +103,14 @@ class Prepared:
         )
 
 
-def prepare(ask: Ask, terms: Terms, *, searches_web: bool = False) -> Prepared:
+def prepare(ask: Ask, terms: Terms, *, searches_web: bool = False, replays: bool = True) -> Prepared:
     """Put a request in order. Raises `Refused` for what cannot be served honestly.
 
-    `searches_web`: the provider has a search of its own, and may use it.
+    `searches_web`: the provider has a search of its own, and may use it. `replays`: it takes its own reasoning back.
     """
     _refuse_features(ask.body, terms)
     offered = offer(ask, terms.provider, searches_web=searches_web)
-    history = _History(terms)
+    history = _History(terms, replays=replays)
     turns = history.turns(ask.messages)
     system = _system_blocks(ask.body.get("system"))
     return Prepared(
@@ -219,8 +219,9 @@ def _reminder(content: Any) -> Block | None:
 class _History:
     """One history on its way into order."""
 
-    def __init__(self, terms: Terms) -> None:
+    def __init__(self, terms: Terms, *, replays: bool) -> None:
         self._terms = terms
+        self._replays = replays and terms.can("thinking")
         self.counts: Counter[str] = Counter()
         """What was changed, for the log."""
 
@@ -243,9 +244,8 @@ class _History:
             return False
         if not thinking.is_thinking(block):
             return _says_something(block)
-        terms = self._terms
-        own = thinking.replay(block, terms.provider, terms.model) is not None
-        if own and role == "assistant" and terms.can("thinking"):
+        own = thinking.replay(block, self._terms.provider, self._terms.model) is not None
+        if own and role == "assistant" and self._replays:
             return True
         self.counts["thinking blocks left out"] += 1
         return False
