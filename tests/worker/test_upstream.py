@@ -27,7 +27,7 @@ from modelproxy.worker.dialects.blocks import Sight
 from modelproxy.worker.failures import Failure, Kind
 from modelproxy.worker.materials import Materials
 from modelproxy.worker.pool import Pool
-from modelproxy.worker.provider import Condition, Provider, provider
+from modelproxy.worker.provider import Condition, Provider, Sizes, provider
 from modelproxy.worker.wire import asks, codec
 from modelproxy.worker.wire.asks import Ask
 from modelproxy.worker.wire.items import Finish, Item, Text, Usage
@@ -193,6 +193,19 @@ async def test_receiving_can_be_cancelled(make: Make) -> None:
 async def test_the_condition_is_told(make: Make) -> None:
     async with make([Finish()]) as one:
         assert (await one.condition()).ok
+
+
+@both
+async def test_what_else_is_told_beside_an_answer(make: Make) -> None:
+    async with make([Finish()]) as one:
+        source = one.answer(asking())
+        with trio.move_on_after(0.05) as scope:  # nothing has happened
+            await one.doubted()
+
+        assert (source.retries, source.remarks, source.prompt_tokens) == (0, [], None)
+        assert one.sizes() == Sizes()
+        assert await one.weigh(asking()) == asking().input_tokens
+        assert scope.cancelled_caught
 
 
 # --- requests -------------------------------------------------------------------------------------
