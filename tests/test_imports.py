@@ -94,6 +94,8 @@ PURE = (
     "worker.dialects",
     "worker.dialects.*",
     "worker.failures",
+    "worker.forms",
+    "worker.forms.*",
     "worker.front",
     "worker.limits",
     "worker.lineage",

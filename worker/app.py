@@ -129,7 +129,10 @@ def addressed(path: str) -> tuple[str | None, str]:
 
 
 _READ = "GET, HEAD"
+OTHERS = ("/v1/chat/completions",)
+"""Paths of other APIs. `forms.table` turns each POST of them into one of messages, so here the others are seen."""
 _PATHS = {
+    **dict.fromkeys(OTHERS, (Endpoint.MESSAGES, "POST")),
     "/v1/messages": (Endpoint.MESSAGES, "POST"),
     "/v1/messages/count_tokens": (Endpoint.COUNT_TOKENS, "POST"),
     "/v1/models": (Endpoint.MODELS, _READ),
@@ -141,6 +144,8 @@ _PATHS = {
 _MODEL = "/v1/models/"
 _API = "/v1/"
 _WITH_A_MODEL = ("/v1/messages", "/v1/messages/count_tokens")
+_WITHOUT_V1 = frozenset(path.removeprefix("/v1") for path in (*OTHERS, "/v1/models"))
+"""What a client of theirs asks for whose base URL lacks its end."""
 
 
 def route(head: Head, *, forwards: bool = False) -> Route | Failure:
@@ -155,6 +160,8 @@ def cross(head: Head, models: Collection[str]) -> Route | Failure:
 
 def _of_a_front(head: Head, models: Collection[str]) -> Route | Failure:
     found = _find(head)
+    if head.path in _WITHOUT_V1 or head.path in OTHERS:
+        return found or _not_found(head)
     if found is None or (isinstance(found, Failure) and found.kind is Kind.METHOD):
         return Route(Endpoint.FORWARD)
     if isinstance(found, Route) and found.endpoint is Endpoint.MODEL and found.model not in models:
@@ -163,7 +170,7 @@ def _of_a_front(head: Head, models: Collection[str]) -> Route | Failure:
 
 
 def _forward(head: Head) -> Route | None:
-    if not head.path.startswith(_API):
+    if not head.path.startswith(_API) or head.path in OTHERS:
         return None
     ours = head.method == "POST" and head.path in _WITH_A_MODEL
     return None if ours else Route(Endpoint.FORWARD)
@@ -192,6 +199,11 @@ def _find(head: Head) -> Route | Failure | None:
 
 def _not_found(head: Head) -> Failure:
     path = head.path[:200]
+    if path in _WITHOUT_V1:
+        return Failure(
+            Kind.NOT_FOUND,
+            f"no such endpoint: {path}; the base URL of a client of OpenAI's API must end in /v1",
+        )
     if path.startswith("/v1/v1/"):
         return Failure(Kind.NOT_FOUND, f"no such endpoint: {path}; the base URL must not end in /v1")
     return Failure(Kind.NOT_FOUND, f"no such endpoint: {path}")
@@ -339,6 +351,13 @@ def alias(spec: WorkerSpec) -> str:
     if spec.model.startswith(("claude", "anthropic")):
         return spec.model
     return "claude-" + re.sub(r"[^A-Za-z0-9._-]+", "-", spec.model_id)
+
+
+def speaks_openai(head: Head, path: str) -> bool:
+    """Whether its client reads errors as OpenAI writes them. `path`: without who asks."""
+    if path in OTHERS or path in _WITHOUT_V1:
+        return True
+    return (path == "/v1/models" or path.startswith(_MODEL)) and not _is_anthropic(head)
 
 
 def models(

@@ -33,9 +33,10 @@ Request = app.Request
 class Exchange(Protocol):
     """One request and its answer: `httpd.Exchange`, as far as it is used here."""
 
-    started: bool
-    finished: bool
-
+    @property
+    def started(self) -> bool: ...
+    @property
+    def finished(self) -> bool: ...
     @property
     def request(self) -> Request: ...
     async def read_body(self) -> bytes: ...
@@ -56,8 +57,10 @@ def new_id(prefix: str) -> str:
 class Call:
     """One request in progress: all that is said to its client is said here."""
 
-    def __init__(self, exchange: Exchange, now: Callable[[], float]) -> None:
+    def __init__(self, exchange: Exchange, now: Callable[[], float], path: str | None = None) -> None:
+        """`path`: as the client said it, where the exchange shows another one."""
         self.exchange = exchange
+        self.path = path or exchange.request.path
         self.said_agent, path = app.addressed(exchange.request.path)
         """Who asks, where the path begins with it."""
         self.request: Request = (

@@ -29,7 +29,7 @@ from typing import Any
 import attrs
 import trio
 
-from . import access, app, attempts, failures
+from . import access, app, attempts, failures, guest
 from .accounts import Account, name_in, wall_clock
 from .app import Endpoint, Route
 from .attempts import MOST_RETRIES, FallBack, GiveUp, Plan, Retry, Rota, Told
@@ -38,6 +38,7 @@ from .call import Call, Exchange, Request, new_id
 from .contract import Front, Quota, WorkerSpec
 from .dialects.anthropic import peek
 from .failures import Failure, Headers, Kind, Refused
+from .forms.asking import Terms
 from .gate import Gate, Gates
 from .httpd import ClientGone
 from .httpd_parse import BodyIncomplete, BodyTooLarge
@@ -182,7 +183,7 @@ class Handler:
 
     async def __call__(self, exchange: Exchange) -> None:
         """Serve one request. Only what the server understands leaves: cancellation and a client that is gone."""
-        call = Call(exchange, self._now)
+        call = Call(guest.interpreted(exchange, self._terms), self._now, exchange.request.path)
         self._calls.add(call)
         try:
             await self._to_its_end(call)
@@ -192,6 +193,11 @@ class Handler:
         finally:
             self._calls.discard(call)
             self._account(call)
+
+    def _terms(self) -> Terms:
+        """For a request that has to be translated first."""
+        sizes = self._first.provider.sizes()
+        return Terms(sizes.output, is_literal=self._keeps_bytes, created=int(wall_clock()), id=new_id(""))
 
     async def _to_its_end(self, call: Call) -> None:
         with call.scope:
@@ -642,7 +648,7 @@ class Handler:
         fields: dict[str, Any] = {
             "id": call.id,
             "method": request.method,
-            "path": request.path[:200],
+            "path": call.path[:200],
             "status": call.status,
             "ms": round((self._now() - call.began) * 1000, 1),
         }

@@ -56,6 +56,44 @@ def test_routes(method: str, target: str, endpoint: Endpoint) -> None:
     assert routed(method, target) == Route(endpoint)
 
 
+@pytest.mark.parametrize("path", app.OTHERS)
+@pytest.mark.parametrize(
+    "found",
+    [
+        lambda head: app.route(head),
+        lambda head: app.route(head, forwards=True),
+        lambda head: app.cross(head, []),
+    ],
+)
+def test_another_api_is_ours_also_where_all_else_is_passed_on(path: str, found: Any) -> None:
+    """Each POST of it is turned into messages before; the rest is not for Anthropic, which would say other things."""
+    assert kind(found(request("GET", path, (HOST,)))) is Kind.METHOD
+    wrong = found(request("POST", path.removeprefix("/v1"), (HOST, JSON)))
+
+    assert kind(wrong) is Kind.NOT_FOUND
+    assert wrong.message.endswith("must end in /v1")
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "does"),
+    [
+        ("/v1/messages", (), False),
+        ("/v1/chat/completions", (), True),
+        ("/chat/completions", (), True),
+        ("/models", (), True),
+        ("/v1/models", (), True),
+        ("/v1/models/x", (), True),
+        ("/v1/modelship", (), False),
+        ("/v1/models", ((b"x-api-key", b"k"),), False),
+        ("/v1/models/x", ((b"anthropic-version", b"2023-06-01"),), False),
+    ],
+)
+def test_who_reads_errors_as_openai_writes_them(
+    path: str, headers: tuple[tuple[bytes, bytes], ...], does: bool
+) -> None:
+    assert app.speaks_openai(request("GET", path, (HOST, *headers)), path) is does
+
+
 @pytest.mark.parametrize("path", ["ollama/qwen2.5-coder:7b", "ollama%2Fqwen2.5-coder%3A7b"])
 def test_a_models_id_may_be_encoded(path: str) -> None:
     assert routed("GET", f"/v1/models/{path}") == Route(Endpoint.MODEL, "ollama/qwen2.5-coder:7b")

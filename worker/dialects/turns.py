@@ -201,7 +201,7 @@ def _without_billing(text: str) -> str:
     return text.partition("\n")[2].lstrip("\n") if text.startswith(BILLING) else text
 
 
-def _reminder(content: Any) -> Block | None:
+def reminder(content: Any) -> Block | None:
     """A system message of the middle, as Claude Code itself sends it to servers without that role."""
     blocks = [block for block in _blocks_of(content) if block["type"] not in _OF_TOOLS]
     text = "\n\n".join(filter(str.strip, map(text_of, blocks)))
@@ -233,8 +233,8 @@ class _History:
     def _raw(self, messages: list[Block]) -> Iterator[Turn]:
         for message in messages:
             if message["role"] == "system":
-                reminder = _reminder(message["content"])
-                yield Turn("user", [reminder] if reminder else [])
+                found = reminder(message["content"])
+                yield Turn("user", [found] if found else [])
             else:
                 role, blocks = message["role"], _blocks_of(message["content"])
                 yield Turn(role, [block for block in blocks if self._stays(block, role)])

@@ -19,6 +19,8 @@ def event(name: bytes, data: bytes) -> bytes:
 
 PING = event(b"ping", b'{"type":"ping"}')
 """A real event: comments keep a connection open but do not reset every client's idle timer."""
+KEEP_ALIVE = b": keep-alive\n\n"
+"""A comment, for clients of other APIs, which know no ping."""
 
 
 @attrs.frozen

@@ -1,0 +1,296 @@
+"""A request of OpenAI's Chat Completions, as one of the Messages API.
+
+What is checked is what anything here depends on; unknown fields pass in silence, and known ones that the Messages
+API has nothing for (seed, penalties, `logit_bias`, `store`, `metadata`, `prediction`, `verbosity`, …) are left out.
+Refused is what would make the answer another one than its client believes it to be.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from modelproxy.worker.dialects.arguments import of_history
+from modelproxy.worker.wire import codec
+
+from . import parts, thoughts, tooling
+from .asking import Asked, Terms, refused, unsupported
+from .chat_said import ChatAnswer, Wanted
+from .parts import History
+
+Block = dict[str, Any]
+
+USUAL_OUTPUT = 8192
+"""Tokens of an answer for which nobody says how long it may be."""
+JSON_ONLY = "Answer with one JSON object and nothing else: no prose around it, no code fence."
+
+
+class Chat:
+    """The form of `/v1/chat/completions`."""
+
+    def asked(self, body: bytes, terms: Terms) -> Asked:
+        """Translate a request's body. Raises Refused."""
+        said = _document(body)
+        _refuse(said)
+        history = _history(said)
+        _ask_for_json(said, history)
+        system, messages = history.done()
+        tools = _tools(said)
+        choice = _choice(said, tools)
+        thought = tooling.efforts(said.get("reasoning_effort"), forced=tooling.is_forced(choice))
+        asks: Block = {"model": said["model"], "max_tokens": _most(said, terms)}
+        asks |= {"stream": True} if said.get("stream") else {}
+        asks |= {"system": system} if system else {}
+        asks["messages"] = messages
+        asks |= {"tools": [tool for tool, _ in tools]} if tools else {}
+        asks |= {"tool_choice": choice} if choice is not None else {}
+        asks |= {"stop_sequences": stops} if (stops := _stops(said)) else {}
+        asks |= _sampling(said, terms, is_thinking="output_config" in thought)
+        asks |= _with_format(thought, said)
+        asks |= _user(said)
+        answer = ChatAnswer(_wanted(said, tools), terms)
+        return Asked(codec.dumps(asks), answer)
+
+
+# --- what is checked ----------------------------------------------------------------------------------
+
+
+def _document(body: bytes) -> Block:
+    try:
+        said = codec.loads(body)
+    except ValueError as error:
+        raise refused(f"the body is not valid JSON: {error}") from None
+    if not isinstance(said, dict):
+        raise refused("the body must be a JSON object")
+    if not isinstance(said.get("model"), str) or not said["model"]:
+        raise refused("model: must be a non-empty string", "model")
+    if not isinstance(said.get("messages"), list) or not said["messages"]:
+        raise refused("messages: must be a list with at least one message", "messages")
+    if said.get("stream") is not None and type(said["stream"]) is not bool:
+        raise refused("stream: must be true or false", "stream")
+    return said
+
+
+def _refuse(said: Block) -> None:
+    if said.get("n") not in (None, 1):
+        raise unsupported("n", "one answer at a time is given, so n must be 1")
+    for field in ("logprobs", "top_logprobs"):
+        if said.get(field):
+            raise unsupported(field, "probabilities of tokens are not known here")
+    modalities = said.get("modalities")
+    if modalities is not None and modalities != ["text"]:
+        raise unsupported("modalities", "answers are text only")
+    if said.get("audio"):
+        raise unsupported("audio", "answers are text only")
+
+
+def _most(said: Block, terms: Terms) -> int:
+    for field in ("max_completion_tokens", "max_tokens"):
+        value = said.get(field)
+        if value is None:
+            continue
+        if type(value) is not int or value < 1:
+            raise refused(f"{field}: must be a positive integer", field)
+        return value
+    return terms.most_output or USUAL_OUTPUT
+
+
+def _stops(said: Block) -> list[str]:
+    """Anthropic refuses blanks alone."""
+    stop = said.get("stop")
+    given = [stop] if isinstance(stop, str) else [] if stop is None else stop
+    if not isinstance(given, list) or not all(isinstance(one, str) for one in given):
+        raise refused("stop: must be a string or a list of strings", "stop")
+    return [one for one in given if one.strip()]
+
+
+# --- history ------------------------------------------------------------------------------------------
+
+
+def _history(said: Block) -> History:
+    history = History()
+    for number, message in enumerate(said["messages"]):
+        where = f"messages[{number}]"
+        if not isinstance(message, dict):
+            raise refused(f"{where}: must be an object", where)
+        role = message.get("role")
+        if role in ("system", "developer"):
+            history.instruct(_content(message, where))
+        elif role == "user":
+            history.user(_content(message, where))
+        elif role == "assistant":
+            history.assistant(_spoken(message, where))
+        elif role in ("tool", "function"):
+            history.result(_answered(message, where), _content(message, where))
+        else:
+            roles = "system, developer, user, assistant, tool"
+            raise refused(f"{where}.role: must be one of {roles}", f"{where}.role")
+    return history
+
+
+def _content(message: Block, where: str) -> list[Block]:
+    return parts.blocks(message.get("content"), f"{where}.content")
+
+
+def _spoken(message: Block, where: str) -> list[Block]:
+    refusal = message.get("refusal")
+    said = _content(message, where) + parts.blocks(refusal if isinstance(refusal, str) else None, where)
+    calls = message.get("tool_calls") or []
+    if not isinstance(calls, list):
+        raise refused(f"{where}.tool_calls: must be a list", f"{where}.tool_calls")
+    called = [_call(call, f"{where}.tool_calls[{number}]") for number, call in enumerate(calls)]
+    old = message.get("function_call")
+    if isinstance(old, dict):  # the format before there were several
+        called.append(_used(_OLD + str(old.get("name") or ""), old.get("name"), old.get("arguments")))
+    return thoughts.blocks(message) + said + called
+
+
+_OLD = "call_"
+"""A call of the old format has no id: its result names the function."""
+
+
+def _call(call: Any, where: str) -> Block:
+    call = call if isinstance(call, dict) else {}
+    call_id = call.get("id")
+    if not isinstance(call_id, str) or not call_id:
+        raise refused(f"{where}.id: must be a non-empty string", f"{where}.id")
+    custom = call.get("custom")
+    if isinstance(custom, dict):
+        return _used(call_id, custom.get("name"), {tooling.CUSTOM: str(custom.get("input") or "")})
+    function = call["function"] if isinstance(call.get("function"), dict) else {}
+    return _used(call_id, function.get("name"), function.get("arguments"))
+
+
+def _used(call_id: str, name: Any, arguments: Any) -> Block:
+    said = name if isinstance(name, str) and name else "unknown"
+    return {"type": "tool_use", "id": call_id, "name": said, "input": of_history(arguments)}
+
+
+def _answered(message: Block, where: str) -> str:
+    if message["role"] == "function":
+        return _OLD + str(message.get("name") or "")
+    call_id = message.get("tool_call_id")
+    if not isinstance(call_id, str) or not call_id:
+        raise refused(f"{where}.tool_call_id: must be a non-empty string", f"{where}.tool_call_id")
+    return call_id
+
+
+# --- tools --------------------------------------------------------------------------------------------
+
+_Tool = tuple[Block, bool]
+"""A tool, and whether it takes a text instead of arguments."""
+
+
+def _tools(said: Block) -> list[_Tool]:
+    given = said.get("tools")
+    if given is not None and not isinstance(given, list):
+        raise refused("tools: must be a list", "tools")
+    found = [_tool(tool, f"tools[{number}]") for number, tool in enumerate(given or [])]
+    old = said.get("functions")
+    found += [(_function(one, "functions"), False) for one in (old if isinstance(old, list) else [])]
+    allowed = _allowed(said.get("tool_choice"))
+    return found if allowed is None else [one for one in found if one[0]["name"] in allowed]
+
+
+def _tool(tool: Any, where: str) -> _Tool:
+    kind = tool.get("type") if isinstance(tool, dict) else None
+    if kind == "function":
+        return _function(tool.get("function"), where), False
+    if kind == "custom":
+        custom = tool.get("custom")
+        if not isinstance(custom, dict) or not isinstance(custom.get("name"), str) or not custom["name"]:
+            raise refused(f"{where}.custom.name: must be a non-empty string", f"{where}.custom.name")
+        return tooling.custom(custom["name"], custom.get("description"), custom.get("format")), True
+    raise unsupported(f"{where}.type", "must be function or custom")
+
+
+def _function(function: Any, where: str) -> Block:
+    name = function.get("name") if isinstance(function, dict) else None
+    if not isinstance(name, str) or not name:
+        raise refused(f"{where}.function.name: must be a non-empty string", f"{where}.function.name")
+    return tooling.function(name, function.get("description"), function.get("parameters"))
+
+
+def _allowed(choice: Any) -> list[str] | None:
+    """The names of `allowed_tools`; None: all."""
+    if not isinstance(choice, dict) or choice.get("type") != "allowed_tools":
+        return None
+    listed = _dict(choice.get("allowed_tools")).get("tools")
+    return [name for one in listed or [] if (name := _named(one)) is not None]
+
+
+def _named(one: Any) -> str | None:
+    """The tool that an entry of `tool_choice` means."""
+    inside = _dict(one).get("function") or _dict(one).get("custom") or one
+    name = _dict(inside).get("name")
+    return name if isinstance(name, str) and name else None
+
+
+def _choice(said: Block, tools: list[_Tool]) -> Block | None:
+    """Without tools there is nothing to choose."""
+    if not tools:
+        return None
+    parallel = said.get("parallel_tool_calls") is not False
+    wish = said.get("tool_choice", said.get("function_call"))
+    if _dict(wish).get("type") == "allowed_tools":
+        wish = _dict(_dict(wish).get("allowed_tools")).get("mode", "auto")
+    elif isinstance(wish, dict):
+        name = _named(wish)
+        if name not in [tool["name"] for tool, _ in tools]:
+            raise refused(f"tool_choice: {name!r} is not among the tools", "tool_choice")
+        return tooling.chosen("tool", name, parallel=parallel)
+    kind = _CHOICES.get("auto" if wish is None else str(wish))
+    if kind is None:
+        raise refused("tool_choice: must be none, auto, required, or name a tool", "tool_choice")
+    return tooling.chosen(kind, parallel=parallel)
+
+
+_CHOICES = {"auto": "auto", "none": "none", "required": "any"}
+
+
+# --- the rest -----------------------------------------------------------------------------------------
+
+
+def _ask_for_json(said: Block, history: History) -> None:
+    """No model of Anthropic's takes JSON without a schema for an order; it has to be told."""
+    if _dict(said.get("response_format")).get("type") == "json_object":
+        history.system.append({"type": "text", "text": JSON_ONLY})
+
+
+def _with_format(thought: Block, said: Block) -> Block:
+    wish = _dict(said.get("response_format"))
+    schema = _dict(wish.get("json_schema")).get("schema") if wish.get("type") == "json_schema" else None
+    if not isinstance(schema, dict):
+        return thought
+    config = {**thought.get("output_config", {}), "format": {"type": "json_schema", "schema": schema}}
+    return {**thought, "output_config": config}
+
+
+def _sampling(said: Block, terms: Terms, *, is_thinking: bool) -> Block:
+    """OpenAI's scale goes to 2, Anthropic's to 1, and while it thinks it takes none."""
+    if terms.is_literal and is_thinking:
+        return {}
+    found = {field: said[field] for field in ("temperature", "top_p") if _is_number(said.get(field))}
+    if terms.is_literal and "temperature" in found:
+        return {"temperature": min(found["temperature"], 1)}  # nor both of them
+    return found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _user(said: Block) -> Block:
+    user = said.get("safety_identifier") or said.get("user")
+    return {"metadata": {"user_id": user}} if isinstance(user, str) and user else {}
+
+
+def _wanted(said: Block, tools: list[_Tool]) -> Wanted:
+    return Wanted(
+        model=said["model"],
+        usage=_dict(said.get("stream_options")).get("include_usage") is True,
+        custom=frozenset(tool["name"] for tool, is_custom in tools if is_custom),
+    )
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
