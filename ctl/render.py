@@ -146,7 +146,7 @@ def _health(view: dict[str, Any]) -> str:
 def _costs(view: dict[str, Any]) -> str:
     """A `+` stands for answers whose cost nobody knows."""
     known = cost(view.get("cost_usd"))
-    return f"{known}+" if view.get("unpriced") and known != "-" else known
+    return f"{known}+" if view.get("unpriced_requests") and known != "-" else known
 
 
 def limits(view: dict[str, Any]) -> str:
@@ -299,7 +299,7 @@ def _sums(group: dict[str, Any]) -> list[str]:
         str(group["fallbacks"]),
         *("-" if number is None else f"{about if number else ''}{number}" for number in tokens),
         cost(group["cost_usd"]),
-        str(group["unpriced"]),
+        str(group["unpriced_requests"]),
         cell(group["cost_source"]),
     ]
 

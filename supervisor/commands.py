@@ -179,7 +179,7 @@ class Commands:
             command=views.remedy(proxy, now),
             failures=sums.failures,
             cost_usd=sums.cost,
-            unpriced=sums.unpriced,
+            unpriced_requests=sums.unpriced,
             waiting=sums.waiting,
             resting=list(sums.resting),
             log_drops=sums.log_drops,

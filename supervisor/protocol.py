@@ -240,7 +240,7 @@ class ProxyView:
     """Requests that ended in an error."""
     cost_usd: float | None = 0.0
     """What is known of the costs of all requests since the supervisor knows it; None: nothing is."""
-    unpriced: int = 0
+    unpriced_requests: int = 0
     """Answers whose cost nobody knows."""
     waiting: int = 0
     """Of those in flight, how many wait in line for a place."""

@@ -52,7 +52,7 @@ _SUMS = {
     "cache_write_tokens": "sum(cache_write_tokens)",
     "tokens_estimated": "max(tokens_estimated)",
     "cost_usd": "round(sum(cost_usd), 10)",  # many small numbers end in digits that nobody has paid
-    "unpriced": f"total({_COUNTED} AND cost_usd IS NULL)",
+    "unpriced_requests": f"total({_COUNTED} AND cost_usd IS NULL)",
     "cost_source": (
         f"CASE WHEN min({_SOURCE}) != max({_SOURCE}) THEN '{MIXED}'"
         f" ELSE coalesce(min({_SOURCE}), min(cost_source)) END"
@@ -62,7 +62,7 @@ _COUNTS = (
     "failed",
     "in_progress",
     "fallbacks",
-    "unpriced",
+    "unpriced_requests",
 )  # `total` gives floats, `sum` nothing for nothing
 
 FIELDS = tuple(_SUMS)
@@ -125,7 +125,9 @@ def nothing(**keys: str) -> dict[str, Any]:
 def total(groups: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """Of all of them, as one group."""
     every = [group for group in groups if group["requests"]]
-    sources = {group["cost_source"] for group in every if group["cost_usd"] is not None or group["unpriced"]}
+    sources = {
+        group["cost_source"] for group in every if group["cost_usd"] is not None or group["unpriced_requests"]
+    }
     sums = {name: _sum(group[name] for group in every) for name in FIELDS if name != "cost_source"}
     return {
         **sums,

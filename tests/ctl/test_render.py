@@ -76,7 +76,7 @@ def test_state_and_health_never_say_the_same_sentence(changes: dict[str, str], c
     [(0.0, 0, "$0.00"), (0.0123, 0, "$0.0123"), (0.0123, 2, "$0.0123+"), (None, 2, "-")],
 )
 def test_a_cost_that_is_not_all_known_says_so(cost_usd: float | None, unpriced: int, cell: str) -> None:
-    assert render.row(view(cost_usd=cost_usd, unpriced=unpriced))[9] == cell
+    assert render.row(view(cost_usd=cost_usd, unpriced_requests=unpriced))[9] == cell
 
 
 @pytest.mark.parametrize(

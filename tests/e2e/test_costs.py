@@ -35,7 +35,7 @@ CALLER = {
     "x-api-key": "sk-ant-api03-of-the-caller",
 }
 REVIEWER = "/a/code-reviewer/v1/messages"
-TOLD = ("requests", "failed", "fallbacks", "input_tokens", "cost_usd", "cost_source", "unpriced")
+TOLD = ("requests", "failed", "fallbacks", "input_tokens", "cost_usd", "cost_source", "unpriced_requests")
 PROOF = {
     *("ts", "request_id", "session_id", "agent", "requested_model"),
     *("provider", "model", "route", "fallback", "fallback_reason"),

@@ -438,7 +438,7 @@ def test_s117_ps_adds_up_what_a_proxy_has_cost(here: Estate) -> None:
     asked = before["requests"] + 3
     row = here.house.wait_tally(lambda row: row["requests"] == asked and not row["in_flight"], ROUTED)
 
-    assert row["unpriced"] == before["unpriced"] + 1
+    assert row["unpriced_requests"] == before["unpriced_requests"] + 1
     assert round(row["cost_usd"] - (before["cost_usd"] or 0.0), 6) == 0.5
     assert re.search(rf"^{ROUTED} .* \$\d+\.\d+\+ ", here.house.command("ps").stdout, re.MULTILINE)
 

@@ -60,7 +60,7 @@ def view(name: str = "echo/demo", **changes: Any) -> dict[str, Any]:
         "command": "",
         "failures": 0,
         "cost_usd": 0.0,
-        "unpriced": 0,
+        "unpriced_requests": 0,
         "log_drops": 0,
         "ledger_drops": 0,
         "workers": [],

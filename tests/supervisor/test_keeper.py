@@ -166,7 +166,7 @@ async def test_what_a_beat_says_is_in_the_row(world: World) -> None:
     row = world.commands.rows()[0]
 
     assert (row.failures, row.log_drops, row.ledger_drops, row.last_error) == (2, 4, 5, "timeout")
-    assert (row.cost_usd, row.unpriced) == (0.5, 1)
+    assert (row.cost_usd, row.unpriced_requests) == (0.5, 1)
     assert (row.waiting, row.resting) == (2, ["echo/demo: refused"])
     assert row.detail == "2 in line; left alone for now: echo/demo: refused"
     assert [(one["oldest_s"], one["silent_s"]) for one in row.workers] == [(250.5, 0.5)]

@@ -81,7 +81,7 @@ def test_s81_a_group_in_full(path: str) -> None:
         "cache_write_tokens": 3,
         "tokens_estimated": True,
         "cost_usd": 0.2,
-        "unpriced": 1,
+        "unpriced_requests": 1,
         "cost_source": "mixed",
     }
     assert tuple(one(path)) == ("session", *costs.FIELDS)
@@ -107,7 +107,7 @@ def test_s10_what_a_sum_is_worth(path: str, rows: tuple[Row, ...], expected: tup
     fill(path, *rows)
     group = one(path)
 
-    assert (group["cost_usd"], group["cost_source"], group["unpriced"]) == expected
+    assert (group["cost_usd"], group["cost_source"], group["unpriced_requests"]) == expected
 
 
 def test_a_client_that_leaves_has_not_failed(path: str) -> None:
@@ -137,7 +137,7 @@ def test_an_answer_that_goes_on_has_not_failed(
     will = attrs.evolve(UNKNOWN, ts=time.time() - age_s, status=529, error_type=ledger.CUT, pid=pid)
     fill(path, will)
 
-    assert (one(path)["in_progress"], one(path)["failed"], one(path)["unpriced"]) == expected
+    assert (one(path)["in_progress"], one(path)["failed"], one(path)["unpriced_requests"]) == expected
 
 
 @pytest.mark.parametrize(
