@@ -9,6 +9,7 @@ import typer
 from . import complete
 from .apps import Json, group, tell_who_goes_before
 from .faults import EXIT_OK, Fault, say, say_json, talk, usage
+from .render import aligned
 
 app = group()
 
@@ -130,10 +131,8 @@ def list_(json: Json = False) -> int:
         return EXIT_OK
     if not rows and not warnings:
         talk("no agent has an entry; proxyctl agents set AGENT MODEL")
-    shown = [(row["agent"], _meaning(row), _place(row)) for row in rows]
-    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
-    for cells in shown:
-        say("  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip())
+    for line in aligned([(row["agent"], _meaning(row), _place(row)) for row in rows]):
+        say(line)
     return EXIT_OK
 
 

@@ -15,6 +15,7 @@ from modelproxy.worker import costs as sums
 
 from . import offline, render, usage
 from .faults import EXIT_OK, say, say_json, talk
+from .ps import width
 
 
 def costs(paths: Paths, by: str, *, age_s: float | None, as_json: bool) -> int:
@@ -30,7 +31,7 @@ def costs(paths: Paths, by: str, *, age_s: float | None, as_json: bool) -> int:
     if as_json:
         say_json(groups)
     else:
-        say(render.costs(list(sums.KEYS[by]), groups, sums.total(groups)))
+        say(render.costs(list(sums.KEYS[by]), groups, sums.total(groups), width()))
     return EXIT_OK
 
 

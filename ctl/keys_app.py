@@ -10,6 +10,7 @@ import typer
 from . import complete, typed
 from .apps import Json, group
 from .faults import EXIT_OK, say, say_json, talk, usage
+from .render import aligned
 
 app = group()
 
@@ -120,7 +121,6 @@ def list_(json: Json = False) -> int:
         return EXIT_OK
     if not rows:
         talk("no key is kept; proxyctl keys set PROVIDER")
-    width = max((len(row["provider"]) for row in rows), default=0)
-    for row in rows:
-        say(f"{row['provider']:<{width}}  {row['key']}")
+    for line in aligned([(row["provider"], row["key"]) for row in rows]):
+        say(line)
     return EXIT_OK

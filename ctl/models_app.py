@@ -9,6 +9,7 @@ import typer
 from . import complete
 from .apps import Json, group
 from .faults import EXIT_FAILED, EXIT_OK, say, say_json, show, talk
+from .render import aligned
 
 app = group()
 
@@ -163,9 +164,8 @@ def refresh(json: Json = False) -> int:
         (one["name"], f"{'ok' if one['ok'] else 'degraded'}{': ' if one['detail'] else ''}{one['detail']}")
         for one in found["proxies"]
     ]
-    width = max((len(name) for name, _ in rows), default=0)
-    for name, text in rows:
-        say(f"{name:<{width}}  {text}")
+    for line in aligned(rows):
+        say(line)
     return EXIT_OK
 
 
@@ -225,10 +225,9 @@ def providers(
         rows = models.providers(find())
         if json:
             say_json(rows)
-        shown = [(row["name"], row["kind"], row["base_url"] or "-", _key(row)) for row in rows]
-        widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
-        for cells in shown if not json else ():
-            say("  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip())
+            return EXIT_OK
+        for line in aligned([(row["name"], row["kind"], row["base_url"] or "-", _key(row)) for row in rows]):
+            say(line)
         return EXIT_OK
     row = models.provider(find(), name)
     if json:

@@ -8,7 +8,7 @@ from .faults import printable
 
 TYPE_CHECKING = False  # see faults
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from typing import Any
 
 COLUMNS = (
@@ -27,28 +27,63 @@ COLUMNS = (
 WIDEST = 60
 """Causes can be long; `ps -v` has them whole."""
 _SHORTEST_NAME = 12
+_SHORT_NAME = 16
+"""A table goes without a column before its names are shorter than this."""
 _CALM = frozenset({"ready", "degraded", "rolling", "draining", "stopped", "idle"})
 """States in which the end of the log explains nothing, as long as nothing has died."""
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns two spaces apart; nothing but the header when there are no rows."""
-    return "\n".join(_aligned([header, *rows]))
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Columns two spaces apart."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(map(str.ljust, one, widths)).rstrip() for one in rows]
 
 
-def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    ]
+def _cells(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[dict[str, str]]:
+    return [dict(zip(columns, one, strict=True)) for one in rows]
+
+
+def _lines(columns: Sequence[str], cells: Sequence[dict[str, str]]) -> list[str]:
+    """Of each row these columns."""
+    return aligned([columns, *([one[name] for name in columns] for one in cells)])
+
+
+def _excess(columns: Sequence[str], cells: Sequence[dict[str, str]], width: int) -> int:
+    """By what the table is too wide."""
+    return max(map(len, _lines(columns, cells))) - width
+
+
+def _fitted(
+    columns: Sequence[str],
+    cells: Sequence[dict[str, str]],
+    width: int | None,
+    *,
+    named: Sequence[str],
+    spare: Sequence[str],
+) -> list[str]:
+    """A table for a terminal of `width` columns: of the `spare` ones first those go that say nothing, then those that
+    say least, the last first, until what is `named` need not be short to be recognised.
+    """
+    left = list(columns)
+    if width is not None and _excess(left, cells, width) > 0:
+        left = [name for name in left if name not in spare or any(one[name] not in "0-" for one in cells)]
+        short = [
+            {name: text[:_SHORT_NAME] if name in named else text for name, text in one.items()}
+            for one in cells
+        ]
+        for name in reversed(spare):
+            if name in left and _excess(left, short, width) > 0:
+                left.remove(name)
+        if (excess := _excess(left, cells, width)) > 0:
+            _fit_names(cells, [name for name in named if name in left], excess)
+    return _lines(left, cells)
 
 
 def ps(
     views: Sequence[dict[str, Any]], *, verbose: bool = False, width: int | None = None, now: float = 0.0
 ) -> str:
     """The table of `proxyctl ps`, for a terminal of `width` columns; with `verbose` what is behind each row."""
-    lines = _aligned([COLUMNS, *(row(view) for view in views)])
+    lines = aligned([COLUMNS, *(row(view) for view in views)])
     if width is not None and max(map(len, lines)) > width:
         lines = _narrow(views, width)
     if verbose:
@@ -57,31 +92,31 @@ def ps(
 
 
 def _narrow(views: Sequence[dict[str, Any]], width: int) -> list[str]:
-    """First without the columns that say nothing new; then one word per state, and the sentence below it."""
-    cells = [dict(zip(COLUMNS, row(view), strict=True)) for view in views]
+    """First without the columns that say nothing new; then one word per state, and the sentence below it; then
+    without what `ps -v` has as well.
+    """
+    cells = _cells(COLUMNS, map(row, views))
     spare = {
         "MODEL": all(one["MODEL"] == one["NAME"] for one in cells),
         "RESTARTS": all(one["RESTARTS"] == "0" for one in cells),
     }
     columns = [name for name in COLUMNS if not spare.get(name)]
-    lines = _aligned([columns, *([one[name] for name in columns] for one in cells)])
+    lines = _lines(columns, cells)
     if max(map(len, lines)) <= width:
         return lines
     for view, one in zip(views, cells, strict=True):
         one |= {"STATE": cell(view.get("state")), "HEALTH": _one_word(one["HEALTH"])}
-    _fit_names(cells, columns, width)
-    heading, *lines = _aligned([columns, *([one[name] for name in columns] for one in cells)])
+    heading, *lines = _fitted(columns, cells, width, named=("NAME", "MODEL"), spare=("UPTIME", "PID"))
     below = [_wrapped(_sentences(view), width) for view in views]
     return [heading, *(text for line, more in zip(lines, below, strict=True) for text in (line, *more))]
 
 
-def _fit_names(cells: Sequence[dict[str, str]], columns: Sequence[str], width: int) -> None:
-    """Shorten the names by what the table is too wide."""
-    lines = _aligned([columns, *([one[name] for name in columns] for one in cells)])
-    named = [column for column in ("NAME", "MODEL") if column in columns]
-    excess = max(map(len, lines)) - width
-    longest = max(len(one[column]) for one in cells for column in named)
-    limit = max(_SHORTEST_NAME, longest - -(-excess // len(named)))
+def _fit_names(cells: Sequence[dict[str, str]], named: Sequence[str], excess: int) -> None:
+    """Shorten the names by what the table is too wide, the longest first."""
+    widths = [max(len(one[column]) for one in cells) for column in named]
+    limit = max(widths)
+    while limit > _SHORTEST_NAME and sum(max(0, width - limit) for width in widths) < excess:
+        limit -= 1
     for one in cells:
         for column in named:
             one[column] = _shortened(one[column], limit)
@@ -256,12 +291,31 @@ def serving(workers: int) -> str:
     return f"supervisor not running; {count(workers, 'worker')} serving"
 
 
-USAGE_COLUMNS = ("TIME", "PROXY", "ASKED FOR", "STATUS", "STOP", "IN", "OUT", "COST", "FIRST", "TOOK")
+USAGE_COLUMNS = (
+    "TIME",
+    "PROXY",
+    "ASKED FOR",
+    "ANSWERED BY",
+    "STATUS",
+    "STOP",
+    "IN",
+    "OUT",
+    "COST",
+    "FIRST",
+    "TOOK",
+)
 
 
-def usage(rows: Sequence[tuple[str, dict[str, Any]]]) -> str:
-    """The table of `proxyctl usage`; each row with its local time, which only the caller can know."""
-    return table(USAGE_COLUMNS, [_request(clock, row) for clock, row in rows])
+def usage(rows: Sequence[tuple[str, dict[str, Any]]], width: int | None = None) -> str:
+    """The table of `proxyctl usage`; each row with its local time, which only the caller can know.
+
+    Who answered is a column where that does not go without saying.
+    """
+    cells = _cells(USAGE_COLUMNS, (_request(clock, row) for clock, row in rows))
+    is_plain = all(_answerer(row) in ("-", row.get("route")) for _, row in rows)
+    columns = [name for name in USAGE_COLUMNS if not (is_plain and name == "ANSWERED BY")]
+    named, spare = ("PROXY", "ASKED FOR", "ANSWERED BY"), ("TOOK", "ASKED FOR", "STOP", "FIRST")
+    return "\n".join(_fitted(columns, cells, width, named=named, spare=spare))
 
 
 _SUMS = (
@@ -279,13 +333,17 @@ _SUMS = (
 _HEADINGS: dict[tuple[str, ...], tuple[str, ...]] = {("route", "model"): ("ROUTE", "ANSWERED BY")}
 
 
-def costs(keys: Sequence[str], groups: Sequence[dict[str, Any]], total: dict[str, Any]) -> str:
+def costs(
+    keys: Sequence[str], groups: Sequence[dict[str, Any]], total: dict[str, Any], width: int | None = None
+) -> str:
     """The table of `proxyctl costs`, known by `keys`; the total where there is more than one group."""
     heading = _HEADINGS.get(tuple(keys)) or [key.upper() for key in keys]
     lines = [[*(clipped(cell(group[key])) for key in keys), *_sums(group)] for group in groups]
     if len(groups) > 1:
         lines.append(["total", *("" for _ in keys[1:]), *_sums(total)])
-    return table([*heading, *_SUMS], lines)
+    spare = ("FAILED", "UNPRICED", "FALLBACK", "SOURCE", "FROM CACHE", "TO CACHE")
+    columns = [*heading, *_SUMS]
+    return "\n".join(_fitted(columns, _cells(columns, lines), width, named=heading, spare=spare))
 
 
 def _sums(group: dict[str, Any]) -> list[str]:
@@ -312,6 +370,7 @@ def _request(clock: str, row: dict[str, Any]) -> list[str]:
         clock,
         clipped(_way(row)),
         clipped(cell(row.get("requested_model"))),
+        clipped(_answerer(row)),
         cell(row.get("status")) + (", fallback" if row.get("fallback") else ""),
         cell(row.get("stop_reason") or row.get("error_type")),
         about + str(sum(known)) if known else "-",
@@ -326,6 +385,11 @@ def _way(row: dict[str, Any]) -> str:
     """The proxy, and the front that a request came through."""
     route = cell(row.get("route"))
     return route if ">" in route else cell(row.get("proxy"))
+
+
+def _answerer(row: dict[str, Any]) -> str:
+    """The model id of who answered, or was to."""
+    return cell("/".join(filter(None, (row.get("provider"), row.get("model")))))
 
 
 def cost(dollars: float | None) -> str:

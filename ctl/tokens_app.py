@@ -8,6 +8,7 @@ import typer
 
 from .apps import Json, group
 from .faults import EXIT_OK, say, say_json, talk
+from .render import aligned
 
 app = group()
 
@@ -128,7 +129,6 @@ def list_(json: Json = False) -> int:
         return EXIT_OK
     if not rows:
         talk("there is no token; proxyctl tokens add NAME")
-    width = max((len(row["name"]) for row in rows), default=0)
-    for row in rows:
-        say(f"{row['name']:<{width}}  mp-***  {row['sha256']}  {told(row)}")
+    for line in aligned([(row["name"], "mp-***", row["sha256"], told(row)) for row in rows]):
+        say(line)
     return EXIT_OK

@@ -12,6 +12,7 @@ from modelproxy.supervisor.paths import Paths
 from . import names, offline, render
 from .client import Client, quote
 from .faults import EXIT_OK, Fault, say, say_json, talk
+from .ps import width
 
 _LOOKED_THROUGH = 1000
 """Rows, for the names of proxies that a mistyped one may have meant."""
@@ -27,7 +28,7 @@ def usage(paths: Paths, proxy: str | None, *, age_s: float | None, limit: int, a
     if as_json:
         say_json(rows)
     else:
-        say(render.usage([(_clock(row["ts"]), row) for row in rows]))
+        say(render.usage([(_clock(row["ts"]), row) for row in rows], width()))
     return EXIT_OK
 
 
