@@ -142,20 +142,23 @@ class Doors:
         """The fronts that are up, by the names of the proxies that they lead to; also one that still finishes its
         requests, unless it is among `but`.
         """
+        leading = [
+            unit
+            for unit in self._keeper.units.values()
+            if unit.proxy.spec.front is not None
+            and (unit.proxy.wanted or (unit.proxy.workers and unit not in but))
+        ]
+        serving = self._serving() if leading else {}
         found: dict[str, list[str]] = {}
-        for unit in self._keeper.units.values():
-            proxy = unit.proxy
-            leads = proxy.wanted or (bool(proxy.workers) and unit not in but)
-            for place in self.behind([unit]) if leads else ():
+        for unit in leading:
+            for place in _behind([unit], serving):
                 found.setdefault(place.proxy.name, []).append(unit.proxy.name)
         return found
 
     def behind(self, doors: Iterable[Unit]) -> list[Unit]:
         """The proxies that these lead to, as far as they are up; none but a front leads to any."""
-        leading = [unit.proxy.spec.front for unit in doors if unit.proxy.spec.front is not None]
-        serving = self._serving() if leading else {}
-        names = dict.fromkeys(place.name for front in leading for place in front.places)
-        return [serving[name] for name in names if name in serving]
+        leading = [unit for unit in doors if unit.proxy.spec.front is not None]
+        return _behind(leading, self._serving()) if leading else []
 
     def _freed(self, doors: Iterable[Unit]) -> list[Unit]:
         """Who may be up for nobody when these fronts have gone: also where they do not lead any more."""
@@ -236,6 +239,12 @@ class Doors:
         falls_back = any(target.provider == routes.OWN for spec in specs for target in spec.fallback)
         leads_home = fronts.leads_home(front) or falls_back
         return None if leads_home else front.otherwise
+
+
+def _behind(doors: Iterable[Unit], serving: _Serving) -> list[Unit]:
+    fronts_of = [unit.proxy.spec.front for unit in doors]
+    names = dict.fromkeys(place.name for front in fronts_of if front is not None for place in front.places)
+    return [serving[name] for name in names if name in serving]
 
 
 def _may_ask(request: UpRequest, fault: Fault) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import attrs
 
 from modelproxy.worker.contract import Front, FrontRule, Place
+from modelproxy.worker.model_ids import parted
 
 from . import aliases, config, routes
 from .config import Config
@@ -75,8 +76,8 @@ def doors_to(name: str, found: Config) -> list[str]:
 
 def leads_home(front: Front) -> bool:
     """Whether a rule leads to Anthropic; not where the proxies behind it fall back to."""
-    models = (place.model_id.partition("/")[0] for place in front.places)
-    return OWN in (front.otherwise, *(rule.to for rule in front.rules), *models)
+    providers = (parted(place.model_id)[0] for place in front.places)
+    return OWN in (front.otherwise, *(rule.to for rule in front.rules), *providers)
 
 
 def compiled(table: str, found: Config) -> Compiled:
