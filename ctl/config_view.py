@@ -28,6 +28,9 @@ from .far import is_here
 from .faults import Fault
 from .keys import mask, read
 
+_InUse = dict[str, tuple[Provider, list[str]]]
+"""The sound providers that something names, by name, and what names them."""
+
 
 def validate(paths: Paths) -> dict[str, Any]:
     """Every problem of every file that holds here, and every key that a mapping needs and nobody has."""
@@ -43,8 +46,9 @@ def validate(paths: Paths) -> dict[str, Any]:
         }
         for wrong in found.wrong
     ]
-    variables = _variables(found, paths)
-    problems += [*_spoilt_keys(paths.keys_file), *_missing(found, paths, variables)]
+    used = _in_use(found)
+    variables = _variables(used, paths)
+    problems += [*_spoilt_keys(paths.keys_file), *_missing(used, paths, variables)]
     return {
         "valid": not problems,
         "files": [layer.origin for layer in found.layers if layer.origin != "environment"],
@@ -99,7 +103,10 @@ def _loose(found: settings.Settings, paths: Paths) -> Iterator[str]:
 
 def _without_effect(found: settings.Settings) -> Iterator[str]:
     """Settings that a provider of another kind would have."""
+    own = _said_providers(found)
     for name, table in _sound_tables(found):
+        if name not in own:
+            continue  # another modelproxy has other settings
         passed_through = table.get("api") == "anthropic"
         kind = table.get("kind", name)
         meant = {kind, "openrouter"} if kind == "openai" and _is_openrouter(table) else {kind}
@@ -127,10 +134,7 @@ _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|([A-Z_][A-Z0-9_]*))", re.ASCII)
 
 
 def _variables_as_keys(found: settings.Settings) -> Iterator[str]:
-    spoilt = spoilt_providers(found)
-    for name, table in _said_tables(found).items():
-        if name in spoilt:
-            continue
+    for name, table in _sound_tables(found):
         if match := _VARIABLE.fullmatch(table.get("api_key", "")):
             key = schema.dotted((*schema.provider_path(name), "api_key"))
             yield (
@@ -153,11 +157,6 @@ def _in_the_clear(found: settings.Settings) -> Iterator[str]:
                 f"{key}.url = {url}: prompts and the token go there without encryption; use https or a tunnel "
                 f"(ssh -L), or say {key}.insecure = true"
             )
-
-
-def _sound_tables(found: settings.Settings) -> list[tuple[str, dict[str, Any]]]:
-    spoilt = spoilt_providers(found)
-    return [(name, table) for name, table in _said_providers(found).items() if name not in spoilt]
 
 
 def _good_nowhere(found: settings.Settings) -> Iterator[str]:
@@ -256,11 +255,11 @@ class _Variable:
     """Where the supervisor runs; None: none runs, or none that could say it."""
 
 
-def _variables(found: settings.Settings, paths: Paths) -> list[_Variable]:
-    """Of the providers that are used. The supervisor is asked for yes and no, and tells no key."""
+def _variables(used: _InUse, paths: Paths) -> list[_Variable]:
+    """Of these providers. The supervisor is asked for yes and no, and tells no key."""
     asked = {
         name: one.key.env
-        for name, (one, _) in _in_use(found).items()
+        for name, (one, _) in used.items()
         if one.key.env and one.needs_key and not has_key(name, one, paths, environment={})
     }
     held: dict[str, bool] = {}
@@ -290,24 +289,23 @@ def _set_in_one_place(variables: list[_Variable]) -> Iterator[str]:
             )
 
 
-def _missing(found: settings.Settings, paths: Paths, variables: list[_Variable]) -> Iterator[dict[str, Any]]:
+def _missing(used: _InUse, paths: Paths, variables: list[_Variable]) -> Iterator[dict[str, Any]]:
     """Each provider that a mapping names and that has no key (S92), by its table."""
     there = {one.provider for one in variables if one.there}
-    for name, (provider, users) in _in_use(found).items():
+    for name, (provider, users) in used.items():
         if not provider.needs_key or name in there or has_key(name, provider, paths):
             continue
-        used = f"is used by {', '.join(users)}"
+        need = f"is used by {', '.join(users)}"
         variable = f"set {provider.key.env}, or " if provider.key.env else ""
-        text = f"{name} has no API key, and {used}: {variable}say proxyctl keys set {name}"
+        text = f"{name} has no API key, and {need}: {variable}say proxyctl keys set {name}"
         if provider.key.file is not None:
-            text = f"{name} {used}, and its key file {provider.key.file} is not there"
+            text = f"{name} {need}, and its key file {provider.key.file} is not there"
         key = schema.dotted(schema.provider_path(name))
         yield {**_NOWHERE, "key": key, "message": text, "text": text}
 
 
-def _in_use(found: settings.Settings) -> dict[str, tuple[Provider, list[str]]]:
-    """The sound providers that something names, by name, and what names them."""
-    spoilt = spoilt_providers(found)
+def _in_use(found: settings.Settings) -> _InUse:
+    spoilt = configured(found) - {name for name, _ in _sound_tables(found)}
     providers = {name: one for name, one in provider_table(found).items() if name not in spoilt}
     return {name: (providers[name], users) for name, users in sorted(_used(found, providers).items())}
 
@@ -343,9 +341,7 @@ def _model_of(path: Key, value: Any) -> list[str]:
 
 def provider_table(found: settings.Settings) -> dict[str, Provider]:
     """The providers of all layers. Of a table with mistakes nothing holds: what is built in stays as it is."""
-    spoilt = spoilt_providers(found)
-    sound = [(name, one) for name, one in _said_tables(found).items() if name not in spoilt]
-    return build(_document(sound)).providers
+    return build(_document(_sound_tables(found))).providers
 
 
 def configured(found: settings.Settings) -> set[str]:
@@ -353,9 +349,9 @@ def configured(found: settings.Settings) -> set[str]:
     return set(_said_tables(found))
 
 
-def spoilt_providers(found: settings.Settings) -> set[str]:
-    """Whose tables have mistakes of their own. These are told; what would follow from them is guesswork."""
-    return {name for name, table in _said_tables(found).items() if _is_spoilt(name, table)}
+def _sound_tables(found: settings.Settings) -> list[tuple[str, dict[str, Any]]]:
+    """Without mistakes of their own: those are told, and what would follow from them is guesswork."""
+    return [(name, table) for name, table in _said_tables(found).items() if not _is_spoilt(name, table)]
 
 
 def _said_providers(found: settings.Settings) -> dict[str, Any]:
