@@ -312,7 +312,7 @@ def usage(rows: Sequence[tuple[str, dict[str, Any]]], width: int | None = None) 
     Who answered is a column where that does not go without saying.
     """
     cells = _cells(USAGE_COLUMNS, (_request(clock, row) for clock, row in rows))
-    is_plain = all(_answerer(row) in ("-", row.get("route")) for _, row in rows)
+    is_plain = all(_answerer(row) in ("-", cell(row.get("route")).rpartition(">")[2]) for _, row in rows)
     columns = [name for name in USAGE_COLUMNS if not (is_plain and name == "ANSWERED BY")]
     named, spare = ("PROXY", "ASKED FOR", "ANSWERED BY"), ("TOOK", "ASKED FOR", "STOP", "FIRST")
     return "\n".join(_fitted(columns, cells, width, named=named, spare=spare))

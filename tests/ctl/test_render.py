@@ -383,7 +383,9 @@ def test_usage_names_who_answered_where_that_does_not_go_without_saying() -> Non
     plain = {"proxy": "coder", "route": "ollama/x", "provider": "ollama", "model": "x", "status": 200}
     other = plain | {"provider": "openrouter", "model": "a/b", "fallback": True}
 
-    assert "ANSWERED BY" not in render.usage([("12:00", plain)])
+    assert "ANSWERED BY" not in render.usage(
+        [("12:00", plain), ("12:01", plain | {"route": "front>ollama/x"})]
+    )
     header, *lines = render.usage([("12:00", plain), ("12:01", other)]).splitlines()
     assert [line[header.index("ANSWERED BY") :].split()[0] for line in lines] == [
         "ollama/x",
@@ -405,7 +407,7 @@ GROUP = {
     "cache_write_tokens": 0,
     "tokens_estimated": True,
     "cost_usd": 0.0123,
-    "unpriced": 0,
+    "unpriced_requests": 0,
     "cost_source": "price_table",
 }
 
@@ -419,7 +421,9 @@ def test_costs_go_without_what_says_nothing_before_what_does() -> None:
     assert [name.strip() for name in narrow_costs(100)[0].split("  ") if name] == [
         *("ROUTE", "ANSWERED BY", "REQUESTS", "IN", "OUT", "COST", "SOURCE")
     ]
-    busy = narrow_costs(100, failed=1, fallbacks=1, unpriced=1, cache_read_tokens=7, cache_write_tokens=8)
+    busy = narrow_costs(
+        100, failed=1, fallbacks=1, unpriced_requests=1, cache_read_tokens=7, cache_write_tokens=8
+    )
     assert [name.strip() for name in busy[0].split("  ") if name] == [
         *("ROUTE", "ANSWERED BY", "REQUESTS", "FAILED", "FALLBACK", "IN", "OUT", "COST", "UNPRICED")
     ]
