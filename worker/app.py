@@ -129,7 +129,7 @@ def addressed(path: str) -> tuple[str | None, str]:
 
 
 _READ = "GET, HEAD"
-OTHERS = ("/v1/chat/completions",)
+OTHERS = ("/v1/chat/completions", "/v1/responses")
 """Paths of other APIs. `forms.table` turns each POST of them into one of messages, so here the others are seen."""
 _PATHS = {
     **dict.fromkeys(OTHERS, (Endpoint.MESSAGES, "POST")),

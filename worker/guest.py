@@ -16,7 +16,6 @@ from .forms import refusals
 from .forms.asking import Answer, Form, Terms, shown
 from .forms.table import FORMS
 from .httpd_parse import Headers as AnyHeaders
-from .wire import sse
 
 
 def interpreted(exchange: Exchange, terms: Callable[[], Terms]) -> Exchange:
@@ -105,7 +104,7 @@ class Interpreted(Reworded):
     async def send(self, data: bytes) -> None:
         said = self._known().feed(data)
         # A comment says that somebody is alive; half an event says nothing yet.
-        await self._exchange.send(said or (sse.KEEP_ALIVE if data.startswith(b":") else b""))
+        await self._exchange.send(said or (self._known().ping() if data.startswith(b":") else b""))
 
     async def finish(self) -> None:
         if last := self._known().end():

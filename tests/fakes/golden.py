@@ -37,6 +37,17 @@ def paths(dialect: str) -> list[Path]:
     return sorted((CASES / dialect).glob("*.json"))
 
 
+def answers() -> list[tuple[str, Any]]:
+    """All cases of which it is written down what their client reads, by name."""
+    found = []
+    for dialect in ("ollama", "openai", "openrouter"):
+        for path in paths(dialect):
+            written = json.loads(path.read_text(encoding="utf-8"))
+            if isinstance(written, dict) and "events" in written:
+                found.append((f"{dialect}/{path.stem}", written))
+    return found
+
+
 def terms(provider: str, known: dict[str, Any]) -> Terms:
     """Terms as a case writes them down."""
     capabilities = known.get("capabilities")

@@ -39,6 +39,12 @@ def test_what_counts_stays_and_what_tells_of_the_other_api_does_not() -> None:
     assert found.header_all(b"host") == [b"127.0.0.1:3457"]
 
 
+def test_codex_calls_its_session_otherwise() -> None:
+    found = shown(request(headers=((b"session-id", b"s1"), (b"thread-id", b"t1"))), "/v1/messages")
+
+    assert (found.header(b"x-session-id"), found.header(b"session-id")) == (b"s1", None)
+
+
 @pytest.mark.parametrize(
     ("said", "goes"),
     [

@@ -9,7 +9,8 @@ import pytest
 
 from modelproxy.worker.failures import Refused
 from modelproxy.worker.forms.asking import Terms
-from modelproxy.worker.forms.chat import JSON_ONLY, Chat
+from modelproxy.worker.forms.chat import Chat
+from modelproxy.worker.forms.wishes import JSON_ONLY
 from modelproxy.worker.wire import asks
 
 HI = [{"role": "user", "content": "hi"}]
@@ -65,7 +66,7 @@ OFF = {"thinking": {"type": "disabled"}}
         ({"reasoning_effort": "minimal"}, {**THINKS, "output_config": {"effort": "low"}}),
         ({"reasoning_effort": "high"}, {**THINKS, "output_config": {"effort": "high"}}),
         ({"response_format": {"type": "text"}}, {}),
-        ({"response_format": {"type": "json_object"}}, {"system": [text(JSON_ONLY)]}),
+        ({"response_format": {"type": "json_object"}}, {"system": [JSON_ONLY]}),
         (
             {"response_format": {"type": "json_schema", "json_schema": {"strict": True, "schema": SCHEMA}}},
             {"output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}},

@@ -228,21 +228,10 @@ def test_any_cut_of_the_bytes_gives_the_same_chunks(cuts: list[int]) -> None:
     assert streamed(events(*ALL), cuts) == streamed(events(*ALL))
 
 
-def _golden() -> list[Any]:
-    """What the clients of every golden case read."""
-    found = []
-    for dialect in ("ollama", "openai", "openrouter"):
-        for path in golden.paths(dialect):
-            written = json.loads(path.read_text(encoding="utf-8"))
-            if isinstance(written, dict) and "events" in written:
-                found.append(pytest.param(written, id=f"{dialect}/{path.stem}"))
-    return found
-
-
 START = Stream(HEAD).start()
 
 
-@pytest.mark.parametrize("written", _golden())
+@pytest.mark.parametrize("written", [pytest.param(written, id=name) for name, written in golden.answers()])
 def test_every_golden_stream_says_the_same_in_chunks(written: dict[str, Any]) -> None:
     """Text, calls, reasoning and counts; whole or in single bytes."""
     data = START + b"".join(sse.event(name.encode(), codec.dumps(said)) for name, said in written["events"])

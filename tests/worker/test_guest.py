@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 import pytest
 import trio
-from fakes import chat_grammar
+from fakes import chat_grammar, responses_grammar
 from fakes.exchange import JSON_HEADERS, FakeExchange, Headers, request
 
 from modelproxy.worker.contract import Access, Quota, WorkerSpec
@@ -192,6 +192,19 @@ async def test_a_providers_comments_keep_the_connection_alive() -> None:
     await found.send(b"event: pi")
 
     assert bytes(made.sent) == b": keep-alive\n\n"
+
+
+async def test_a_silence_is_said_in_the_clients_own_way() -> None:
+    """codex waits for events, and comments are none to it."""
+    made = exchange("/v1/responses", input="hi", stream=True)
+    found = guest(made)
+    await found.read_body()
+    await found.start(200, [(b"content-type", b"text/event-stream")])
+    await found.send(b": PROCESSING\n\n")
+    await found.finish()
+    said = responses_grammar.check(bytes(made.sent))
+
+    assert said.events == ["response.created", "response.in_progress", "response.failed"]
 
 
 async def test_a_stream_that_simply_stops_is_ended_by_an_error() -> None:

@@ -43,6 +43,9 @@ class Answer(Protocol):
     def feed(self, data: bytes) -> bytes:
         """Some bytes of an event stream, however they were cut."""
 
+    def ping(self) -> bytes:
+        """What says in a silence that somebody is alive."""
+
     def end(self) -> bytes:
         """The stream is over; where it has not said so, this does."""
 
@@ -121,7 +124,7 @@ def shown(request: Request, path: str) -> Shown:
     What tells of the client's own API and library stays behind, for it may go to Anthropic.
     """
     before = request.path[: len(request.path) - len(path)]
-    kept = [_credential(name, value) for name, value in request.headers if _stays(name)]
+    kept = [_renamed(name, value) for name, value in request.headers if _stays(name)]
     return Shown(request.method, before + PATH, [*kept, *_OURS])
 
 
@@ -140,6 +143,7 @@ _KEPT = frozenset(
         b"authorization",
         b"x-api-key",
         b"x-session-id",
+        b"session-id",
     }
 )
 _KEPT_FAMILIES = (b"sec-fetch-", b"x-proxy-", b"x-claude-code-")
@@ -151,6 +155,11 @@ def _stays(name: bytes) -> bool:
 
 _ANTHROPICS = b"sk-ant-"
 _OAUTH = b"sk-ant-oat"
+
+
+def _renamed(name: bytes, value: bytes) -> tuple[bytes, bytes]:
+    """Under the name by which it is known here."""
+    return (b"x-session-id", value) if name == b"session-id" else _credential(name, value)  # codex's
 
 
 def _credential(name: bytes, value: bytes) -> tuple[bytes, bytes]:

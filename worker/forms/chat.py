@@ -12,7 +12,7 @@ from typing import Any
 from modelproxy.worker.dialects.arguments import of_history
 from modelproxy.worker.wire import codec
 
-from . import parts, thoughts, tooling
+from . import parts, thoughts, tooling, wishes
 from .asking import Asked, Terms, refused, unsupported
 from .chat_said import ChatAnswer, Wanted
 from .parts import History
@@ -21,7 +21,7 @@ Block = dict[str, Any]
 
 USUAL_OUTPUT = 8192
 """Tokens of an answer for which nobody says how long it may be."""
-JSON_ONLY = "Answer with one JSON object and nothing else: no prose around it, no code fence."
+_LIMITS = ("max_completion_tokens", "max_tokens")
 
 
 class Chat:
@@ -32,21 +32,26 @@ class Chat:
         said = _document(body)
         _refuse(said)
         history = _history(said)
-        _ask_for_json(said, history)
+        form = _dict(said.get("response_format"))
+        if form.get("type") == "json_object":
+            history.system.append(wishes.JSON_ONLY)
         system, messages = history.done()
         tools = _tools(said)
         choice = _choice(said, tools)
         thought = tooling.efforts(said.get("reasoning_effort"), forced=tooling.is_forced(choice))
-        asks: Block = {"model": said["model"], "max_tokens": _most(said, terms)}
+        asks: Block = {
+            "model": said["model"],
+            "max_tokens": wishes.most(said, _LIMITS) or terms.most_output or USUAL_OUTPUT,
+        }
         asks |= {"stream": True} if said.get("stream") else {}
         asks |= {"system": system} if system else {}
         asks["messages"] = messages
         asks |= {"tools": [tool for tool, _ in tools]} if tools else {}
         asks |= {"tool_choice": choice} if choice is not None else {}
         asks |= {"stop_sequences": stops} if (stops := _stops(said)) else {}
-        asks |= _sampling(said, terms, is_thinking="output_config" in thought)
-        asks |= _with_format(thought, said)
-        asks |= _user(said)
+        asks |= wishes.sampling(said, terms, is_thinking="output_config" in thought)
+        asks |= wishes.with_schema(thought, form, _dict(form.get("json_schema")).get("schema"))
+        asks |= wishes.user(said)
         answer = ChatAnswer(_wanted(said, tools), terms)
         return Asked(codec.dumps(asks), answer)
 
@@ -55,18 +60,9 @@ class Chat:
 
 
 def _document(body: bytes) -> Block:
-    try:
-        said = codec.loads(body)
-    except ValueError as error:
-        raise refused(f"the body is not valid JSON: {error}") from None
-    if not isinstance(said, dict):
-        raise refused("the body must be a JSON object")
-    if not isinstance(said.get("model"), str) or not said["model"]:
-        raise refused("model: must be a non-empty string", "model")
+    said = wishes.document(body)
     if not isinstance(said.get("messages"), list) or not said["messages"]:
         raise refused("messages: must be a list with at least one message", "messages")
-    if said.get("stream") is not None and type(said["stream"]) is not bool:
-        raise refused("stream: must be true or false", "stream")
     return said
 
 
@@ -81,17 +77,6 @@ def _refuse(said: Block) -> None:
         raise unsupported("modalities", "answers are text only")
     if said.get("audio"):
         raise unsupported("audio", "answers are text only")
-
-
-def _most(said: Block, terms: Terms) -> int:
-    for field in ("max_completion_tokens", "max_tokens"):
-        value = said.get(field)
-        if value is None:
-            continue
-        if type(value) is not int or value < 1:
-            raise refused(f"{field}: must be a positive integer", field)
-        return value
-    return terms.most_output or USUAL_OUTPUT
 
 
 def _stops(said: Block) -> list[str]:
@@ -238,50 +223,10 @@ def _choice(said: Block, tools: list[_Tool]) -> Block | None:
         if name not in [tool["name"] for tool, _ in tools]:
             raise refused(f"tool_choice: {name!r} is not among the tools", "tool_choice")
         return tooling.chosen("tool", name, parallel=parallel)
-    kind = _CHOICES.get("auto" if wish is None else str(wish))
-    if kind is None:
-        raise refused("tool_choice: must be none, auto, required, or name a tool", "tool_choice")
-    return tooling.chosen(kind, parallel=parallel)
-
-
-_CHOICES = {"auto": "auto", "none": "none", "required": "any"}
+    return tooling.chosen(wishes.choice(wish), parallel=parallel)
 
 
 # --- the rest -----------------------------------------------------------------------------------------
-
-
-def _ask_for_json(said: Block, history: History) -> None:
-    """No model of Anthropic's takes JSON without a schema for an order; it has to be told."""
-    if _dict(said.get("response_format")).get("type") == "json_object":
-        history.system.append({"type": "text", "text": JSON_ONLY})
-
-
-def _with_format(thought: Block, said: Block) -> Block:
-    wish = _dict(said.get("response_format"))
-    schema = _dict(wish.get("json_schema")).get("schema") if wish.get("type") == "json_schema" else None
-    if not isinstance(schema, dict):
-        return thought
-    config = {**thought.get("output_config", {}), "format": {"type": "json_schema", "schema": schema}}
-    return {**thought, "output_config": config}
-
-
-def _sampling(said: Block, terms: Terms, *, is_thinking: bool) -> Block:
-    """OpenAI's scale goes to 2, Anthropic's to 1, and while it thinks it takes none."""
-    if terms.is_literal and is_thinking:
-        return {}
-    found = {field: said[field] for field in ("temperature", "top_p") if _is_number(said.get(field))}
-    if terms.is_literal and "temperature" in found:
-        return {"temperature": min(found["temperature"], 1)}  # nor both of them
-    return found
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _user(said: Block) -> Block:
-    user = said.get("safety_identifier") or said.get("user")
-    return {"metadata": {"user_id": user}} if isinstance(user, str) and user else {}
 
 
 def _wanted(said: Block, tools: list[_Tool]) -> Wanted:

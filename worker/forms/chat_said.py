@@ -64,6 +64,10 @@ class ChatAnswer:
         self._reader.feed(data)
         return self._chunks.take()
 
+    def ping(self) -> bytes:
+        """A comment."""
+        return sse.KEEP_ALIVE
+
     def end(self) -> bytes:
         """The stream is over."""
         self._reader.end()

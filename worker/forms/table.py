@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from .asking import Form
 from .chat import Chat
+from .responses import Responses
 
 FORMS: dict[str, Form] = {
     "/v1/chat/completions": Chat(),
+    "/v1/responses": Responses(),
 }

@@ -1,0 +1,63 @@
+"""What both of OpenAI's APIs let a client wish for. (`test_chat` and `test_responses` send each of them.)"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from modelproxy.worker.failures import Refused
+from modelproxy.worker.forms import wishes
+from modelproxy.worker.forms.asking import Terms
+
+LITERAL = Terms(is_literal=True)
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"{", "not valid JSON"),
+        (b"[]", "must be a JSON object"),
+        (b"{}", "model: must be"),
+        (b'{"model":""}', "model: must be"),
+        (b'{"model":"m","stream":1}', "stream: must be"),
+    ],
+)
+def test_a_body_that_is_none(body: bytes, words: str) -> None:
+    with pytest.raises(Refused, match=words):
+        wishes.document(body)
+
+
+def test_the_first_limit_counts() -> None:
+    assert wishes.most({"a": None, "b": 2, "c": 3}, ("a", "b", "c")) == 2
+    assert wishes.most({}, ("a",)) is None
+    for wrong in (0, -1, True, "5", 1.5):
+        with pytest.raises(Refused, match="a: must be a positive integer"):
+            wishes.most({"a": wrong}, ("a",))
+
+
+@pytest.mark.parametrize(
+    ("terms", "thinks", "found"),
+    [
+        (Terms(), True, {"temperature": 1.5, "top_p": 0.5}),
+        (LITERAL, False, {"temperature": 1}),
+        (LITERAL, True, {}),
+    ],
+)
+def test_who_takes_it_to_the_letter_gets_what_he_takes(
+    terms: Terms, thinks: bool, found: dict[str, Any]
+) -> None:
+    assert wishes.sampling({"temperature": 1.5, "top_p": 0.5}, terms, is_thinking=thinks) == found
+
+
+def test_a_schema_stands_beside_what_is_to_be_thought() -> None:
+    thought = {"thinking": {"type": "adaptive"}, "output_config": {"effort": "low"}}
+    form = {"type": "json_schema"}
+    found = wishes.with_schema(thought, form, {"type": "object"})
+
+    assert found["output_config"] == {
+        "effort": "low",
+        "format": {"type": "json_schema", "schema": {"type": "object"}},
+    }
+    assert wishes.with_schema(thought, form, None) == thought
+    assert wishes.with_schema(thought, {"type": "text"}, {"type": "object"}) == thought
