@@ -15,7 +15,12 @@ window which we say counts for nothing: CLAUDE_CODE_DISABLE_1M_CONTEXT takes it 
 environment would be asked for 127.0.0.1 as well.
 
 Through the front door it says who asks: with CLAUDE_CODE_GATEWAY_HINT_HEADERS each request carries its class and
-the names of built-in sub-agents. opencode reads no base URL, but a whole configuration from one variable.
+the names of built-in sub-agents. opencode reads no base URL, but a whole configuration from one variable, and codex
+one from its command line (`codex`).
+
+A program that is none of these may use either company's library. Those of OpenAI's are led to the proxy as well,
+unless the environment says where they go already: who has a key of OpenAI's may use it for something else than the
+model that is meant, and would not notice that somebody else answers.
 """
 
 from __future__ import annotations
@@ -60,6 +65,7 @@ _WAYS_PAST = (
 )
 """With one of these a client does not go to its base URL."""
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+_GUESSES = {"claude": "Claude Code takes it for a million", "codex": "codex takes it for 272000"}
 _USUAL_OUTPUT = 32_000
 """What Claude Code asks for when it does not know the model."""
 _LARGE_WINDOW = 1_000_000
@@ -68,7 +74,19 @@ _AIDER_WARNS = "AIDER_SHOW_MODEL_WARNINGS"
 """Of a model that is not in its list it would ask, at each start, whether to open a page in the browser."""
 _OPENCODE = "OPENCODE_CONFIG_CONTENT"
 """Configuration that opencode puts before that of its files."""
-OPENAI = "a proxy speaks Anthropic's Messages API; that of OpenAI is not served yet"
+NAME = "modelproxy"
+"""Under which clients with a configuration know us."""
+_OPENAI_OWN = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_API_BASE")
+_OPENAI_WAYS_PAST = (
+    "OPENAI_ADMIN_KEY",
+    "OPENAI_API_TYPE",
+    "OPENAI_API_VERSION",
+    "OPENAI_CUSTOM_HEADERS",
+    "OPENAI_ORGANIZATION",
+    "OPENAI_ORG_ID",
+    "OPENAI_PROJECT_ID",
+)
+"""What belongs to an account of OpenAI's, or leads a library elsewhere."""
 
 
 @attrs.frozen
@@ -107,9 +125,11 @@ class Changes:
 
 
 def changes(goal: Goal, client: str, present: Mapping[str, str]) -> Changes:
-    """What is to be different in the environment `present`; raises ValueError for whom no proxy serves."""
-    if client in ("openai", "codex"):
-        raise ValueError(OPENAI)
+    """What is to be different in the environment `present`."""
+    if client == "codex":
+        return Changes(_around_proxies(present))
+    if client == "openai":
+        return Changes({**_of_openai(goal, present), **_around_proxies(present)}, _OPENAI_WAYS_PAST)
     found = {"ANTHROPIC_BASE_URL": goal.base_url, **_around_proxies(present)}
     if client == "aider":
         found |= {"ANTHROPIC_API_BASE": goal.base_url, "AIDER_MODEL": f"anthropic/{goal.model}"}
@@ -117,6 +137,8 @@ def changes(goal: Goal, client: str, present: Mapping[str, str]) -> Changes:
             found[_AIDER_WARNS] = "false"
     if client == "opencode":
         found[_OPENCODE] = _merged(present.get(_OPENCODE), _for_opencode(goal, present))
+    if client == "anthropic" and not goes_to_openai(present):
+        found |= _of_openai(goal, present)
     found |= _of_claude(goal)
     token = present.get(OWN_TOKEN)
     if goal.passes_on:
@@ -131,6 +153,17 @@ def changes(goal: Goal, client: str, present: Mapping[str, str]) -> Changes:
 def _said(token: str, client: str) -> dict[str, str]:
     # Claude Code complains when it finds both; other programs want the one or the other.
     return {"ANTHROPIC_AUTH_TOKEN": token} | ({} if client == "claude" else {"ANTHROPIC_API_KEY": token})
+
+
+def _of_openai(goal: Goal, present: Mapping[str, str]) -> dict[str, str]:
+    base = f"{goal.base_url}/v1"
+    key = present.get(OWN_TOKEN) or TOKEN
+    return {"OPENAI_BASE_URL": base, "OPENAI_API_BASE": base, "OPENAI_API_KEY": key}
+
+
+def goes_to_openai(present: Mapping[str, str]) -> str | None:
+    """The variable that says where a library of OpenAI's goes already."""
+    return next((name for name in _OPENAI_OWN if present.get(name)), None)
 
 
 def sent_along(present: Mapping[str, str]) -> dict[str, str]:
@@ -213,10 +246,11 @@ def line_of_sizes(goal: Goal) -> str:
 
 def missing(goal: Goal, client: str) -> list[str]:
     """What nobody has told about a provider that is well, and a client would guess."""
-    if client != "claude" or goal.window is not None or goal.passes_on or goal.model.startswith("echo/"):
+    guess = _GUESSES.get(client)
+    if guess is None or goal.window is not None or goal.passes_on or goal.model.startswith("echo/"):
         return []
     return [
-        f"the window of {goal.model} is not known, and Claude Code takes it for a million tokens: "
+        f"the window of {goal.model} is not known, and {guess} tokens: "
         f"proxyctl config set 'proxies.\"{goal.name}\".context_window' TOKENS"
     ]
 
@@ -259,12 +293,22 @@ def credential(view: Mapping[str, Any], present: Mapping[str, str]) -> dict[str,
         return {}
     for name in _OWN:
         value = present.get(name, "").strip()
-        if not value or value == TOKEN or value.startswith(_OF_PROXIES):
+        if not _is_credential(value):
             continue
         if not value.isascii() or not value.isprintable() or " " in value:
             raise ValueError(f"{name} holds what cannot be a credential: a space or another such character")
         return _header(name, value)
     return {}
+
+
+def credential_of(present: Mapping[str, str]) -> str | None:
+    """The variable with a credential of the caller's that Anthropic takes without more being said."""
+    return next((name for name in _OWN[:2] if _is_credential(present.get(name, ""))), None)
+
+
+def _is_credential(value: str) -> bool:
+    value = value.strip()
+    return bool(value) and value != TOKEN and not value.startswith(_OF_PROXIES)
 
 
 def _leads_home(view: Mapping[str, Any]) -> bool:
@@ -321,8 +365,8 @@ def _for_opencode(goal: Goal, present: Mapping[str, str]) -> dict[str, Any]:
         "options": {"baseURL": base, "apiKey": token or TOKEN},
         "models": {goal.model: {"name": goal.model, **limit}},
     }
-    model = f"modelproxy/{goal.model}"
-    return {"provider": {"modelproxy": provider}, "model": model, "small_model": model}
+    model = f"{NAME}/{goal.model}"
+    return {"provider": {NAME: provider}, "model": model, "small_model": model}
 
 
 def _merged(said: str | None, ours: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from . import complete, typed
-from .faults import EXIT_OK, Fault, say, talk, usage
+from .faults import EXIT_OK, say, talk, usage
 
 Agent = Annotated[
     str | None,
@@ -95,7 +95,9 @@ def env(
     client: Annotated[
         str,
         typer.Option(
-            "--for", metavar="CLIENT", help="claude, anthropic (SDKs and others), aider or opencode."
+            "--for",
+            metavar="CLIENT",
+            help="claude, anthropic or openai (their SDKs and what uses them), aider, opencode or codex.",
         ),
     ] = "claude",
     shell: Annotated[
@@ -107,8 +109,8 @@ def env(
 ) -> int:
     """Print what a shell must say so that its programs use a proxy
 
-    Brings the proxy up if it is not, and leaves it. For opencode: what belongs into opencode.json.
-    Codex and programs for OpenAI's API are not served yet.
+    Brings the proxy up if it is not, and leaves it. For opencode: what belongs into opencode.json. For codex:
+    what belongs at the top of its config.toml, or of a file NAME.config.toml beside it for codex --profile NAME.
 
     Without MODEL it is the one of --agent's entry; without both the front door, as for `run`. Who has a model
     of its own gets nothing to say.
@@ -118,14 +120,16 @@ def env(
       eval "$(proxyctl env ollama/qwen3-coder)"
       eval "$(proxyctl env --agent code-reviewer)"
       proxyctl env ollama/qwen3-coder --for aider
+      eval "$(proxyctl env ollama/qwen3-coder --for openai)"
       proxyctl env ollama/qwen3-coder --shell fish | source
       proxyctl env ollama/qwen3-coder --for opencode > opencode.json
     """
     import os
+    from json import dumps
 
     from modelproxy.supervisor.paths import find
 
-    from . import environment
+    from . import codex, environment
     from .run import Wish, goal_of, meant
     from .up import bring_up, request
 
@@ -136,15 +140,14 @@ def env(
     shell = "json" if json else shell or "sh"
     if shell not in environment.SHELLS:
         raise usage(f'"{shell}" is no shell that is known', f"one of {', '.join(environment.SHELLS)}")
-    if client in ("openai", "codex"):
-        raise Fault("not_served", environment.OPENAI, "proxyctl env MODEL --for anthropic|aider|opencode")
     where, asking = find(), typed.agent(agent)
     target = meant(where, Wish(model, asking))
     if target is None:
         who = "no agent has a model of ours" if asking is None else f'the agent "{asking}" uses its own model'
         talk(f"note: {who}, so nothing changes")
         if shell == "json":
-            say("{}" if client == "opencode" else environment.script(environment.Changes({}), shell))
+            is_file = client in ("opencode", "codex")
+            say("{}" if is_file else environment.script(environment.Changes({}), shell))
         return EXIT_OK
     wanted = request(model=target, port=None if port is None else typed.port(port))
     goal = goal_of(where, bring_up(where, wanted), asking)
@@ -152,6 +155,9 @@ def env(
         talk(f"warning: {warning}")
     if client == "opencode":
         say(environment.opencode(goal, os.environ))
+    elif client == "codex":
+        found = codex.config(goal, os.environ)
+        say(dumps(found) if shell == "json" else codex.toml(found))
     else:
         say(environment.script(environment.changes(goal, client, os.environ), shell))
     return EXIT_OK

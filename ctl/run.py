@@ -18,7 +18,7 @@ from modelproxy.supervisor.paths import Paths
 from modelproxy.supervisor.schema import NATIVE
 from modelproxy.supervisor.values import close
 
-from . import agents, child, environment, health, leases, names, probe, settings
+from . import agents, child, codex, environment, health, leases, names, probe, settings
 from .environment import GUARD, Goal
 from .faults import EXIT_FAILED, EXIT_USAGE, Fault, talk, usage
 from .names import FRONT
@@ -63,17 +63,26 @@ def _run(paths: Paths, wish: Wish, command: Sequence[str]) -> int:
         target = meant(paths, wish)
         if target is None:
             return become(command)
-        client = environment.client_of(command[0])
-        _refuse_whom_nobody_serves(client)
         view, lease = _up(paths, target, wish)
     except Fault as fault:
         _refuse_or_go_on(paths, wish, fault, command[0])
         return become(command)
     try:
-        return child.run(command, _environment(paths, view, wish, client))
+        goal, client = goal_of(paths, view, wish.agent), environment.client_of(command[0])
+        if client != "codex" or codex.is_served(goal, command):
+            words = _told(command, goal, client)
+            return child.run(words, _environment(view, goal, client, command[0]))
     finally:
         if lease is not None:
             _give_back(lease)
+    _refuse_or_go_on(paths, wish, _no_model_for_codex(goal), command[0])
+    return become(command)
+
+
+def _told(command: Sequence[str], goal: Goal, client: str) -> list[str]:
+    """The command, with what its program wants to be told there and not by its environment."""
+    more = codex.flags(codex.config(goal, os.environ)) if client == "codex" else []
+    return [command[0], *more, *command[1:]]
 
 
 def meant(paths: Paths, wish: Wish) -> str | None:
@@ -112,13 +121,9 @@ def has_mappings(found: settings.Settings) -> bool:
     return bool(found.table("front")) or any(one is not None and one not in NATIVE for one in said)
 
 
-def _refuse_whom_nobody_serves(client: str) -> None:
-    if client == "codex":
-        raise Fault(
-            NOT_SERVED,
-            f"codex speaks OpenAI's Responses API only, and {environment.OPENAI}",
-            "claude, opencode and aider can be used",
-        )
+def _no_model_for_codex(goal: Goal) -> Fault:
+    words = f"codex asks for a model of OpenAI's, and {goal.name} leads to none"
+    return Fault(NOT_SERVED, words, "codex -m NAME, or proxyctl run MODEL -- codex")
 
 
 def _up(paths: Paths, target: str, wish: Wish) -> tuple[dict[str, Any], leases.Lease | None]:
@@ -157,11 +162,14 @@ class Refusal(Fault):
         return EXIT_FAILED
 
 
-def _environment(paths: Paths, view: dict[str, Any], wish: Wish, client: str) -> dict[str, str]:
-    goal = goal_of(paths, view, wish.agent)
+def _environment(view: dict[str, Any], goal: Goal, client: str, program: str) -> dict[str, str]:
     found = [*health.warnings(view), *environment.warnings(goal, os.environ)]
     for warning in found or environment.missing(goal, client):
         talk(f"warning: {warning}")
+    if client == "anthropic" and (name := environment.goes_to_openai(os.environ)) is not None:
+        talk(
+            f"note: {name} is set: what {program} asks of OpenAI's API goes where it did; see proxyctl env --for openai"
+        )
     changes = environment.changes(goal, client, os.environ)
     return changes.applied(os.environ) | {GUARD: goal.name}
 

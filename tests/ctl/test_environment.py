@@ -178,10 +178,42 @@ def test_no_http_proxy_is_asked_for_this_machine(present: dict[str, str], said: 
     assert changes(OLLAMA, "claude", present).set.get("NO_PROXY") == said
 
 
-@pytest.mark.parametrize("client", ["openai", "codex"])
-def test_whom_no_proxy_serves_is_refused(client: str) -> None:
-    with pytest.raises(ValueError, match="not served yet"):
-        changes(OLLAMA, client, {})
+OPENAI = {
+    "OPENAI_BASE_URL": f"{URL}/v1",
+    "OPENAI_API_BASE": f"{URL}/v1",
+    "OPENAI_API_KEY": environment.TOKEN,
+}
+
+
+def test_libraries_of_openais_go_to_the_model() -> None:
+    """Their account stays unknown to the proxy, and nothing of Anthropic's is touched."""
+    present = {"OPENAI_API_KEY": "sk-real", "OPENAI_ORG_ID": "org-real", "ANTHROPIC_API_KEY": "sk-ant-real"}
+    found = changes(OLLAMA, "openai", present).applied(present)
+
+    assert found == OPENAI | {"ANTHROPIC_API_KEY": "sk-ant-real"}
+    said = changes(OLLAMA, "openai", present | {environment.OWN_TOKEN: "mp-secret"}).set
+    assert said["OPENAI_API_KEY"] == "mp-secret"
+    agent = changes(attrs.evolve(OLLAMA, agent="a"), "openai", {}).set
+    assert agent["OPENAI_BASE_URL"] == f"{URL}/a/a/v1"
+
+
+@pytest.mark.parametrize("name", ["OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_API_BASE"])
+def test_a_program_that_goes_to_openai_already_goes_on_there(name: str) -> None:
+    """It may use that for something else, and would not notice who answers."""
+    free = changes(OLLAMA, "anthropic", {name: ""})
+    bound = changes(OLLAMA, "anthropic", {name: "its own"})
+
+    assert free.set.items() >= OPENAI.items()
+    assert OPENAI.keys().isdisjoint({*bound.set, *bound.unset})
+    assert environment.goes_to_openai({name: "its own"}) == name
+    for client in ("claude", "aider", "opencode", "codex"):
+        assert OPENAI.keys().isdisjoint(changes(OLLAMA, client, {}).set)
+
+
+def test_codex_has_no_variables() -> None:
+    """It is told on its command line; only a proxy of the environment would stand in its way."""
+    assert changes(OLLAMA, "codex", REAL) == Changes({})
+    assert set(changes(OLLAMA, "codex", {"HTTP_PROXY": "http://far"}).set) == {"NO_PROXY", "no_proxy"}
 
 
 @pytest.mark.parametrize(
@@ -309,6 +341,13 @@ def test_a_window_that_nobody_knows_is_asked_for() -> None:
     assert environment.missing(unknown, "aider") == environment.missing(OLLAMA, "claude") == []
     assert environment.missing(attrs.evolve(unknown, passes_on=True), "claude") == []
     assert environment.missing(attrs.evolve(unknown, model="echo/demo"), "claude") == []
+
+
+def test_codex_guesses_less() -> None:
+    (said,) = environment.missing(attrs.evolve(OLLAMA, window=None), "codex")
+
+    assert "codex takes it for 272000 tokens" in said
+    assert environment.missing(attrs.evolve(OLLAMA, window=None), "openai") == []
 
 
 def test_a_large_window_may_be_used() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 
 import pytest
 from fakes.control import Control, view
@@ -63,14 +64,15 @@ def test_env_for_others(run: Run, control: Control) -> None:
     document = json.loads(run("env", "ollama/x", "--for", "opencode").out)
     assert document["model"] == "modelproxy/ollama/x"
 
+    said = run("env", "ollama/x", "--for", "openai", "--agent", "a").out
+    assert "export OPENAI_BASE_URL=http://127.0.0.1:3456/a/a/v1" in said
 
-@pytest.mark.parametrize("client", ["openai", "codex"])
-def test_env_says_whom_no_proxy_serves(run: Run, control: Control, client: str) -> None:
-    """And brings nothing up for it."""
-    done = run("env", "ollama/x", "--for", client)
 
-    assert (done.code, control.asked) == (1, [])
-    assert "that of OpenAI is not served yet" in done.err
+def test_env_for_codex_is_a_part_of_its_configuration(run: Run, control: Control) -> None:
+    found = tomllib.loads(run("env", "ollama/x", "--for", "codex").out)
+
+    assert found["model_providers"][found["model_provider"]]["base_url"] == "http://127.0.0.1:3456/v1"
+    assert run("env", "ollama/x", "--for", "codex", "--json").json == found
 
 
 @pytest.mark.parametrize("words", [["--for", "emacs"], ["--shell", "tcsh"], ["--port", "x"], ["--agent", ""]])

@@ -35,7 +35,8 @@ def became(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     monkeypatch.setattr(probe, "sizes", lambda view: (65536, None))
     for name, value in REAL.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.delenv("MODELPROXY_RUN", raising=False)
+    for name in ("MODELPROXY_RUN", "OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_API_BASE"):
+        monkeypatch.delenv(name, raising=False)
     return found
 
 
@@ -317,26 +318,56 @@ def test_inside_another_run_there_is_no_second_layer(
     assert "echo/demo" in done.err
 
 
-def test_codex_is_not_run_on_a_model_that_nobody_asked_for(
+def test_codex_is_told_on_its_command_line(
+    run: Run, control: Control, script: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    """In front of what its user typed, which goes before it."""
+    words = script("codex", f'printf "%s\\n" "$@" > "{tmp_path}/words"')
+    done = run("run", "echo/demo", "--port", "3999", *words, "exec", "-m", "mine", "hello")
+    said = (tmp_path / "words").read_text().splitlines()
+
+    assert (done.code, said[-4:]) == (0, ["exec", "-m", "mine", "hello"])
+    assert said[:2] == ["-c", 'model="echo/demo"']
+    assert any('base_url = "http://127.0.0.1:3999/v1"' in word for word in said)
+    assert environment(tmp_path)["ANTHROPIC_API_KEY"] == REAL["ANTHROPIC_API_KEY"]
+
+
+def test_codex_without_a_model_runs_as_it_is(
+    run: Run, control: Control, paths: Paths, became: list[list[str]], script: Callable[..., list[str]]
+) -> None:
+    """What it asks for of its own is nowhere behind this front; it sees no change, and is told so."""
+    configure(paths, '[models.agents]\na = "echo/demo"\n')
+    words = script("codex")
+    done = run("run", *words)
+
+    assert (done.code, became) == (42, [words[1:]])
+    assert "codex asks for a model of OpenAI's" in done.err
+    assert (control.leases, control.proxies) == ({}, {})
+
+
+def test_codex_on_a_front_by_wish_is_not_run(
     run: Run, control: Control, became: list[list[str]], script: Callable[..., list[str]]
 ) -> None:
-    """That it speaks another API is no trouble that passes."""
-    done = run("run", "echo/demo", *script("codex"))
+    done = run("run", "front", *script("codex"))
 
-    assert (done.code, became, control.asked) == (1, [], [])
-    assert "Responses API only" in done.err
+    assert (done.code, became) == (1, [])
     assert "was not run" in done.err
 
 
-def test_codex_without_a_wish_runs_as_it_is(
-    run: Run, control: Control, paths: Paths, became: list[list[str]], script: Callable[..., list[str]]
+def test_who_goes_to_openai_already_is_told(
+    run: Run,
+    control: Control,
+    monkeypatch: pytest.MonkeyPatch,
+    script: Callable[..., list[str]],
+    tmp_path: Path,
 ) -> None:
-    """Other agents have models of their own; it sees no change, and is told so."""
-    configure(paths, '[models.agents]\na = "echo/demo"\n')
-    done = run("run", *script("codex"))
+    """Else a program would go past the model that was asked for, and nobody would notice."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-real")
+    done = run("run", "echo/demo", *script("client"))
 
-    assert (done.code, len(became), control.asked) == (42, 1, [])
-    assert "Responses API only" in done.err
+    assert "note: OPENAI_API_KEY is set" in done.err
+    assert environment(tmp_path)["OPENAI_API_KEY"] == "sk-real"
+    assert "OPENAI_BASE_URL" not in environment(tmp_path)
 
 
 def test_opencode_gets_its_configuration(
