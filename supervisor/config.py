@@ -195,7 +195,7 @@ _OPTIONS = {
     **{name: name for name in ("headers", "keep_alive", "context_window", "max_output_tokens")},
     **{name: name for name in ("capabilities", "api", "server", "retries")},
     **{name: name for name in ("tool_images", "pdf_to_text", "fetch_images")},
-    **{name: name for name in ("tool_stream", "tools_unsupported", "web_search")},
+    **{name: name for name in ("tool_stream", "tools_unsupported", "tool_schemas", "web_search")},
     "hold": "hold_s",
     "ping": "ping_s",
 }

@@ -236,6 +236,14 @@ PROVIDER = Section(
             default='"error"',
             kinds=_TRANSLATED,
         ),
+        "tool_schemas": Field(
+            Choice("strict"),
+            "chat completions, for small gateways that refuse much of JSON Schema: limits, patterns, formats, "
+            "defaults and the like are said in descriptions instead",
+            example='"strict"',
+            default="[as the server is known to take them, mostly as they are]",
+            kinds=_COMPLETIONS,
+        ),
         "headers": Field(
             TableOf("a table of texts", Header(), HEADER_NAME, "is not the name of a header"),
             "sent along with every request; they win over ours",

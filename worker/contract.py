@@ -86,6 +86,8 @@ class Options:
     """`live`: a call's arguments are passed on while they come, and never repaired. None: calls come whole."""
     tools_unsupported: str | None = None
     """What becomes of tools that the model cannot be given: `strip` or `prompt`. None: they are refused."""
+    tool_schemas: str | None = None
+    """`strict`: without the keywords that small gateways refuse. None: as the server is known to take them."""
     num_ctx: int | None = None
     keep_alive: str | int | None = None
     think: bool | str | None = None

@@ -44,6 +44,7 @@ think = { "qwen3:8b" = false, "gpt-oss" = "low" }
 tool_images = "inline"
 tool_stream = "live"
 tools_unsupported = "prompt"
+tool_schemas = "strict"
 context_window = 65536
 max_output_tokens = 8192
 capabilities = ["tools", "vision"]
@@ -86,6 +87,7 @@ def test_everything_that_can_be_said_of_a_provider() -> None:
         tool_images="inline",
         tool_stream="live",
         tools_unsupported="prompt",
+        tool_schemas="strict",
         context_window=65536,
         max_output_tokens=8192,
         capabilities=["tools", "vision"],

@@ -332,6 +332,20 @@ def test_a_strict_schema_is_said_to_be_one() -> None:
     assert body["response_format"]["json_schema"]["strict"] is True
 
 
+def test_p21_a_small_gateway_gets_fewer_keywords_where_that_is_configured() -> None:
+    counts = {"type": "object", "properties": {"n": {"type": "integer", "minimum": 1}}}
+    request = ask(tools=[{"name": "a", "input_schema": counts}])
+
+    def properties(options: Options) -> Any:
+        body = sent(request, terms(options=options), "openai")
+        return body["tools"][0]["function"]["parameters"]["properties"]
+
+    assert properties(Options()) == counts["properties"]
+    assert properties(Options(tool_schemas="strict")) == {
+        "n": {"type": "integer", "description": "(minimum: 1)"}
+    }
+
+
 @pytest.mark.parametrize(
     ("price", "marked"),
     [

@@ -342,7 +342,8 @@ class _Request:
     # --- tools and schemas ---
 
     def _schema(self, schema: Any) -> schemas.Schema:
-        return schemas.sanitise(schema, self._ways.schema)
+        strict = self._terms.options.tool_schemas == "strict"
+        return schemas.sanitise(schema, schemas.Profile.STRICT if strict else self._ways.schema)
 
     def _tools(self) -> dict[str, Any]:
         prepared = self._prepared
