@@ -403,7 +403,14 @@ class ListSurvey:
         model = self.place.spec.model
         # OpenRouter's `:nitro` and the like choose among providers of the model that is listed without them.
         entry = named.get(model) or named.get(model.rpartition(":")[0])
-        return Facts() if entry is None else facts_of_entry(entry)
+        return _of_server(list(named.values())) if entry is None else facts_of_entry(entry)
+
+
+def _of_server(entries: list[dict[str, Any]]) -> Facts:
+    """Of a model that is not listed; llama.cpp serves its one under any name, and is llama.cpp all the same."""
+    makers = [entry.get("owned_by") for entry in entries]
+    is_told = bool(makers) and isinstance(makers[0], str) and makers.count(makers[0]) == len(makers)
+    return Facts(more={"owned_by": makers[0]}) if is_told else Facts()
 
 
 def facts_of_entry(entry: dict[str, Any]) -> Facts:

@@ -392,6 +392,29 @@ async def test_a_router_is_asked_for_its_key_and_its_model(far: Upstream) -> Non
 
 
 @pytest.mark.parametrize(
+    ("makers", "known"),
+    [
+        (["llamacpp"], {"owned_by": "llamacpp"}),
+        (["vllm", "vllm"], {"owned_by": "vllm"}),
+        (["somebody", "else"], {}),
+        ([["odd"]], {}),
+        ([None], {}),
+        ([], {}),
+    ],
+)
+async def test_a_list_without_the_model_tells_who_made_the_server(
+    far: Upstream, makers: list[Any], known: dict[str, str]
+) -> None:
+    """llama.cpp lists its one model by the name of its file, and serves it under any."""
+    entries = [{"id": f"/models/{number}.gguf", "owned_by": maker} for number, maker in enumerate(makers)]
+    far.on("/models", told({"data": entries}))
+    here = place(far, kind="openai", model="qwen")
+    terms = await looking(here, ListSurvey(here)).terms(2)
+
+    assert (terms.facts, terms.window) == (known, None)
+
+
+@pytest.mark.parametrize(
     ("key", "models", "ok", "words"),
     [
         (401, 200, False, "Ollama rejects the API key - set one with: proxyctl keys set ollama"),
