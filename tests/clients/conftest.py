@@ -47,10 +47,11 @@ QUIET = {
     "OPENCODE_DISABLE_AUTOUPDATE": "1",
     "OPENCODE_DISABLE_MODELS_FETCH": "1",
 }
-_FOREIGN = ("ANTHROPIC_", "CLAUDE", "OPENCODE", "AIDER")
+_FOREIGN = ("ANTHROPIC_", "CLAUDE", "OPENCODE", "AIDER", "OPENAI_", "CODEX_")
 PACKAGES = {
     "claude": ("Claude Code", "npm install @anthropic-ai/claude-code"),
     "opencode": ("opencode", "npm install opencode-ai"),
+    "codex": ("codex", "npm install @openai/codex"),
     "aider": ("aider", "pip install aider-chat, in a virtual environment of its own"),
 }
 LIMIT_S = 90
@@ -162,6 +163,11 @@ def claude() -> str:
 @pytest.fixture
 def opencode() -> str:
     return installed("opencode")
+
+
+@pytest.fixture
+def codex() -> str:
+    return installed("codex")
 
 
 @pytest.fixture
