@@ -84,7 +84,8 @@ class Following:
         return [*self._bad, *self._troubles, *self._key_troubles, *words]
 
     def _spawn_words(self) -> Iterator[str]:
-        if self._config is not None and self._config.spawn != self._spawn:
+        # To fork is what is done unless something else is said.
+        if self._config is not None and (self._config.spawn == "exec") != (self._spawn == "exec"):
             yield "spawn is read when the supervisor starts: proxyctl daemon restart"
 
     def _port_words(self) -> Iterator[str]:

@@ -268,8 +268,9 @@ async def test_what_counts_from_the_next_start_is_told_until_then(world: World, 
     assert (await following.reload()).warnings == words
     configure(world, 'spawn = "exec"\n' + FILE.replace("4096", "8192"))
     assert (await following.reload()).warnings == words
-    configure(world, FILE)
-    assert (await following.reload()).warnings == []
+    for said in ("", 'spawn = "fork"\n'):
+        configure(world, said + FILE)
+        assert (await following.reload()).warnings == []
 
 
 async def test_what_cannot_follow_goes_on_as_it_was(world: World, following: Following) -> None:
