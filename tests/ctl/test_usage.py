@@ -10,43 +10,12 @@ from typing import Any
 
 import pytest
 from fakes.control import Control, fault
+from fakes.rows import fill, row
 from fakes.terminal import Run
 
 from modelproxy.supervisor.paths import Paths
 from modelproxy.worker import ledger
 from modelproxy.worker.ledger import Row
-
-
-def row(**changes: Any) -> Row:
-    facts: dict[str, Any] = {
-        "ts": time.time() - 60,
-        "request_id": "req_1",
-        "proxy": "ollama/qwen3:8b",
-        "port": 3457,
-        "provider": "ollama",
-        "requested_model": "claude-sonnet-4-5",
-        "model": "qwen3:8b",
-        "route": "ollama/qwen3:8b",
-        "status": 200,
-        "stop_reason": "end_turn",
-        "input_tokens": 1000,
-        "output_tokens": 20,
-        "cache_read_tokens": 200,
-        "cache_write_tokens": 34,
-        "cost_usd": 0.0,
-        "cost_source": "local",
-        "duration_ms": 1234.5,
-        "ttft_ms": 40.0,
-    }
-    return Row(**facts | changes)
-
-
-def fill(paths: Paths, *rows: Row) -> None:
-    db = ledger.connect(str(paths.ledger), busy_s=1.0)
-    ledger.migrate(db)
-    for one in rows:
-        ledger.insert(db, one)
-    db.close()
 
 
 def documents(*rows: Row) -> list[dict[str, Any]]:
@@ -62,7 +31,7 @@ def test_the_rows_as_json(run: Run, paths: Paths, alive: bool) -> None:
             control.replies["GET /v1/usage"] = 200, documents(*rows)
             ran = run("usage", "--json")
     else:
-        fill(paths, *rows)
+        fill(paths.ledger, *rows)
         ran = run("usage", "--json")
 
     assert ran.code == 0
@@ -86,7 +55,7 @@ def test_what_is_asked_of_the_supervisor(run: Run, control: Control) -> None:
 def test_s106_the_table(run: Run, paths: Paths) -> None:
     """A cost that nobody knows is a dash, an estimate has a tilde, what the cache held counts as read."""
     fill(
-        paths,
+        paths.ledger,
         row(),
         row(
             ts=time.time() - 50,
@@ -141,7 +110,7 @@ def test_which_rows(run: Run, paths: Paths, argv: tuple[str, ...], expected: lis
     """The newest, the younger ones, those of one proxy."""
     now = time.time()
     fill(
-        paths,
+        paths.ledger,
         row(request_id="old", ts=now - 7 * 86400),
         row(request_id="new", ts=now - 60),
         row(request_id="other", ts=now - 50, proxy="echo/demo", route="echo/demo", port=1),
@@ -166,7 +135,7 @@ def test_a_name_that_nobody_has_and_nobody_had_gets_the_nearest(
     """An empty table would say that it was not used."""
     paths.config.mkdir(parents=True)
     paths.config_file.write_text('proxies.coder.model = "echo/x"')
-    fill(paths, row())
+    fill(paths.ledger, row())
     ran = run("usage", typed)
 
     assert (ran.code, ran.out) == (1, "")
@@ -190,33 +159,41 @@ def test_a_proxy_that_nobody_has_used_yet_has_no_rows(run: Run, paths: Paths) ->
         assert run("usage", name, "--json").json == []
 
 
-def test_nothing_was_ever_asked(run: Run) -> None:
+either = pytest.mark.parametrize("command", ["usage", "costs"])
+"""What is behind them both: `costs` asks as `usage` does."""
+
+
+@either
+def test_nothing_was_ever_asked(run: Run, command: str) -> None:
     """No file, no supervisor: an empty list, not an error."""
-    assert run("usage", "--json").json == []
-    assert len(run("usage").out.splitlines()) == 1
+    assert run(command, "--json").json == []
+    assert len(run(command).out.splitlines()) == 1
 
 
+@either
 @pytest.mark.parametrize("alive", [True, False])
-def test_a_file_that_is_no_ledger(run: Run, paths: Paths, alive: bool) -> None:
+def test_a_file_that_is_no_ledger(run: Run, paths: Paths, command: str, alive: bool) -> None:
     """One sentence, exit code 1."""
     if alive:
         with Control(paths) as control:
-            control.replies["GET /v1/usage"] = fault(500, "ledger_unreadable", "cannot read the ledger")
-            ran = run("usage", "--json")
+            answer = fault(500, "ledger_unreadable", "cannot read the ledger")
+            control.replies[f"GET /v1/{command}"] = answer
+            ran = run(command, "--json")
     else:
         paths.ledger.write_text("what is this? " * 100)
-        ran = run("usage", "--json")
+        ran = run(command, "--json")
 
     assert ran.code == 1
     assert ran.json["error"]["code"] == "ledger_unreadable"
 
 
-def test_a_supervisor_of_an_older_version_is_not_needed(run: Run, control: Control) -> None:
+@either
+def test_a_supervisor_of_an_older_version_is_not_needed(run: Run, control: Control, command: str) -> None:
     """After an upgrade it may not know the question yet."""
-    fill(control.paths, row())
-    control.replies["GET /v1/usage"] = fault(404, "unknown_route", "there is nothing at /v1/usage")
+    fill(control.paths.ledger, row())
+    control.replies[f"GET /v1/{command}"] = fault(404, "unknown_route", f"there is nothing at /v1/{command}")
 
-    assert len(run("usage", "--json").json) == 1
+    assert len(run(command, "--json").json) == 1
 
 
 @pytest.mark.parametrize("argv", [("--since", "5w"), ("--limit", "-1"), ("--limit", "x"), ("a", "b")])
@@ -228,11 +205,12 @@ def test_bad_usage(run: Run, argv: tuple[str, ...]) -> None:
 
 
 @pytest.mark.slow
-def test_no_event_loop_is_imported(paths: Paths) -> None:
+@pytest.mark.parametrize("words", [["usage"], ["costs", "--by", "route"]], ids=["usage", "costs"])
+def test_no_event_loop_is_imported(paths: Paths, words: list[str]) -> None:
     """Also not for reading the file."""
-    fill(paths, row())
+    fill(paths.ledger, row())
     script = (
-        "import sys; sys.argv[1:] = ['usage', '--json']\n"
+        f"import sys; sys.argv[1:] = {[*words, '--json']!r}\n"
         "from modelproxy.ctl.__main__ import main\n"
         "code = main()\n"
         "assert not {'trio', 'cattrs', 'httptools', 'msgspec'} & set(sys.modules), sorted(sys.modules)\n"
@@ -248,6 +226,6 @@ def test_an_alias_is_its_model(run: Run, paths: Paths) -> None:
     paths.config.mkdir(parents=True)
     paths.config_file.write_text('aliases = { local = "ollama/qwen3:8b" }')
     other = row(request_id="req_2", proxy="echo/x", provider="echo", model="x", route="echo/x", port=3458)
-    fill(paths, row(), other)
+    fill(paths.ledger, row(), other)
 
     assert [one["request_id"] for one in run("usage", "local", "--json").json] == ["req_1"]

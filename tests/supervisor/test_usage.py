@@ -11,6 +11,7 @@ from typing import Any
 import attrs
 import pytest
 from fakes.exchange import FakeExchange, request
+from fakes.rows import fill
 
 from modelproxy.supervisor.control import Control
 from modelproxy.supervisor.paths import Paths, prepare
@@ -74,14 +75,6 @@ async def ask(
     return exchange.status, json.loads(exchange.sent)
 
 
-def fill(paths: Paths) -> None:
-    db = ledger.connect(str(paths.ledger), busy_s=1.0)
-    ledger.migrate(db)
-    for row in ROWS:
-        ledger.insert(db, row)
-    db.close()
-
-
 @pytest.mark.parametrize(
     ("query", "expected"),
     [
@@ -99,7 +92,7 @@ async def test_the_rows_that_were_asked_for(
     paths: Paths, peer: socket.socket, query: str, expected: str
 ) -> None:
     """The newest last."""
-    fill(paths)
+    fill(paths.ledger, *ROWS)
     status, rows = await ask(paths, peer, query)
 
     assert status == 200
@@ -144,7 +137,7 @@ async def test_the_sums_that_were_asked_for(
     paths: Paths, peer: socket.socket, query: str, expected: dict[tuple[str, str | None], int]
 ) -> None:
     """By model, unless something else is said."""
-    fill(paths)
+    fill(paths.ledger, *ROWS)
     status, groups = await ask(paths, peer, query, "costs")
 
     assert status == 200

@@ -9,6 +9,7 @@ from typing import Any
 
 import attrs
 import pytest
+from fakes.rows import fill
 
 from modelproxy.worker import costs, ledger
 from modelproxy.worker.ledger import Row
@@ -49,14 +50,6 @@ REFUSED = attrs.evolve(
 @pytest.fixture
 def path(tmp_path: Path) -> str:
     return str(tmp_path / "ledger.db")
-
-
-def fill(path: str, *rows: Row) -> None:
-    db = ledger.connect(path, busy_s=1.0)
-    ledger.migrate(db)
-    for row in rows:
-        ledger.insert(db, row)
-    db.close()
 
 
 def one(path: str, **asked: Any) -> dict[str, Any]:

@@ -8,12 +8,11 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import attrs
 import pytest
+from fakes.rows import fill
 
 from modelproxy.worker import ledger
 from modelproxy.worker.ledger import MIGRATIONS, Row, UnreadableError
@@ -62,13 +61,6 @@ BARE = Row(
 @pytest.fixture
 def path(tmp_path: Path) -> str:
     return str(tmp_path / "a ledger?.db")  # characters that a URI would misread
-
-
-def fill(path: str, *rows: Row, migrations: Any = MIGRATIONS) -> None:
-    with closing(ledger.connect(path, busy_s=1.0)) as db:
-        ledger.migrate(db, migrations)
-        for row in rows:
-            ledger.insert(db, row)
 
 
 def m900_colour(db: sqlite3.Connection) -> None:
