@@ -353,52 +353,53 @@ def alias(spec: WorkerSpec) -> str:
     return "claude-" + re.sub(r"[^A-Za-z0-9._-]+", "-", spec.model_id)
 
 
-def speaks_openai(head: Head, path: str) -> bool:
-    """Whether its client reads errors as OpenAI writes them. `path`: without who asks."""
-    if path in OTHERS or path in _WITHOUT_V1:
-        return True
+def wants_models(head: Head, path: str) -> bool:
+    """Whether it asks for models without saying that it is Anthropic's client. `path`: without who asks."""
     return (path == "/v1/models" or path.startswith(_MODEL)) and not _is_anthropic(head)
 
 
+def is_of_another(path: str) -> bool:
+    """Whether only clients of OpenAI's APIs ask for this. `path`: without who asks."""
+    return path in OTHERS or path in _WITHOUT_V1
+
+
 def models(
-    spec: WorkerSpec, head: Head, query: str, sizes: Sizes = UNKNOWN, named: Sequence[str] | None = None
+    spec: WorkerSpec, query: str, sizes: Sizes = UNKNOWN, named: Sequence[str] | None = None
 ) -> dict[str, Any] | Failure:
     """The body of `GET /v1/models`. `named`: what a front leads to."""
     page = _page([spec.model_id, alias(spec)] if named is None else list(named), query)
     if isinstance(page, Failure):
         return page
     ids, more = page
-    body: dict[str, Any] = {
-        "data": [_entry(spec, one, head, sizes) for one in ids],
+    return {
+        "data": [_entry(spec, one, sizes) for one in ids],
         "has_more": more,
         "first_id": ids[0] if ids else None,
         "last_id": ids[-1] if ids else None,
     }
-    return body if _is_anthropic(head) else {"object": "list", **body}
 
 
 def model(
     spec: WorkerSpec,
-    head: Head,
     wanted: str,
     sizes: Sizes = UNKNOWN,
     named: Sequence[str] | None = None,
 ) -> dict[str, Any] | Failure:
     """The body of `GET /v1/models/{id}`."""
     if named is not None and wanted in named:
-        return _entry(spec, wanted, head, sizes)
+        return _entry(spec, wanted, sizes)
     if wanted not in (spec.model_id, alias(spec), spec.model):
         names = f"{spec.model_id}, {alias(spec)}"
         return Failure(Kind.NOT_FOUND, f"model: {wanted[:200]!r} is not served here; this proxy has {names}")
-    return _entry(spec, wanted, head, sizes)
+    return _entry(spec, wanted, sizes)
 
 
 def _is_anthropic(head: Head) -> bool:
     return head.header(b"anthropic-version") is not None or head.header(b"x-api-key") is not None
 
 
-def _entry(spec: WorkerSpec, model_id: str, head: Head, sizes: Sizes) -> dict[str, Any]:
-    entry: dict[str, Any] = {
+def _entry(spec: WorkerSpec, model_id: str, sizes: Sizes) -> dict[str, Any]:
+    return {
         "type": "model",
         "id": model_id,
         "display_name": spec.model_id if spec.front is None else model_id,
@@ -408,10 +409,6 @@ def _entry(spec: WorkerSpec, model_id: str, head: Head, sizes: Sizes) -> dict[st
         "lifecycle": "active",
         "capabilities": None,
     }
-    if _is_anthropic(head):
-        return entry
-    # A client that does not say who it is gets both shapes in one: neither minds the other's fields.
-    return {**entry, "object": "model", "created": 0, "owned_by": spec.provider}
 
 
 def _page(ids: list[str], query: str) -> tuple[list[str], bool] | Failure:

@@ -13,8 +13,8 @@ from . import app
 from .call import Exchange, Request
 from .failures import Failure, Headers, Kind, Refused
 from .forms import refusals
-from .forms.asking import Answer, Form, Terms, shown
-from .forms.table import FORMS
+from .forms.asking import Answer, Form, Terms, known, shown
+from .forms.models import listed
 from .httpd_parse import Headers as AnyHeaders
 
 
@@ -22,8 +22,12 @@ def interpreted(exchange: Exchange, terms: Callable[[], Terms]) -> Exchange:
     """The exchange as the handler is to see it: itself, unless its client speaks another API."""
     request = exchange.request
     _, path = app.addressed(request.path)
-    if path == "/v1/messages" or not app.speaks_openai(request, path):
+    if app.wants_models(request, path):
+        return Listed(exchange)
+    if not app.is_of_another(path):
         return exchange
+    from .forms.table import FORMS  # only here: most workers never meet such a client
+
     form = FORMS.get(path)
     if form is None or request.method != "POST":
         return Reworded(exchange)
@@ -61,7 +65,7 @@ class Reworded:
         return body
 
     def _refusal(self, body: bytes) -> bytes:
-        return refusals.both(body)
+        return refusals.body(body)
 
     async def start(self, status: int, headers: AnyHeaders) -> None:
         await self._exchange.start(status, refusals.headers(headers))
@@ -71,6 +75,20 @@ class Reworded:
 
     async def finish(self) -> None:
         await self._exchange.finish()
+
+
+class Listed(Reworded):
+    """Asks for models, in a way that both APIs have."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        super().__init__(exchange)
+        self.request = known(exchange.request)
+
+    def _refusal(self, body: bytes) -> bytes:
+        return refusals.both(body)
+
+    def _body(self, body: bytes) -> bytes:
+        return listed(body)
 
 
 class Interpreted(Reworded):
@@ -89,9 +107,6 @@ class Interpreted(Reworded):
         asked = self._form.asked(await self._exchange.read_body(), self._terms())
         self._answer = asked.answer
         return asked.body
-
-    def _refusal(self, body: bytes) -> bytes:
-        return refusals.body(body)
 
     def _body(self, body: bytes) -> bytes:
         return self._known().whole(body)

@@ -290,12 +290,12 @@ class Handler:
         return None if self._crossing is None else self._crossing.plan.ids
 
     async def _models(self, call: Call, _: Route) -> None:
-        request, sizes = call.request, self._first.provider.sizes()
-        await self._small(call, app.models(self._spec, request, request.query, sizes, self._named()))
+        sizes = self._first.provider.sizes()
+        await self._small(call, app.models(self._spec, call.request.query, sizes, self._named()))
 
     async def _model(self, call: Call, route: Route) -> None:
         sizes = self._first.provider.sizes()
-        await self._small(call, app.model(self._spec, call.request, route.model, sizes, self._named()))
+        await self._small(call, app.model(self._spec, route.model, sizes, self._named()))
 
     # --- model requests ---
 

@@ -24,8 +24,6 @@ SPEC = WorkerSpec(
     model="qwen2.5-coder:7b",
     port=3457,
 )
-ANTHROPIC = request("GET", "/v1/models", (HOST, (b"anthropic-version", b"2023-06-01")))
-PLAIN = request("GET", "/v1/models", (HOST,))
 
 
 def routed(method: str, target: str, *headers: tuple[bytes, bytes]) -> Route | Failure:
@@ -75,23 +73,25 @@ def test_another_api_is_ours_also_where_all_else_is_passed_on(path: str, found: 
 
 
 @pytest.mark.parametrize(
-    ("path", "headers", "does"),
+    ("path", "headers", "models", "of_another"),
     [
-        ("/v1/messages", (), False),
-        ("/v1/chat/completions", (), True),
-        ("/chat/completions", (), True),
-        ("/models", (), True),
-        ("/v1/models", (), True),
-        ("/v1/models/x", (), True),
-        ("/v1/modelship", (), False),
-        ("/v1/models", ((b"x-api-key", b"k"),), False),
-        ("/v1/models/x", ((b"anthropic-version", b"2023-06-01"),), False),
+        ("/v1/messages", (), False, False),
+        ("/v1/chat/completions", (), False, True),
+        ("/chat/completions", (), False, True),
+        ("/models", (), False, True),
+        ("/v1/models", (), True, False),
+        ("/v1/models/x", (), True, False),
+        ("/v1/modelship", (), False, False),
+        ("/v1/models", ((b"x-api-key", b"k"),), False, False),
+        ("/v1/models/x", ((b"anthropic-version", b"2023-06-01"),), False, False),
     ],
 )
-def test_who_reads_errors_as_openai_writes_them(
-    path: str, headers: tuple[tuple[bytes, bytes], ...], does: bool
+def test_which_client_it_is_is_told_by_path_or_header(
+    path: str, headers: tuple[tuple[bytes, bytes], ...], models: bool, of_another: bool
 ) -> None:
-    assert app.speaks_openai(request("GET", path, (HOST, *headers)), path) is does
+    found = app.wants_models(request("GET", path, (HOST, *headers)), path)
+
+    assert (found, app.is_of_another(path)) == (models, of_another)
 
 
 @pytest.mark.parametrize("path", ["ollama/qwen2.5-coder:7b", "ollama%2Fqwen2.5-coder%3A7b"])
@@ -296,7 +296,7 @@ def test_health_status(draining: bool, ok: bool, status: str) -> None:
 
 
 def ids(query: str) -> tuple[list[str], bool]:
-    body = app.models(SPEC, ANTHROPIC, query)
+    body = app.models(SPEC, query)
     assert isinstance(body, dict)
     return [entry["id"] for entry in body["data"]], body["has_more"]
 
@@ -323,15 +323,14 @@ def test_pages_of_models(query: str, page: tuple[list[str], bool]) -> None:
 
 @pytest.mark.parametrize("limit", ["0", "1001", "-1", "x", "1e2", "99999999999", "٣"])
 def test_a_limit_out_of_range_is_refused(limit: str) -> None:
-    found = app.models(SPEC, ANTHROPIC, f"limit={limit}")
+    found = app.models(SPEC, f"limit={limit}")
 
     assert isinstance(found, Failure)
     assert found.message.startswith("limit: ")
 
 
-def test_the_shapes_of_the_list() -> None:
-    anthropic: Any = app.models(SPEC, ANTHROPIC, "")
-    plain: Any = app.models(SPEC, PLAIN, "")
+def test_the_shape_of_the_list() -> None:
+    anthropic: Any = app.models(SPEC, "")
 
     assert anthropic["data"][0] == {
         "type": "model",
@@ -344,33 +343,24 @@ def test_the_shapes_of_the_list() -> None:
         "capabilities": None,
     }
     assert (anthropic["first_id"], anthropic["last_id"]) == (REAL, ALIAS)
-    assert "object" not in anthropic
-    assert plain["object"] == "list"
-    assert (
-        plain["data"][0].items()
-        >= {"id": REAL, "object": "model", "created": 0, "owned_by": "ollama"}.items()
-    )
 
 
-def test_a_list_in_the_shape_of_anthropic_is_chosen_by_either_header_and_tells_what_is_known() -> None:
-    for name in (b"anthropic-version", b"x-api-key"):
-        asked = request("GET", "/v1/models", (HOST, (name, b"a")))
-        found: Any = app.models(SPEC, asked, "", Sizes(65_536, 8192))
+def test_the_list_tells_the_sizes_that_are_known() -> None:
+    found: Any = app.models(SPEC, "", Sizes(65_536, 8192))
 
-        assert "object" not in found
-        assert (found["data"][0]["max_input_tokens"], found["data"][0]["max_tokens"]) == (65_536, 8192)
+    assert (found["data"][0]["max_input_tokens"], found["data"][0]["max_tokens"]) == (65_536, 8192)
 
 
 @pytest.mark.parametrize("name", [REAL, ALIAS, "qwen2.5-coder:7b"])
 def test_one_model_by_each_of_its_names(name: str) -> None:
-    entry = app.model(SPEC, ANTHROPIC, name)
+    entry = app.model(SPEC, name)
 
     assert isinstance(entry, dict)
     assert entry["id"] == name
 
 
 def test_an_unknown_model_is_told_the_known_ones() -> None:
-    found = app.model(SPEC, ANTHROPIC, "gpt")
+    found = app.model(SPEC, "gpt")
 
     assert isinstance(found, Failure)
     assert (found.kind, REAL in found.message) == (Kind.NOT_FOUND, True)
@@ -378,11 +368,11 @@ def test_an_unknown_model_is_told_the_known_ones() -> None:
 
 def test_s143_an_alias_of_the_users_own_is_listed_and_taken() -> None:
     spec = attrs.evolve(SPEC, options=Options(picker_alias="claude-mine"))
-    body = app.models(spec, ANTHROPIC, "limit=1000")
+    body = app.models(spec, "limit=1000")
 
     assert isinstance(body, dict)
     assert [one["id"] for one in body["data"]] == [REAL, "claude-mine"]
-    assert isinstance(app.model(spec, ANTHROPIC, "claude-mine"), dict)
+    assert isinstance(app.model(spec, "claude-mine"), dict)
 
 
 def test_a_claude_needs_no_alias() -> None:
@@ -471,8 +461,8 @@ def test_a_front_is_as_closed_as_any_worker() -> None:
 
 def test_the_list_and_the_entries_of_a_front() -> None:
     spec = attrs.evolve(SPEC, front=Front())
-    listed = app.models(spec, ANTHROPIC, "", named=["a", "claude-a"])
-    one = app.model(spec, ANTHROPIC, "claude-a", named=["a", "claude-a"])
+    listed = app.models(spec, "", named=["a", "claude-a"])
+    one = app.model(spec, "claude-a", named=["a", "claude-a"])
 
     assert isinstance(listed, dict)
     assert [(entry["id"], entry["display_name"]) for entry in listed["data"]] == [

@@ -6,7 +6,7 @@ import pytest
 from fakes.exchange import request
 
 from modelproxy.worker.failures import Kind
-from modelproxy.worker.forms.asking import refused, shown, unsupported
+from modelproxy.worker.forms.asking import known, refused, shown, unsupported
 
 HEADERS = (
     (b"host", b"127.0.0.1:3457"),
@@ -43,6 +43,15 @@ def test_codex_calls_its_session_otherwise() -> None:
     found = shown(request(headers=((b"session-id", b"s1"), (b"thread-id", b"t1"))), "/v1/messages")
 
     assert (found.header(b"x-session-id"), found.header(b"session-id")) == (b"s1", None)
+
+
+def test_the_list_of_models_has_no_pages_for_who_does_not_ask_for_them() -> None:
+    found = known(request("GET", "/a/me/v1/models", HEADERS))
+
+    assert (found.path, found.query) == ("/a/me/v1/models", "limit=1000")
+    assert found.header(b"anthropic-version") == b"2023-06-01"
+    assert known(request("GET", "/v1/models?limit=2", HEADERS)).query == "limit=2"
+    assert known(request("GET", "/v1/models/claude-x", HEADERS)).query == ""
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Any
 
@@ -11,15 +12,16 @@ import trio
 from fakes import chat_grammar, responses_grammar
 from fakes.exchange import JSON_HEADERS, FakeExchange, Headers, request
 
-from modelproxy.worker.contract import Access, Quota, WorkerSpec
+from modelproxy.worker.contract import Access, AccessToken, Quota, WorkerSpec
 from modelproxy.worker.failures import Kind, Refused
 from modelproxy.worker.forms.asking import Terms
-from modelproxy.worker.guest import Interpreted, Reworded, interpreted
+from modelproxy.worker.guest import Interpreted, Listed, Reworded, interpreted
 from modelproxy.worker.handler import Handler
 from modelproxy.worker.httpd import ClientGone
 from modelproxy.worker.stats import Stats
 
 SPEC = WorkerSpec(name="demo", model_id="echo/demo", provider="echo", kind="echo", model="demo", port=3457)
+HOST = JSON_HEADERS[0]
 CHAT = "/v1/chat/completions"
 
 
@@ -61,8 +63,8 @@ def error(found: FakeExchange) -> dict[str, Any]:
         ("/a/x" + CHAT, "POST", (), Interpreted),
         (CHAT, "GET", (), Reworded),
         ("/chat/completions", "POST", (), Reworded),
-        ("/v1/models", "GET", (), Reworded),
-        ("/v1/models/x", "GET", (), Reworded),
+        ("/v1/models", "GET", (), Listed),
+        ("/v1/models/x", "GET", (), Listed),
         ("/v1/models", "GET", ((b"x-api-key", b"k"),), FakeExchange),
         ("/v1/models", "GET", ((b"anthropic-version", b"2023-06-01"),), FakeExchange),
     ],
@@ -125,6 +127,19 @@ async def test_errors_are_said_in_openais_way(made: FakeExchange, status: int, c
     assert found.headers[b"content-type"] == b"application/json"
 
 
+async def test_models_come_in_both_shapes_for_who_has_not_said_which_client_it_is() -> None:
+    plain, anthropic = (
+        exchange("/v1/models", "GET"),
+        exchange("/v1/models", "GET", (HOST, (b"x-api-key", b"k"))),
+    )
+    await served(plain)
+    await served(anthropic)
+    entry = json.loads(plain.sent)["data"][0]
+
+    assert (entry["type"], entry["object"], entry["owned_by"]) == ("model", "model", "echo")
+    assert "object" not in json.loads(anthropic.sent)
+
+
 async def test_the_wait_that_an_error_asks_for_is_kept() -> None:
     found = exchange(messages=[{"role": "user", "content": "echo:fail 429 retry 7s"}])
     await served(found)
@@ -155,6 +170,37 @@ async def test_pings_become_comments(autojump_clock: Any) -> None:
 
     assert (said.text, said.done) == ("one two", True)
     assert said.comments >= 4
+
+
+async def test_who_waits_in_line_is_kept_alive_and_served(autojump_clock: Any) -> None:
+    """Behind the one place that there is."""
+    handler = Handler(
+        attrs.evolve(SPEC, quota=Quota(max_concurrent=1)),
+        stats=Stats(),
+        log=lambda *_, **__: None,
+        started_at=trio.current_time(),
+    )
+    both = [
+        exchange(stream=True, messages=[{"role": "user", "content": "echo:slow 40s\none two"}]) for _ in "ab"
+    ]
+    async with trio.open_nursery() as nursery:
+        for one in both:
+            nursery.start_soon(handler, one)
+    said = [chat_grammar.check(bytes(one.sent)) for one in both]
+
+    assert [one.text for one in said] == ["one two", "one two"]
+    assert max(one.comments for one in said) > min(one.comments for one in said)
+
+
+async def test_a_token_of_ours_may_stand_where_openais_key_does() -> None:
+    secret = b"mp-the-secret"
+    token = AccessToken("me", hashlib.sha256(secret).hexdigest())
+    found = exchange(headers=(*JSON_HEADERS, (b"authorization", b"Bearer " + secret)))
+    [line] = await served(
+        found, attrs.evolve(SPEC, quota=Quota(access=Access(required=True, tokens=[token])))
+    )
+
+    assert (found.status, line["token"]) == (200, "me")
 
 
 async def test_a_stream_that_breaks_says_so_and_not_done() -> None:

@@ -119,13 +119,20 @@ class Shown:
 
 
 def shown(request: Request, path: str) -> Shown:
-    """The head of a request of another API. `path`: the same without who asks (`app.addressed`).
-
-    What tells of the client's own API and library stays behind, for it may go to Anthropic.
-    """
+    """The head of a request of another API, as of one for messages. `path`: its own without who asks."""
     before = request.path[: len(request.path) - len(path)]
-    kept = [_renamed(name, value) for name, value in request.headers if _stays(name)]
-    return Shown(request.method, before + PATH, [*kept, *_OURS])
+    return Shown(request.method, before + PATH, _headers(request))
+
+
+def known(request: Request) -> Shown:
+    """The head of a request for models, which both APIs have; OpenAI's knows no pages."""
+    all_of_them = "limit=1000" if request.path.endswith("/models") else ""
+    return Shown(request.method, request.path, _headers(request), request.query or all_of_them)
+
+
+def _headers(request: Request) -> Headers:
+    """What tells of the client's own API and library stays behind, for it may go to Anthropic."""
+    return [_renamed(name, value) for name, value in request.headers if _stays(name)] + _OURS
 
 
 _OURS: Headers = [
