@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,7 @@ def test_a_named_proxy_rolls_when_the_file_changes(here: Estate) -> None:
     assert (row["name"], row["model"], before) == ("coder", "ollama/codellama", 50)
     # The file is watched as well, so who asks may find it done.
     assert changed in (["coder"], [])
-    assert here.house.wait_row(lambda one: one["generation"] == 2, "coder")["port"] == row["port"]
+    assert here.house.wait_rolled(2, "coder")["port"] == row["port"]
     post(row["port"], msg(max_tokens=90))
     assert here.fo.sent["options"]["num_predict"] == 60
     write(here, "= =")
@@ -99,9 +99,7 @@ def test_an_edit_that_no_supervisor_saw_is_applied_by_the_next_one(here: Estate)
     house.kill_supervisor()
     write(here, f"{text}max_output_tokens = 60\nport = 1\n")
     house.start()
-    rolled = house.wait_row(
-        lambda one: one["generation"] > row["generation"] and not one["draining"], "coder"
-    )
+    rolled = house.wait_rolled(row["generation"] + 1, "coder")
     answer = post(row["port"], msg(max_tokens=90))
     warning = f"coder keeps port {row['port']} until it is taken down, and the configuration says 1; "
 
@@ -248,9 +246,6 @@ def test_a_key_that_keys_set_replaces_is_sent_from_then_on(here: Estate) -> None
     """Whoever was refused says keys set, and nothing else."""
     write(here, '[providers.openrouter]\nbase_url = "FR"\n')
 
-    def of(generation: int) -> Callable[[dict[str, Any]], bool]:
-        return lambda one: bool(one["generation"] == generation)
-
     for key, generation in ((KEY, 1), ("sk-or-a-newer-one-987654", 2)):
         done = subprocess.run(
             [sys.executable, "-P", "-m", "modelproxy.ctl", "keys", "set", "openrouter"],
@@ -264,7 +259,7 @@ def test_a_key_that_keys_set_replaces_is_sent_from_then_on(here: Estate) -> None
         assert (done.returncode, key in done.stdout + done.stderr) == (0, False)
         row = here.house.tell("up", "openrouter/some/model", "--port", "0", "--json")
         here.house.tell("reload", "--json")  # it is seen without, too; this does not wait for that
-        here.house.wait_row(of(generation), "openrouter/some/model")
+        here.house.wait_rolled(generation, "openrouter/some/model")
         post(row["port"], msg())
         assert here.fr.asked[-1].headers["authorization"] == f"Bearer {key}"
     (here.house.home / "config" / "modelproxy" / "keys.toml").unlink()

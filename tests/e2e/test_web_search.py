@@ -107,7 +107,7 @@ def test_a_search_is_refused_until_the_configuration_allows_it(here: Estate) -> 
     before = post(port, ASKED)
     asked = len(here.fr.asked)
     here.house.tell("config", "set", "providers.openrouter.web_search", "true", "--json")
-    here.house.wait_row(lambda one: one["generation"] == 2, "openrouter/model")
+    here.house.wait_rolled(2, "openrouter/model")
     after = post(port, ASKED)
 
     assert before.status == 400

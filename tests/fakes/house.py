@@ -229,6 +229,13 @@ class House:
                 return row
         raise AssertionError(f"never came true; the last row was {row}\n{self.daemon_log()}")
 
+    def wait_rolled(self, generation: int, name: str = "echo/demo") -> dict[str, Any]:
+        """Until that generation serves alone: its number is there from its start on, while the old one answers."""
+        return self.wait_row(
+            lambda row: row["generation"] == generation and row["state"] == "ready" and not row["draining"],
+            name,
+        )
+
     def wait_tally(
         self, condition: Callable[[dict[str, Any]], bool], name: str = "echo/demo"
     ) -> dict[str, Any]:
