@@ -415,25 +415,17 @@ def _of_server(entries: list[dict[str, Any]]) -> Facts:
 
 def facts_of_entry(entry: dict[str, Any]) -> Facts:
     """One model of a list, in the words of OpenRouter, vLLM, LM Studio and llama.cpp."""
-    top, meta = _dict(entry.get("top_provider")), _dict(entry.get("meta"))
+    top, meta = codec.as_dict(entry.get("top_provider")), codec.as_dict(entry.get("meta"))
     sizes = (
         *(top.get("context_length"), entry.get("context_length"), entry.get("max_model_len")),
         *(entry.get("max_context_length"), meta.get("n_ctx")),
     )
     return Facts(
         window=next((size for size in sizes if type(size) is int and size > 0), None),
-        max_output=_positive(top.get("max_completion_tokens")),
+        max_output=codec.as_count(top.get("max_completion_tokens")),
         capabilities=_capabilities(entry),
         more=entry,
     )
-
-
-def _dict(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _positive(value: Any) -> int | None:
-    return value if type(value) is int and value > 0 else None
 
 
 def _capabilities(entry: dict[str, Any]) -> frozenset[str] | None:
@@ -445,7 +437,7 @@ def _capabilities(entry: dict[str, Any]) -> frozenset[str] | None:
     for word, capability in (("tools", "tools"), ("reasoning", "thinking"), ("structured_outputs", "schema")):
         if word in parameters:
             found.add(capability)
-    inputs = _dict(entry.get("architecture")).get("input_modalities")
+    inputs = codec.as_dict(entry.get("architecture")).get("input_modalities")
     for word, capability in (("image", "vision"), ("file", "documents"), ("audio", "audio")):
         if isinstance(inputs, list) and word in inputs:
             found.add(capability)
@@ -483,15 +475,15 @@ class RemoteSurvey:
         listed = answer.json.get("data") if isinstance(answer.json, dict) else None
         if not isinstance(listed, list):
             return Seen(ok=False, detail=f"what answers at {self.place.base.url} is no modelproxy")
-        health = _dict((await ask("GET", "/health")).json)
+        health = codec.as_dict((await ask("GET", "/health")).json)
         if health.get("healthy") is False:
-            why = str(_dict(health.get("upstream")).get("detail") or "it is not healthy")
+            why = str(codec.as_dict(health.get("upstream")).get("detail") or "it is not healthy")
             return Seen(ok=False, detail=f"{self.place.title} says: {why[:300]}")
         entries = (one for one in listed if isinstance(one, dict))
         return self._of({one["id"]: one for one in entries if isinstance(one.get("id"), str)}, health)
 
     def _refused(self, answer: Reply) -> Seen:
-        said = _dict(_dict(answer.json).get("error")).get("message")
+        said = codec.as_dict(codec.as_dict(answer.json).get("error")).get("message")
         if not isinstance(said, str) or not said:
             return _unwell(self.place, answer)
         hint = f" - set one with: proxyctl keys set {self.place.spec.provider}"
@@ -501,7 +493,10 @@ class RemoteSurvey:
     def _of(self, entries: Mapping[str, Mapping[str, Any]], health: Mapping[str, Any]) -> Seen:
         model, only = self.place.spec.model, health.get("model_id")
         entry = entries.get(model, {})
-        window, output = _positive(entry.get("max_input_tokens")), _positive(entry.get("max_tokens"))
+        window, output = (
+            codec.as_count(entry.get("max_input_tokens")),
+            codec.as_count(entry.get("max_tokens")),
+        )
         warning = ""
         if not entry and isinstance(only, str) and health.get("provider") != "front":
             warning = (

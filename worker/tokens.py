@@ -101,14 +101,12 @@ def of_prompt(body: dict[str, Any]) -> int:
     tools = body.get("tools")
     total = _of_content(body.get("system"))
     if isinstance(messages, list):
-        total += sum(PER_MESSAGE + _of_content(message.get("content")) for message in _objects(messages))
+        total += sum(
+            PER_MESSAGE + _of_content(message.get("content")) for message in codec.as_dicts(messages)
+        )
     if isinstance(tools, list):
-        total += sum(PER_TOOL + _of_json(_shown(tool)) for tool in _objects(tools))
+        total += sum(PER_TOOL + _of_json(_shown(tool)) for tool in codec.as_dicts(tools))
     return max(total, 1)
-
-
-def _objects(values: list[Any]) -> list[dict[str, Any]]:
-    return [value for value in values if isinstance(value, dict)]
 
 
 def _shown(tool: dict[str, Any]) -> list[Any]:
@@ -119,7 +117,7 @@ def _of_content(content: Any) -> int:
     if isinstance(content, str):
         return of_text(content)
     if isinstance(content, list):
-        return sum(_of_block(block) for block in _objects(content))
+        return sum(_of_block(block) for block in codec.as_dicts(content))
     return 0
 
 

@@ -53,3 +53,12 @@ def test_dumps_is_one_line_for_every_reader(text: str) -> None:
 
     assert json.loads(data) == {"a": text}
     assert len(data.decode().splitlines()) == 1
+
+
+@pytest.mark.parametrize("value", [None, True, 0, -1, 1.0, "", "x", [], [{}], {}, {"a": 1}, 7])
+def test_what_has_another_shape_is_nothing(value: object) -> None:
+    assert codec.as_dict(value) == (value if value == {"a": 1} else {})
+    assert codec.as_dicts(value) == ([{}] if value == [{}] else [])
+    assert codec.as_text(value) == ("x" if value == "x" else "")
+    assert codec.as_count(value) == (7 if value == 7 else None)
+    assert codec.as_dicts([1, {"a": 1}, None]) == [{"a": 1}]

@@ -231,11 +231,11 @@ def with_fit_ids(body: bytes) -> bytes:
         document = codec.loads(body)
     except ValueError:
         return body
-    contents = [one.get("content") for one in _objects(_dict(document).get("messages"))]
+    contents = [one.get("content") for one in codec.as_dicts(codec.as_dict(document).get("messages"))]
     unfit = [
         (block, key)
         for content in contents
-        for block in _objects(content)
+        for block in codec.as_dicts(content)
         if (key := _CALL_IDS.get(str(_type_in(block)))) is not None
         and isinstance(block.get(key), str)
         and not names.is_fit_for_anthropic(block[key])
@@ -243,14 +243,6 @@ def with_fit_ids(body: bytes) -> bytes:
     for block, key in unfit:
         block[key] = names.upstream_id(block[key])
     return codec.dumps(document) if unfit else body
-
-
-def _dict(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _objects(value: Any) -> list[dict[str, Any]]:
-    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
 
 
 _CALL_IDS = {"tool_use": "id", "tool_result": "tool_use_id"}
@@ -428,7 +420,7 @@ def false_success(spec: WorkerSpec, body: bytes, *, title: str, prompt_tokens: i
     if _says(top) and "error" not in top and bytes(memoryview(top.get("type", _NO))) != b'"error"':
         return None  # so far without having decoded megabytes of text
     try:
-        said = _dict(codec.loads(body))
+        said = codec.as_dict(codec.loads(body))
     except ValueError:
         said = {}
     if said.get("type") == "error" or said.get("error"):

@@ -101,7 +101,7 @@ def image_of(block: Block) -> Image | ImageUrl | None:
         return None
     data, url = source.get("data"), source.get("url")
     if source.get("type") == "base64" and isinstance(data, str) and data:
-        return Image(_text(source.get("media_type")) or "image/png", data)
+        return Image(codec.as_text(source.get("media_type")) or "image/png", data)
     if source.get("type") != "url" or not isinstance(url, str) or not url:
         return None
     inline = _DATA_URL.fullmatch(url)
@@ -117,10 +117,10 @@ def document_of(block: Block) -> Document | None:
     source = block.get("source")
     if block.get("type") != "document" or not isinstance(source, dict) or source.get("type") != "base64":
         return None
-    data, media_type = source.get("data"), _text(source.get("media_type")) or "application/pdf"
+    data, media_type = source.get("data"), codec.as_text(source.get("media_type")) or "application/pdf"
     if not isinstance(data, str) or not data:
         return None
-    return Document(_text(block.get("title")) or _file_name(media_type), media_type, data)
+    return Document(codec.as_text(block.get("title")) or _file_name(media_type), media_type, data)
 
 
 def _file_name(media_type: str) -> str:
@@ -180,10 +180,6 @@ def text_of(block: Block) -> str:
     return f"[{block['type']} omitted]"
 
 
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
-
-
 def _json(value: Any) -> str:
     return codec.dumps(value).decode("utf-8")
 
@@ -201,7 +197,7 @@ def inner(content: Any) -> Iterable[Block]:
 
 
 def _say_text(block: Block) -> str:
-    return _text(block.get("text"))
+    return codec.as_text(block.get("text"))
 
 
 def _say_image(block: Block) -> str:
@@ -223,7 +219,7 @@ def _whereabouts(source: Any) -> str:
     """Where something is that is not in the request."""
     source = source if isinstance(source, dict) else {}
     for key, words in (("file_id", "file "), ("url", "")):
-        if place := _text(source.get(key)):
+        if place := codec.as_text(source.get(key)):
             return words + place[:200]
     return "it could not be read"
 
@@ -240,16 +236,14 @@ def _say_search_result(block: Block) -> str:
 
 def _say_call(block: Block) -> str:
     """A call that cannot be replayed as one."""
-    return f"[called {_text(block.get('name')) or 'a tool'} {_json(block.get('input') or {})}]"
+    return f"[called {codec.as_text(block.get('name')) or 'a tool'} {_json(block.get('input') or {})}]"
 
 
 def _say_server_call(block: Block) -> str:
     given = block.get("input")
     given = given if isinstance(given, dict) else {}
     query = given.get("query") or given.get("url")
-    return (
-        f"[{_text(block.get('name')) or 'server tool'} {_json(query if isinstance(query, str) else given)}]"
-    )
+    return f"[{codec.as_text(block.get('name')) or 'server tool'} {_json(query if isinstance(query, str) else given)}]"
 
 
 def _server_result(block: Block) -> str:
@@ -258,7 +252,7 @@ def _server_result(block: Block) -> str:
     if isinstance(content, dict):
         content = [content]
     if not isinstance(content, list):
-        return _text(content) or f"[{block['type']} omitted]"
+        return codec.as_text(content) or f"[{block['type']} omitted]"
     said = [_say_found(one) for one in content if isinstance(one, dict)]
     return _lines(*said) or f"[{block['type']}: nothing]"
 
@@ -269,16 +263,16 @@ def _say_found(found: Block) -> str:
     if isinstance(found.get("url"), str):
         page = found.get("content")  # of one that was fetched
         page = page if isinstance(page, dict) and page.get("type") == "document" else {}
-        title = _text(found.get("title")) or _text(page.get("title")) or "untitled"
+        title = codec.as_text(found.get("title")) or codec.as_text(page.get("title")) or "untitled"
         return _lines(f"- {title}: {found['url']}", text_of({**page, "title": None}) if page else "")
     if isinstance(found.get("tool_references"), list):
         return _lines(*(_say_reference(one) for one in found["tool_references"] if isinstance(one, dict)))
     text = _lines(found.get("text"), found.get("stdout"), found.get("stderr"), found.get("content"))
-    return text or f"[{_text(found.get('type')) or 'something'} omitted]"
+    return text or f"[{codec.as_text(found.get('type')) or 'something'} omitted]"
 
 
 def _say_reference(block: Block) -> str:
-    return f"Loaded tool: {_text(block.get('tool_name')) or _text(block.get('name'))}"
+    return f"Loaded tool: {codec.as_text(block.get('tool_name')) or codec.as_text(block.get('name'))}"
 
 
 def _say_compaction(block: Block) -> str:
@@ -287,7 +281,7 @@ def _say_compaction(block: Block) -> str:
 
 
 def _say_upload(block: Block) -> str:
-    return f"[file omitted: {_text(block.get('file_id')) or 'unknown'}]"
+    return f"[file omitted: {codec.as_text(block.get('file_id')) or 'unknown'}]"
 
 
 def _say_result(block: Block) -> str:
@@ -358,7 +352,7 @@ def user_turn(blocks: Iterable[Block], names: dict[str, str], sight: Sight) -> U
         if block["type"] != "tool_result":
             others.append((_seen(block, sight, counts), block.get("cache_control")))
             continue
-        call = _text(block.get("tool_use_id"))
+        call = codec.as_text(block.get("tool_use_id"))
         result, media = _flattened(block, call, names.get(call, ""), sight, counts)
         results.append(result)
         lifted += media

@@ -162,15 +162,15 @@ def said_of(document: Any) -> Said:
 
 
 def _said(error: dict[str, Any]) -> Said:
-    metadata = _dict(error.get("metadata"))
+    metadata = codec.as_dict(error.get("metadata"))
     words = (metadata.get("error_type"), error.get("error_type"), error.get("code"), error.get("type"))
     inner = _raw(metadata)
     return Said(
         message=_message(error, inner.message),
         words=tuple(word.lower() for word in (*words, error.get("status")) if isinstance(word, str) and word),
         status=_status(error),
-        prompt=_count(error.get("n_prompt_tokens")) or inner.prompt,
-        window=_count(error.get("n_ctx")) or inner.window,
+        prompt=codec.as_count(error.get("n_prompt_tokens")) or inner.prompt,
+        window=codec.as_count(error.get("n_ctx")) or inner.window,
         wait_s=waits.in_body(error),
         provider=_text(metadata.get("provider_name")),
         param=_text(error.get("param")),
@@ -212,14 +212,6 @@ def _sentence(value: Any) -> str:
 
 def _text(value: Any) -> str:
     return value.strip() if isinstance(value, str) else ""
-
-
-def _dict(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _count(value: Any) -> int | None:
-    return value if type(value) is int and value > 0 else None
 
 
 def _status(error: dict[str, Any]) -> int | None:

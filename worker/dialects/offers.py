@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 
 from modelproxy.worker.failures import Failure, Kind, Refused
+from modelproxy.worker.wire import codec
 from modelproxy.worker.wire.asks import Ask
 
 from . import searches
@@ -58,7 +59,7 @@ def offer(ask: Ask, provider: str, *, searches_web: bool = False) -> Offer:
     for described in ask.tools:
         if search is not None and is_search(described):
             continue
-        kind, name = _text(described.get("type")), _text(described.get("name"))
+        kind, name = codec.as_text(described.get("type")), codec.as_text(described.get("name"))
         if _is_for_anthropic_only(described):
             missing.append(name or kind)
         elif name and name != PLACEHOLDER and name not in tools and wanted.is_wanted(described):
@@ -78,7 +79,7 @@ def search_in(ask: Ask) -> Block | None:
 
 def is_search(described: Block) -> bool:
     """Whether this is Anthropic's web search, of whatever date."""
-    return _text(described.get("type")).startswith(searches.PREFIX)
+    return codec.as_text(described.get("type")).startswith(searches.PREFIX)
 
 
 # --- what others run ------------------------------------------------------------------------------
@@ -97,7 +98,7 @@ _SCREEN_TOOLS = ("computer_", "browser_toolset_")
 
 def _is_for_anthropic_only(described: Block) -> bool:
     """True for a tool that no client runs, so that nobody would answer the model's call."""
-    kind = _text(described.get("type"))
+    kind = codec.as_text(described.get("type"))
     if kind in ("", "custom"):
         return False
     if kind.startswith(_SERVER_TOOLS):
@@ -109,7 +110,7 @@ def _is_for_anthropic_only(described: Block) -> bool:
 def _refuse_if_alone(ask: Ask, provider: str, missing: list[str], search: Block | None) -> None:
     """A request for nothing but server tools is a question that only they can answer."""
     for described in ask.tools:
-        if _text(described.get("type")).startswith(_SCREEN_TOOLS):
+        if codec.as_text(described.get("type")).startswith(_SCREEN_TOOLS):
             raise _refused(f"tool {_name_of(described)} needs Anthropic; {provider} cannot run it")
     if search is not None or _only_searches_tools(ask.tools):
         return
@@ -120,13 +121,13 @@ def _refuse_if_alone(ask: Ask, provider: str, missing: list[str], search: Block 
 
 def _only_searches_tools(described: list[Block]) -> bool:
     return all(
-        _text(one.get("type")).startswith(_SEARCHES_TOOLS) or one.get("name") == PLACEHOLDER
+        codec.as_text(one.get("type")).startswith(_SEARCHES_TOOLS) or one.get("name") == PLACEHOLDER
         for one in described
     )
 
 
 def _name_of(described: Block) -> str:
-    return _text(described.get("name")) or _text(described.get("type"))
+    return codec.as_text(described.get("name")) or codec.as_text(described.get("type"))
 
 
 def _refused(message: str) -> Refused:
@@ -139,8 +140,8 @@ def _refused(message: str) -> Refused:
 def _tool(described: Block) -> Tool:
     """Name, description and schema: servers refuse keys that they do not know."""
     schema = described.get("input_schema")
-    own = _own_schema(_text(described.get("type")))
-    description = _text(described.get("description"))
+    own = _own_schema(codec.as_text(described.get("type")))
+    description = codec.as_text(described.get("description"))
     if own is not None and not isinstance(schema, dict):
         description, schema = description or own[0], own[1]
     return Tool(described["name"], description, schema, described.get("strict") is True)
@@ -205,7 +206,7 @@ class _Wanted:
     def __init__(self, ask: Ask) -> None:
         self._loaded: set[str] = set()
         self._removed: set[str] = set()
-        self._all = any(_text(tool.get("type")).startswith(_SEARCHES_TOOLS) for tool in ask.tools)
+        self._all = any(codec.as_text(tool.get("type")).startswith(_SEARCHES_TOOLS) for tool in ask.tools)
         if ask.tool_choice["type"] == "tool":
             self._loaded.add(ask.tool_choice["name"])
         for block in _blocks(ask.messages):
@@ -214,7 +215,7 @@ class _Wanted:
     def _read(self, block: Block) -> None:
         kind = block["type"]
         if kind == "tool_use":
-            self._loaded.add(_text(block.get("name")))
+            self._loaded.add(codec.as_text(block.get("name")))
         elif kind == "tool_addition":
             self._loaded |= _named(block)
             self._removed -= _named(block)
@@ -241,7 +242,7 @@ def _references(content: Any) -> Iterator[str]:
         content = content.get("tool_references")
     for inner in content if isinstance(content, list) else []:
         if isinstance(inner, dict) and inner.get("type") == "tool_reference":
-            yield _text(inner.get("tool_name")) or _text(inner.get("name"))
+            yield codec.as_text(inner.get("tool_name")) or codec.as_text(inner.get("name"))
 
 
 def _named(block: Block) -> set[str]:
@@ -257,7 +258,7 @@ def _names_in(value: Any) -> Iterable[str]:
         yield value
     for one in value if isinstance(value, list) else [value]:
         if isinstance(one, dict):
-            yield _text(one.get("name")) or _text(one.get("tool_name"))
+            yield codec.as_text(one.get("name")) or codec.as_text(one.get("tool_name"))
         elif isinstance(one, str):
             yield one
 
@@ -273,7 +274,3 @@ def _choice(ask: Ask, tools: dict[str, Tool], missing: list[str], search: Block 
     if name in missing:
         return Choice()
     raise _refused(f"tool_choice.name: no tool {name[:100]!r} is offered")
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""

@@ -608,7 +608,7 @@ def facts_from(show: dict[str, Any], ps: dict[str, Any] | None = None, model: st
     loaded = _loaded_window(ps, model)
     remote = bool(show.get("remote_model") or show.get("remote_host"))
     details: dict[str, object] = {
-        key: value for key, value in _dict(show.get("details")).items() if key in _TOLD and value
+        key: value for key, value in codec.as_dict(show.get("details")).items() if key in _TOLD and value
     }
     known = (("context_length", largest), ("loaded", loaded), ("remote", remote))
     details.update({key: value for key, value in known if value})
@@ -619,13 +619,9 @@ def facts_from(show: dict[str, Any], ps: dict[str, Any] | None = None, model: st
 _TOLD = ("family", "parameter_size", "quantization_level")
 
 
-def _dict(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
 def _largest_window(info: Any) -> int | None:
     """`<architecture>.context_length`, whatever the architecture is called."""
-    found = [value for key, value in _dict(info).items() if key.endswith(".context_length")]
+    found = [value for key, value in codec.as_dict(info).items() if key.endswith(".context_length")]
     return next((value for value in found if type(value) is int and value > 0), None)
 
 
@@ -647,9 +643,9 @@ def _fitting(largest: int | None, loaded: int | None, *, remote: bool) -> int | 
 
 
 def _loaded_window(ps: dict[str, Any] | None, model: str) -> int | None:
-    models = _dict(ps).get("models")
+    models = codec.as_dict(ps).get("models")
     for one in models if isinstance(models, list) else []:
-        one = _dict(one)
+        one = codec.as_dict(one)
         length = one.get("context_length")
         alike = _full(model) in (_full(one.get("name")), _full(one.get("model")))
         if alike and type(length) is int and length > 0:

@@ -6,6 +6,8 @@ import email.utils
 import re
 from typing import Any
 
+from modelproxy.worker.wire import codec
+
 from .seam import Headers
 
 
@@ -82,8 +84,8 @@ def _duration(text: str) -> float | None:
 
 def in_body(error: dict[str, Any]) -> float | None:
     """The wait that stands only inside an error object."""
-    metadata = _dict(error.get("metadata"))
-    headers = [_pair(one) for one in _dict(metadata.get("headers")).items()]
+    metadata = codec.as_dict(error.get("metadata"))
+    headers = [_pair(one) for one in codec.as_dict(metadata.get("headers")).items()]
     ways = (
         _field(error),
         _field(metadata),
@@ -106,7 +108,7 @@ def _field(holder: dict[str, Any]) -> float | None:
 def _detail(details: Any) -> float | None:
     """Google's `RetryInfo`."""
     for detail in details if isinstance(details, list) else ():
-        wait = _duration(str(_dict(detail).get("retryDelay", "")))
+        wait = _duration(str(codec.as_dict(detail).get("retryDelay", "")))
         if wait is not None:
             return wait
     return None
@@ -127,7 +129,3 @@ _TRY_AGAIN = re.compile(
     r"(?:try again|retry)(?: again)? (?:in|after) (\d+(?:[.hms\d]*[hms\d])?)(?: ?(s|sec|seconds?)\b)?",
     re.IGNORECASE,
 )
-
-
-def _dict(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}

@@ -32,7 +32,7 @@ class Chat:
         said = _document(body)
         _refuse(said)
         history = _history(said)
-        form = _dict(said.get("response_format"))
+        form = codec.as_dict(said.get("response_format"))
         if form.get("type") == "json_object":
             history.system.append(wishes.JSON_ONLY)
         system, messages = history.done()
@@ -50,7 +50,7 @@ class Chat:
         asks |= {"tool_choice": choice} if choice is not None else {}
         asks |= {"stop_sequences": stops} if (stops := _stops(said)) else {}
         asks |= wishes.sampling(said, terms, is_thinking="output_config" in thought)
-        asks |= wishes.with_schema(thought, form, _dict(form.get("json_schema")).get("schema"))
+        asks |= wishes.with_schema(thought, form, codec.as_dict(form.get("json_schema")).get("schema"))
         asks |= wishes.user(said)
         answer = ChatAnswer(_wanted(said, tools), terms)
         return Asked(codec.dumps(asks), answer)
@@ -199,14 +199,14 @@ def _allowed(choice: Any) -> list[str] | None:
     """The names of `allowed_tools`; None: all."""
     if not isinstance(choice, dict) or choice.get("type") != "allowed_tools":
         return None
-    listed = _dict(choice.get("allowed_tools")).get("tools")
+    listed = codec.as_dict(choice.get("allowed_tools")).get("tools")
     return [name for one in listed or [] if (name := _named(one)) is not None]
 
 
 def _named(one: Any) -> str | None:
     """The tool that an entry of `tool_choice` means."""
-    inside = _dict(one).get("function") or _dict(one).get("custom") or one
-    name = _dict(inside).get("name")
+    inside = codec.as_dict(one).get("function") or codec.as_dict(one).get("custom") or one
+    name = codec.as_dict(inside).get("name")
     return name if isinstance(name, str) and name else None
 
 
@@ -216,8 +216,8 @@ def _choice(said: Block, tools: list[_Tool]) -> Block | None:
         return None
     parallel = said.get("parallel_tool_calls") is not False
     wish = said.get("tool_choice", said.get("function_call"))
-    if _dict(wish).get("type") == "allowed_tools":
-        wish = _dict(_dict(wish).get("allowed_tools")).get("mode", "auto")
+    if codec.as_dict(wish).get("type") == "allowed_tools":
+        wish = codec.as_dict(codec.as_dict(wish).get("allowed_tools")).get("mode", "auto")
     elif isinstance(wish, dict):
         name = _named(wish)
         if name not in [tool["name"] for tool, _ in tools]:
@@ -232,10 +232,6 @@ def _choice(said: Block, tools: list[_Tool]) -> Block | None:
 def _wanted(said: Block, tools: list[_Tool]) -> Wanted:
     return Wanted(
         model=said["model"],
-        usage=_dict(said.get("stream_options")).get("include_usage") is True,
+        usage=codec.as_dict(said.get("stream_options")).get("include_usage") is True,
         custom=frozenset(tool["name"] for tool, is_custom in tools if is_custom),
     )
-
-
-def _dict(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}

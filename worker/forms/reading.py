@@ -104,17 +104,17 @@ class Reader:
         if self.over:
             return
         if kind == "content_block_delta":
-            self._piece(_dict(said.get("delta")))
+            self._piece(codec.as_dict(said.get("delta")))
         elif kind == "content_block_start":
-            self._open(_dict(said.get("content_block")))
+            self._open(codec.as_dict(said.get("content_block")))
         elif kind == "content_block_stop":
             self._close()
         elif kind == "ping":
             self._teller.ping()
         elif kind == "message_start":
-            self._start(_dict(said.get("message")))
+            self._start(codec.as_dict(said.get("message")))
         elif kind == "message_delta":
-            self._delta({**_dict(said.get("delta")), "usage": said.get("usage")})
+            self._delta({**codec.as_dict(said.get("delta")), "usage": said.get("usage")})
         elif kind == "message_stop":
             self._end()
         elif kind == "error":
@@ -170,7 +170,7 @@ class Reader:
 
     def _count(self, said: dict[str, Any]) -> None:
         """Later numbers replace earlier ones; what is not repeated stays."""
-        news = _dict(said.get("usage"))
+        news = codec.as_dict(said.get("usage"))
         self._usage.update({key: value for key, value in news.items() if value is not None})
 
     def _end(self) -> None:
@@ -181,7 +181,3 @@ class Reader:
     def _fail(self, data: bytes) -> None:
         self.over = True
         self._teller.fail(data)
-
-
-def _dict(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}

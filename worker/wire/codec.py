@@ -2,6 +2,8 @@
 
 msgspec is fast and keeps integers of any size, but it refuses lone surrogates, which real clients send
 (a JavaScript string cut in the middle of an emoji). The standard library takes over for those.
+
+What others write may have any shape: `as_dict` and its like take it for what it should be, and otherwise for nothing.
 """
 
 from __future__ import annotations
@@ -62,3 +64,21 @@ def dumps(value: Any) -> bytes:
         for raw, escaped in _LINE_ENDS:
             data = data.replace(raw, escaped)
     return data
+
+
+def as_dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def as_dicts(value: Any) -> list[dict[str, Any]]:
+    """The objects of a list."""
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+
+
+def as_text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def as_count(value: Any) -> int | None:
+    """A positive number; who says 0 mostly means that he does not know."""
+    return value if type(value) is int and value > 0 else None

@@ -63,8 +63,9 @@ def _chunk(document: Any) -> Chunk:
         calls=tuple(_call(one) for one in _typed(message, "tool_calls", list) or []),
         done=document.get("done") is True,
         reason=_typed(document, "done_reason", str) or "",
-        prompt_tokens=_count(document.get("prompt_eval_count")),
-        output_tokens=_count(document.get("eval_count")),
+        # Old servers leave it out, or say 0, when the prompt was still in their cache.
+        prompt_tokens=codec.as_count(document.get("prompt_eval_count")),
+        output_tokens=codec.as_count(document.get("eval_count")),
     )
 
 
@@ -80,8 +81,3 @@ def _call(value: Any) -> Call:
         raise ValueError("a tool call that is no object")
     function = _typed(value, "function", dict) or {}
     return Call(_typed(function, "name", str) or "", function.get("arguments"))
-
-
-def _count(value: Any) -> int | None:
-    """Old servers leave the count out, or say 0, when the prompt was still in their cache."""
-    return value if type(value) is int and value > 0 else None

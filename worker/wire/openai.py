@@ -91,7 +91,7 @@ def loads(data: bytes) -> Any:
 
 def error(document: dict[str, Any]) -> Any:
     """The error that a chunk or an answer carries, or None."""
-    inside = (choice.get("error") for choice in _objects(document.get("choices")))
+    inside = (choice.get("error") for choice in codec.as_dicts(document.get("choices")))
     found = document.get("error") or next((one for one in inside if one), None)
     if found:
         return found
@@ -116,7 +116,7 @@ def chunk(document: dict[str, Any], reasoning: tuple[str, ...] = REASONING_FIELD
     Nobody asks for several answers, so what stands in a second choice is a part of the one (GitHub puts the text
     into one and the calls into the next); but what is said twice is another answer, and left out.
     """
-    choices = _objects(document.get("choices")) or [{}]
+    choices = codec.as_dicts(document.get("choices")) or [{}]
     found = _of_choice(choices[0], reasoning, _usage(document, choices[0]))
     for other in choices[1:]:
         more = _of_choice(other, reasoning, None)
@@ -128,55 +128,47 @@ _SAID = tuple(field.name for field in attrs.fields(Chunk))
 
 
 def _of_choice(choice: dict[str, Any], reasoning: tuple[str, ...], usage: dict[str, Any] | None) -> Chunk:
-    delta, message = _dict(choice.get("delta")), _dict(choice.get("message"))
+    delta, message = codec.as_dict(choice.get("delta")), codec.as_dict(choice.get("message"))
     said = delta or message
     text, thought = _content(said.get("content"))
     fields = (value for key in reasoning if isinstance(value := said.get(key), str) and value)
     return Chunk(
         is_message=bool(message) and not delta,
         text=text,
-        refusal=_text(said.get("refusal")),
+        refusal=codec.as_text(said.get("refusal")),
         reasoning=next(fields, thought),
-        details=_objects(said.get("reasoning_details")),
+        details=codec.as_dicts(said.get("reasoning_details")),
         fragments=list(_fragments(said)),
-        images=len(_objects(said.get("images"))) + _pictures(said.get("content")),
-        annotations=_objects(said.get("annotations")),
+        images=len(codec.as_dicts(said.get("images"))) + _pictures(said.get("content")),
+        annotations=codec.as_dicts(said.get("annotations")),
         finish=_word(choice.get("finish_reason")),
         native_finish=_word(choice.get("native_finish_reason")),
-        stopped_by=_text(choice.get("stop_reason")),
+        stopped_by=codec.as_text(choice.get("stop_reason")),
         usage=usage,
     )
 
 
 def _choice(document: dict[str, Any]) -> dict[str, Any]:
-    return next(iter(_objects(document.get("choices"))), {})
-
-
-def _objects(value: Any) -> list[dict[str, Any]]:
-    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
+    return next(iter(codec.as_dicts(document.get("choices"))), {})
 
 
 def _word(value: Any) -> str:
-    word = _text(value).strip().lower()
+    word = codec.as_text(value).strip().lower()
     return "" if word in ("null", "none") else word
 
 
 def _content(content: Any) -> tuple[str, str]:
     """Text and reasoning; Mistral sends both as parts."""
     if not isinstance(content, list):
-        return _text(content), ""
-    parts = _objects(content)
-    text = "".join(_text(part.get("text")) for part in parts if part.get("type") != "thinking")
+        return codec.as_text(content), ""
+    parts = codec.as_dicts(content)
+    text = "".join(codec.as_text(part.get("text")) for part in parts if part.get("type") != "thinking")
     return text, "".join(_thought(part.get("thinking")) for part in parts if part.get("type") == "thinking")
 
 
 def _pictures(content: Any) -> int:
     """How many stand between the texts."""
-    return sum(part.get("type") in ("image_url", "image") for part in _objects(content))
+    return sum(part.get("type") in ("image_url", "image") for part in codec.as_dicts(content))
 
 
 def _thought(value: Any) -> str:
@@ -184,11 +176,11 @@ def _thought(value: Any) -> str:
 
 
 def _fragments(said: dict[str, Any]) -> Iterator[Fragment]:
-    calls = _objects(said.get("tool_calls"))
+    calls = codec.as_dicts(said.get("tool_calls"))
     for call in calls:
         index = call.get("index")
         found = _fragment(call.get("function"), call.get("id"), index if type(index) is int else None)
-        extra = _dict(call.get("extra_content"))
+        extra = codec.as_dict(call.get("extra_content"))
         yield attrs.evolve(found, extra=extra) if extra else found
     if not calls and isinstance(said.get("function_call"), dict):  # the format before there were several
         yield _fragment(said["function_call"], None, 0)
@@ -199,7 +191,9 @@ def _fragment(function: Any, call_id: Any, index: int | None) -> Fragment:
     arguments = function.get("arguments")
     if arguments is not None and not isinstance(arguments, str):
         arguments = codec.dumps(arguments).decode("utf-8")
-    return Fragment(index, _text(call_id), _text(function.get("name")).strip(), arguments or "")
+    return Fragment(
+        index, codec.as_text(call_id), codec.as_text(function.get("name")).strip(), arguments or ""
+    )
 
 
 # --- token counts --------------------------------------------------------------------------------------
@@ -224,7 +218,7 @@ def usage(
     `cost` names the field that holds what was charged, where the server charges. `by_sum`: what is output shows
     only in the sum. `searches`: the server may have searched the web, and counts how often.
     """
-    prompt_details = _dict(said.get("prompt_tokens_details"))
+    prompt_details = codec.as_dict(said.get("prompt_tokens_details"))
     prompt = _first(said, "prompt_tokens", "input_tokens")
     read = (
         _first(prompt_details, "cached_tokens")
@@ -239,13 +233,15 @@ def usage(
         cache_creation_input_tokens=written,
         cache_read_input_tokens=read,
         cost_usd=None if cost is None else _cost(said, cost),
-        web_searches=_first(_dict(said.get("server_tool_use")), "web_search_requests") if searches else None,
+        web_searches=_first(codec.as_dict(said.get("server_tool_use")), "web_search_requests")
+        if searches
+        else None,
     )
 
 
 def _output(said: dict[str, Any], by_sum: bool) -> int | None:
     output = _first(said, "completion_tokens", "output_tokens")
-    thought = _first(_dict(said.get("completion_tokens_details")), "reasoning_tokens") or 0
+    thought = _first(codec.as_dict(said.get("completion_tokens_details")), "reasoning_tokens") or 0
     total = _first(said, "total_tokens")
     prompt = _first(said, "prompt_tokens", "input_tokens")
     # xAI leaves reasoning out of the completion; only the sum tells.
@@ -260,7 +256,7 @@ def _cost(said: dict[str, Any], field: str) -> float | None:
     """With the user's own key at the provider behind a router, that one's bill comes on top."""
     cost = _money(said.get(field))
     if cost is not None and said.get("is_byok") is True:
-        cost += _money(_dict(said.get("cost_details")).get("upstream_inference_cost")) or 0.0
+        cost += _money(codec.as_dict(said.get("cost_details")).get("upstream_inference_cost")) or 0.0
     return cost
 
 
@@ -270,10 +266,6 @@ def _money(value: Any) -> float | None:
         if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
         else None
     )
-
-
-def _dict(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
 
 
 def _first(said: dict[str, Any], *keys: str) -> int | None:
