@@ -377,6 +377,11 @@ def test_secrets_are_cut_out(text: str, clean: str) -> None:
         ({"message": "words"}, "OpenRouter: words"),
         ({"detail": [{"loc": ["body"], "msg": "one"}, {"msg": "two"}]}, "OpenRouter: body: one; two"),
         ({"detail": {"message": "inner"}}, "OpenRouter: inner"),
+        (
+            {"object": "error", "message": {"detail": [{"loc": ["body", "x"], "msg": "one"}]}},
+            "OpenRouter: body.x: one",
+        ),
+        ({"message": [[[[["too deep"]]]]]}, "OpenRouter: busy (status 502)"),
         ("words", "OpenRouter: words"),
         ([], "OpenRouter: busy (status 502)"),
         (None, "OpenRouter: busy (status 502)"),
@@ -468,6 +473,11 @@ def test_a_limit_that_resets_itself_is_a_wait_only_where_it_is_used_up() -> None
         (400, error("Unsupported parameter: 'b' is not supported with this model", param="b"), "b"),
         (400, error("Unsupported value", param="a", code="unsupported_value"), "a"),
         (422, {"detail": [{"loc": ["body", "b"], "msg": "Extra inputs are not permitted"}]}, "b"),
+        (
+            422,
+            {"message": {"detail": [{"loc": ["body", "b"], "msg": "Extra inputs are not permitted"}]}},
+            "b",
+        ),
         (400, error("Unrecognized request argument supplied: b"), "b"),
         (400, error("'b' is too large"), None),
         (400, error("Unknown tool b-c"), None),

@@ -200,14 +200,15 @@ def _message(error: dict[str, Any], inner: str) -> str:
 _SENTENCES = ("message", "msg", "detail", "error_description", "title")
 
 
-def _sentence(value: Any) -> str:
-    if isinstance(value, list):  # FastAPI: `{"detail": [{"loc": …, "msg": …}]}`
-        return "; ".join(filter(None, (_sentence(one) for one in value[:3])))
-    if isinstance(value, dict):
-        said = _text(value.get("msg")) or _text(value.get("message"))
-        where = value.get("loc")
-        return f"{'.'.join(map(str, where))}: {said}" if said and isinstance(where, list) and where else said
-    return _text(value)
+def _sentence(value: Any, depth: int = 3) -> str:
+    """The words in a value; FastAPI hides them in `{"detail": [{"loc": …, "msg": …}]}`, Mistral that in a message."""
+    if depth == 0 or not isinstance(value, list | dict):
+        return _text(value)
+    if isinstance(value, list):
+        return "; ".join(filter(None, (_sentence(one, depth - 1) for one in value[:3])))
+    said = next((text for key in _SENTENCES if (text := _sentence(value.get(key), depth - 1))), "")
+    where = value.get("loc")
+    return f"{'.'.join(map(str, where))}: {said}" if said and isinstance(where, list) and where else said
 
 
 def _text(value: Any) -> str:
