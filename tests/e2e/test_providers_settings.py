@@ -353,12 +353,12 @@ def test_section4_up_of_a_healthy_provider_warns_of_nothing(here: Estate) -> Non
 
 
 def test_p29_up_says_the_window_which_claude_code_would_take_for_a_million(here: Estate) -> None:
-    done = here.house.command("up", "ollama/model", "--port", "0")
-    url = here.house.row("ollama/model")["url"]
+    done = here.house.command("up", "small/model", "--port", "0")
+    url = here.house.row("small/model")["url"]
 
     assert done.stdout.splitlines()[1:] == [
         f"export ANTHROPIC_BASE_URL={url}",
-        "export CLAUDE_CODE_MAX_CONTEXT_TOKENS=65536 CLAUDE_CODE_DISABLE_1M_CONTEXT=1",
+        "export CLAUDE_CODE_MAX_CONTEXT_TOKENS=4096 CLAUDE_CODE_DISABLE_1M_CONTEXT=1",
     ]
 
 
