@@ -16,6 +16,16 @@ from fakes import grammar
 from fakes.house import House, ask
 from fakes.upstream import Reply, Seen, Upstream
 
+PROVIDERS = """
+[providers.anthropic]
+base_url = "{fa}"
+[providers.ollama]
+base_url = "{fo}"
+[providers.openrouter]
+base_url = "{fr}"
+api_key = "sk-or-v1-configured"
+"""
+"""For `estate`: all three, as they are mostly configured."""
 KEY = "sk-or-v1-the-key-of-the-house-0123456789"
 SDK_LIMIT_S = 20.0
 Call = tuple[str, Any]

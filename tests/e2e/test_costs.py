@@ -9,19 +9,11 @@ import pytest
 from fakes.house import Stream, ask, attempts
 from fakes.upstream import Reply
 
-from .providers import Estate, estate, msg
+from .providers import PROVIDERS, Estate, estate, msg
 
 pytestmark = pytest.mark.slow
 
-CONFIG = """
-[providers.anthropic]
-base_url = "{fa}"
-[providers.ollama]
-base_url = "{fo}"
-[providers.openrouter]
-base_url = "{fr}"
-api_key = "sk-or-v1-configured"
-[proxies.coder]
+CONFIG = f"""{PROVIDERS}[proxies.coder]
 model = "ollama/codellama"
 fallback = ["openrouter/a/b"]
 [models.agents]

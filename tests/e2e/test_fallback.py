@@ -12,19 +12,11 @@ from fakes import grammar
 from fakes.house import ask, attempts, get
 from fakes.upstream import Reply
 
-from .providers import Estate, msg, post
+from .providers import PROVIDERS, Estate, msg, post
 
 pytestmark = pytest.mark.slow
 
-CONFIG = """
-[providers.anthropic]
-base_url = "{fa}"
-[providers.ollama]
-base_url = "{fo}"
-[providers.openrouter]
-base_url = "{fr}"
-api_key = "sk-or-v1-configured"
-"""
+CONFIG = PROVIDERS
 # As no library would write it: what was parsed on the way would come out differently.
 RAW = (
     b'{ "max_tokens":100,"model" : "claude-sonnet-4-5",  "a_new_field":[1.0e2,"\\u00e9"],\n'

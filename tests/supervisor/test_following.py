@@ -132,18 +132,24 @@ def keep(world: World, key: str) -> None:
     world.paths.keys_file.write_text(f'openrouter = "{key}"')
 
 
-async def test_a_key_that_was_replaced_reaches_those_who_have_it_from_there(
-    world: World, following: Following, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """By a roll; one that was given by flag is its user's, and one that was forgotten is kept for want of another."""
+@pytest.fixture
+async def routed(world: World, following: Following, monkeypatch: pytest.MonkeyPatch) -> Following:
+    """With one more, whose key is kept by `proxyctl keys set`."""
     monkeypatch.delenv("OPENROUTER_API_KEY", raising=False)
     configure(world, FILE + ROUTED)
     keep(world, "sk-1")
     await following.reload()
     await world.commands.up(UpRequest("openrouter/x", port=0))
+    return following
+
+
+async def test_a_key_that_was_replaced_reaches_those_who_have_it_from_there(
+    world: World, routed: Following, nursery: trio.Nursery
+) -> None:
+    """By a roll; one that was given by flag is its user's, and one that was forgotten is kept for want of another."""
     await world.commands.up(UpRequest("openrouter/y", port=0, api_key="sk-flag"))
     await world.commands.up(UpRequest("openrouter/z", port=0, base_url="http://127.0.0.1:8"))
-    nursery.start_soon(following.run)
+    nursery.start_soon(routed.run)
     await trio.testing.wait_all_tasks_blocked()
     keep(world, "sk-22")
     await world.until(lambda: world.proxy("openrouter/x").generation == 2)
@@ -153,17 +159,12 @@ async def test_a_key_that_was_replaced_reaches_those_who_have_it_from_there(
     assert [world.proxy(name).generation for name in ("coder", "openrouter/y", "openrouter/z")] == [1, 1, 1]
     world.paths.keys_file.unlink()
     await trio.sleep(2 * WATCH_S)
-    assert (world.proxy("openrouter/x").spec.api_key, following.warnings) == ("sk-22", [])
+    assert (world.proxy("openrouter/x").spec.api_key, routed.warnings) == ("sk-22", [])
 
 
 async def test_a_key_that_was_replaced_while_no_supervisor_ran(
-    world: World, following: Following, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+    world: World, routed: Following, nursery: trio.Nursery
 ) -> None:
-    monkeypatch.delenv("OPENROUTER_API_KEY", raising=False)
-    configure(world, FILE + ROUTED)
-    keep(world, "sk-1")
-    await following.reload()
-    await world.commands.up(UpRequest("openrouter/x", port=0))
     keep(world, "sk-22")
     nursery.start_soon(Following(world.commands, world.keeper, world.paths, world.log.append).run)
     await world.until(lambda: world.proxy("openrouter/x").generation == 2)
@@ -215,23 +216,18 @@ async def test_a_spoilt_file_of_keys_is_told_once_for_those_in_it(
 
 
 async def test_what_a_spoilt_file_of_keys_held_up_is_applied_when_it_is_mended(
-    world: World, following: Following, monkeypatch: pytest.MonkeyPatch
+    world: World, routed: Following
 ) -> None:
     """It stayed as it was for ever, with the old complaint; and there was one of its key besides."""
-    monkeypatch.delenv("OPENROUTER_API_KEY", raising=False)
-    configure(world, FILE + ROUTED)
-    keep(world, "sk-1")
-    await following.reload()
-    await world.commands.up(UpRequest("openrouter/x", port=0))
     world.paths.keys_file.write_text("openrouter =")
     configure(world, FILE + ROUTED + 'api_key_env = "OTHER"\nretries = 1')
-    [warning] = (await following.reload()).warnings
+    [warning] = (await routed.reload()).warnings
     assert warning == f"openrouter/x goes on as it was: openrouter: {world.paths.keys_file}:1: not TOML"
     keep(world, "sk-2")
-    await following.look_again(Keys.STORED)
+    await routed.look_again(Keys.STORED)
     spec = world.proxy("openrouter/x").spec
 
-    assert (spec.options.retries, spec.api_key, following.warnings) == (1, "sk-2", [])
+    assert (spec.options.retries, spec.api_key, routed.warnings) == (1, "sk-2", [])
 
 
 async def test_a_file_with_mistakes_changes_nothing_and_is_told(world: World, following: Following) -> None:
