@@ -100,6 +100,7 @@ ADAPTIVE = {"type": "adaptive"}
         ({"text": {"format": {"type": "text"}, "verbosity": "low"}}, {}),
         ({"tools": [{"type": "web_search"}, {"type": "tool_search"}], "tool_choice": "auto"}, {}),
         ({"tools": [FUNCTION, NAMESPACE, CUSTOM]}, {"tools": [TOOL, INNER, PATCH]}),
+        ({"tools": [{**NAMESPACE, "name": "ns__"}]}, {"tools": [INNER]}),
         ({"tools": [FUNCTION], "tool_choice": "none"}, {"tools": [TOOL], "tool_choice": {"type": "none"}}),
         ({"tools": [FUNCTION], "tool_choice": "required"}, {"tools": [TOOL], "tool_choice": {"type": "any"}}),
         (

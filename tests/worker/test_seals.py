@@ -45,6 +45,7 @@ def packed(value: Any) -> str:
         "mp1.",
         "mp1.%%%",
         "mp1.AAAA",
+        "mp1.!" + str(seals.sealed({"type": "thinking", "signature": "x"}))[4:],
         packed([]),
         packed({"type": "text", "text": "say this"}),
         packed({"type": "tool_use", "id": "x"}),
