@@ -50,6 +50,11 @@ headers = {"content-type": "application/json", "x-api-key": os.environ["ANTHROPI
 request = urllib.request.Request(os.environ["ANTHROPIC_BASE_URL"] + "/v1/messages", json.dumps(body).encode(), headers)
 print(json.load(urllib.request.urlopen(request))["content"][0]["text"])
 """
+OTHER_SDK = """
+import openai
+said = openai.OpenAI(max_retries=0).responses.create(model="any", input="Hello")
+print(said.output_text)
+"""
 WAITS = "import sys, os; print(os.environ['ANTHROPIC_BASE_URL'], flush=True); sys.stdin.readline()"
 
 
@@ -255,6 +260,34 @@ def test_s11_without_a_proxy_it_runs_loudly_or_not_at_all(here: Estate, words: l
         assert "NO PROXY" in done.stderr
 
 
+def test_a_program_that_uses_openais_library_runs_on_the_model(here: Estate) -> None:
+    """It finds everything in its environment. With a key of its own it goes where that is good, and that is said."""
+    done = told(here.house, "run", MODEL, *program(OTHER_SDK), OPENAI_API_KEY="", OPENAI_BASE_URL="")
+    own = "import os; print(os.environ.get('OPENAI_BASE_URL'), os.environ['OPENAI_API_KEY'])"
+    kept = told(here.house, "run", MODEL, *program(own), OPENAI_API_KEY="sk-own", OPENAI_BASE_URL="")
+
+    assert (done.returncode, done.stdout) == (0, "Hello\n"), done
+    assert len(here.fo.asked) == 1
+    assert kept.stdout == " sk-own\n"
+    assert "note: OPENAI_API_KEY is set" in kept.stderr
+
+
+def test_a_shell_leads_openais_library_to_a_model(here: Estate) -> None:
+    ours = shlex.join([sys.executable, "-P", "-m", "modelproxy.ctl"])
+    script = f'eval "$({ours} env {MODEL} --port 0 --for openai)"; {shlex.join(program(OTHER_SDK)[1:])}'
+    own = {"OPENAI_API_KEY": "sk-own", "OPENAI_ORG_ID": "org-own"}
+    done = subprocess.run(
+        ["sh", "-c", script],
+        env=here.house.env | own,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert (done.returncode, done.stdout) == (0, "Hello\n"), done
+
+
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is what the row names")
 def test_s83_a_shell_reaches_the_proxy(here: Estate) -> None:
     """As one types it."""
@@ -303,6 +336,7 @@ def test_the_lines_of_the_readme_work(here: Estate) -> None:
         ("proxyctl", f'exec {shlex.quote(sys.executable)} -P -m modelproxy.ctl "$@"'),
         ("claude", "echo $ANTHROPIC_BASE_URL"),
         ("review.sh", "echo $ANTHROPIC_BASE_URL"),
+        ("codex", 'echo "$@"'),
         ("git", "echo a diff"),
     ):
         (bin_ / name).write_text(f"#!/bin/sh\n{line}\n")
@@ -331,10 +365,11 @@ def test_the_lines_of_the_readme_work(here: Estate) -> None:
         config.write_text(text)
         here.fo.models.remove("qwen3-coder")
 
-    assert len(lines) == 6
+    assert len(lines) == 8
     assert said[0].startswith("http://127.0.0.1:")
     assert said[1].endswith("/a/code-reviewer\n")
-    assert said[3:] == ["Hello\n", "Hello\n", "Hello\n"]
+    assert 'base_url = "http://127.0.0.1:' in said[4]
+    assert said[5:] == ["Hello\n", "Hello\n", "Hello\n"]
 
 
 def test_the_signals_of_others_reach_the_command(here: Estate) -> None:
