@@ -55,13 +55,13 @@ class Responses:
                 raise unsupported(field, why)
         offer = _Offer(said.get("tools"))
         history = _history(said, offer)
-        form = _dict(_dict(said.get("text")).get("format"))
+        form = codec.as_dict(codec.as_dict(said.get("text")).get("format"))
         if form.get("type") == "json_object":
             history.system.append(wishes.JSON_ONLY)
         system, messages = history.done()
         choice = offer.choice(said)
         thought = tooling.efforts(
-            _dict(said.get("reasoning")).get("effort"), forced=tooling.is_forced(choice)
+            codec.as_dict(said.get("reasoning")).get("effort"), forced=tooling.is_forced(choice)
         )
         asks: Block = {
             "model": said["model"],
@@ -132,7 +132,7 @@ class _Offer:
     def choice(self, said: Block) -> Block | None:
         """`tool_choice`. Without tools there is nothing to choose."""
         wish, parallel = said.get("tool_choice"), said.get("parallel_tool_calls") is not False
-        named = _dict(wish)
+        named = codec.as_dict(wish)
         if named.get("type") == "allowed_tools":
             allowed = [self._named(one) for one in _list(named.get("tools"))]
             self.shown = [tool for tool in self.shown if tool["name"] in allowed]
@@ -149,7 +149,7 @@ class _Offer:
         return tooling.chosen("tool", name, parallel=parallel)
 
     def _named(self, one: Any) -> str:
-        said = _dict(one)
+        said = codec.as_dict(one)
         return self.name(said.get("namespace"), str(said.get("name") or ""))
 
 
@@ -235,10 +235,6 @@ _ITEMS: dict[Any, Callable[[History, Block, str, _Offer], None]] = {
     "item_reference": _reference,
 }
 """Any other is left out."""
-
-
-def _dict(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
 
 
 def _list(value: Any) -> list[Any]:
