@@ -21,7 +21,7 @@ FUNCTION = {
 }
 TOOL = {"name": "f", "description": "does", "input_schema": SCHEMA}
 OTHER = {"type": "function", "function": {"name": "g"}}
-LITERAL = Terms(is_literal=True)
+LITERAL = Terms(literal=("",))
 
 
 def sent(said: dict[str, Any], terms: Terms | None = None) -> dict[str, Any]:

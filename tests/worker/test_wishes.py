@@ -10,7 +10,7 @@ from modelproxy.worker.failures import Refused
 from modelproxy.worker.forms import wishes
 from modelproxy.worker.forms.asking import Terms
 
-LITERAL = Terms(is_literal=True)
+LITERAL = Terms(literal=("",))
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,35 @@ def test_the_first_limit_counts() -> None:
 def test_who_takes_it_to_the_letter_gets_what_he_takes(
     terms: Terms, thinks: bool, found: dict[str, Any]
 ) -> None:
-    assert wishes.sampling({"temperature": 1.5, "top_p": 0.5}, terms, is_thinking=thinks) == found
+    said = {"model": "claude-sonnet-4-5", "temperature": 1.5, "top_p": 0.5}
+
+    assert wishes.sampling(said, terms, is_thinking=thinks) == found
+
+
+@pytest.mark.parametrize(
+    ("model", "refuses"),
+    [
+        ("claude-3-5-haiku-latest", False),
+        ("claude-sonnet-4-20250514", False),
+        ("claude-haiku-4-5-20251001", False),
+        ("claude-opus-4-6", False),
+        ("claude-opus-4-7", True),
+        ("claude-opus-4.8", True),
+        ("claude-fable-5", True),
+        ("claude-fable-5-20260301", True),
+        ("anthropic/claude-sonnet-5-5", True),
+        ("gpt-5", False),
+        ("qwen3:8b", False),
+    ],
+)
+def test_newer_models_of_anthropics_are_not_told_how_to_sample(model: str, refuses: bool) -> None:
+    """They refuse it, and many clients say it always; where a dialect translates, it goes its way."""
+    own, of_proxy = {"model": model, "temperature": 0}, {"model": "m", "temperature": 0}
+    kept = {} if refuses else {"temperature": 0}
+
+    assert wishes.sampling(own, LITERAL, is_thinking=False) == kept
+    assert wishes.sampling(of_proxy, Terms(literal=("x", model)), is_thinking=False) == kept
+    assert wishes.sampling(own, Terms(), is_thinking=False) == {"temperature": 0}
 
 
 def test_a_schema_stands_beside_what_is_to_be_thought() -> None:

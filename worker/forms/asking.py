@@ -29,8 +29,9 @@ class Terms:
 
     most_output: int | None = None
     """Tokens of an answer, where that is known of the model."""
-    is_literal: bool = False
-    """The body may go to somebody who takes it to the letter: no dialect makes it fit."""
+    literal: tuple[str, ...] = ()
+    """Models of those who may get the body and take it to the letter: no dialect makes it fit. Of who is asked for
+    the request's own model the name is empty."""
     created: int = 0
     """The time of the answer."""
     id: str = ""

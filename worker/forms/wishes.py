@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from modelproxy.worker.wire import codec
@@ -64,13 +65,26 @@ def with_schema(thought: Block, form: Block, schema: Any) -> Block:
 
 
 def sampling(said: Block, terms: Terms, *, is_thinking: bool) -> Block:
-    """OpenAI's scale goes to 2, Anthropic's to 1, and while it thinks it takes none."""
-    if terms.is_literal and is_thinking:
-        return {}
+    """OpenAI's scale goes to 2, Anthropic's to 1; while it thinks it takes none, and its newer models never do."""
     found = {field: said[field] for field in ("temperature", "top_p") if _is_number(said.get(field))}
-    if terms.is_literal and "temperature" in found:
-        return {"temperature": min(found["temperature"], 1)}  # nor both of them
-    return found
+    if not (terms.literal and found):
+        return found
+    if is_thinking or any(_refuses_sampling(model or said["model"]) for model in terms.literal):
+        return {}
+    return {"temperature": min(found["temperature"], 1)} if "temperature" in found else found  # never both
+
+
+def _refuses_sampling(model: str) -> bool:
+    version = _CLAUDE.search(model)
+    if version is None:
+        return False
+    family, major, minor = version["family"], int(version["major"]), int(version["minor"] or 0)
+    return major >= 5 or (family == "opus" and (major, minor) >= (4, 7))
+
+
+_CLAUDE = re.compile(
+    r"\bclaude-(?P<family>[a-z]+)-(?P<major>\d{1,2})(?:[-.](?P<minor>\d{1,2}))?(?!\d)", re.ASCII
+)
 
 
 def _is_number(value: Any) -> bool:
