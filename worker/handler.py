@@ -197,7 +197,8 @@ class Handler:
     def _terms(self) -> Terms:
         """For a request that has to be translated first."""
         sizes = self._first.provider.sizes()
-        literal = tuple(far.spec.model for far in self._fars if far.relay is not None)
+        takers = [far for far in self._fars if far.relay is not None]
+        literal = tuple("" if far.crossing is not None else far.spec.model for far in takers)
         return Terms(sizes.output, literal, created=int(wall_clock()), id=new_id(""))
 
     async def _to_its_end(self, call: Call) -> None:

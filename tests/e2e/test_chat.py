@@ -139,6 +139,13 @@ def test_anthropic_is_asked_as_by_one_of_its_own_clients(home: Estate) -> None:
     assert not [name for name in seen.headers if name.startswith(("x-stainless", "openai"))]
 
 
+@pytest.mark.parametrize("model", ["claude-opus-5-5", "claude-haiku-4-5"])
+def test_a_model_that_refuses_to_be_told_how_to_sample_is_not(home: Estate, model: str) -> None:
+    create(client(home, "front"), model=model, temperature=0)
+
+    assert home.fa.sent.get("temperature") == (None if "opus" in model else 0)
+
+
 def test_the_callers_key_goes_to_nobody_else(home: Estate) -> None:
     create(client(home, "router"))
     create(client(home, "ollama"))
