@@ -168,6 +168,13 @@ def test_why_it_ended(reason: str, finish: str) -> None:
     assert whole(Text("x"), Finish(reason))["choices"][0]["finish_reason"] == finish
 
 
+def test_a_call_without_a_piece_of_arguments_is_one_with_none() -> None:
+    """Of an empty input some servers send no piece at all; clients want an object."""
+    items = (CallStart("toolu_1", "f"), CallStop(), Finish())
+
+    assert chat_grammar.check(streamed(events(*items))).arguments == [{}]
+
+
 def test_a_custom_tool_is_called_with_its_text() -> None:
     items = (ToolCall("toolu_1", "patch", b'{"input":"*** Begin"}'), ToolCall("toolu_2", "f"), Finish())
     said = chat_grammar.check(streamed(events(*items), custom=("patch",)))
