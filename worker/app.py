@@ -144,6 +144,7 @@ _PATHS = {
 _MODEL = "/v1/models/"
 _API = "/v1/"
 _WITH_A_MODEL = ("/v1/messages", "/v1/messages/count_tokens")
+_RESPONSES = "/v1/responses/"
 _WITHOUT_V1 = frozenset(path.removeprefix("/v1") for path in (*OTHERS, "/v1/models"))
 """What a client of theirs asks for whose base URL lacks its end."""
 
@@ -160,7 +161,7 @@ def cross(head: Head, models: Collection[str]) -> Route | Failure:
 
 def _of_a_front(head: Head, models: Collection[str]) -> Route | Failure:
     found = _find(head)
-    if head.path in _WITHOUT_V1 or head.path in OTHERS:
+    if is_of_another(head.path):
         return found or _not_found(head)
     if found is None or (isinstance(found, Failure) and found.kind is Kind.METHOD):
         return Route(Endpoint.FORWARD)
@@ -170,7 +171,7 @@ def _of_a_front(head: Head, models: Collection[str]) -> Route | Failure:
 
 
 def _forward(head: Head) -> Route | None:
-    if not head.path.startswith(_API) or head.path in OTHERS:
+    if not head.path.startswith(_API) or is_of_another(head.path):
         return None
     ours = head.method == "POST" and head.path in _WITH_A_MODEL
     return None if ours else Route(Endpoint.FORWARD)
@@ -204,6 +205,8 @@ def _not_found(head: Head) -> Failure:
             Kind.NOT_FOUND,
             f"no such endpoint: {path}; the base URL of a client of OpenAI's API must end in /v1",
         )
+    if path.startswith(_RESPONSES):
+        return Failure(Kind.NOT_FOUND, f"no such endpoint: {path}; responses are not stored here")
     if path.startswith("/v1/v1/"):
         return Failure(Kind.NOT_FOUND, f"no such endpoint: {path}; the base URL must not end in /v1")
     return Failure(Kind.NOT_FOUND, f"no such endpoint: {path}")
@@ -360,7 +363,7 @@ def wants_models(head: Head, path: str) -> bool:
 
 def is_of_another(path: str) -> bool:
     """Whether only clients of OpenAI's APIs ask for this. `path`: without who asks."""
-    return path in OTHERS or path in _WITHOUT_V1
+    return path in OTHERS or path in _WITHOUT_V1 or path.startswith(_RESPONSES)
 
 
 def models(

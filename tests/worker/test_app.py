@@ -72,6 +72,18 @@ def test_another_api_is_ours_also_where_all_else_is_passed_on(path: str, found: 
     assert wrong.message.endswith("must end in /v1")
 
 
+@pytest.mark.parametrize("forwards", [False, True])
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+def test_a_response_of_before_is_nowhere(method: str, forwards: bool) -> None:
+    head = request(method, "/v1/responses/resp_1", (HOST, JSON))
+    for found in (app.route(head, forwards=forwards), app.cross(head, [])):
+        assert isinstance(found, Failure)
+        assert (found.kind, found.message) == (
+            Kind.NOT_FOUND,
+            "no such endpoint: /v1/responses/resp_1; responses are not stored here",
+        )
+
+
 @pytest.mark.parametrize(
     ("path", "headers", "models", "of_another"),
     [
@@ -79,6 +91,7 @@ def test_another_api_is_ours_also_where_all_else_is_passed_on(path: str, found: 
         ("/v1/chat/completions", (), False, True),
         ("/chat/completions", (), False, True),
         ("/models", (), False, True),
+        ("/v1/responses/resp_1", (), False, True),
         ("/v1/models", (), True, False),
         ("/v1/models/x", (), True, False),
         ("/v1/modelship", (), False, False),
