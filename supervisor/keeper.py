@@ -91,6 +91,22 @@ class _Question:
     error: Exception | None = None
 
 
+@attrs.frozen(eq=False)
+class _Waiter:
+    """Somebody waits for this to be so."""
+
+    condition: Callable[[], bool]
+    news: trio.Event = attrs.Factory(trio.Event)
+
+    def look(self) -> None:
+        try:
+            is_so = self.condition()
+        except Exception:  # whoever waits meets it again, and alone
+            is_so = True
+        if is_so:
+            self.news.set()
+
+
 @attrs.define
 class _Draft:
     """What the command in progress has changed, so that it can be undone."""
@@ -121,7 +137,8 @@ class Keeper:
         self.custody = custody
         self._events = events
         self._log = log
-        self._started_at = started_at
+        pid = os.getpid()
+        self._author = state.DaemonRecord(pid, started_at, kernel.start_time(pid), kernel.boot_id())
         self._now = now
         self._jitter = jitter
         self._bequest = keys or {}
@@ -129,8 +146,10 @@ class Keeper:
         self._units: dict[str, Unit] = {}
         self._inbox_in, self._inbox = trio.open_memory_channel[_Happened | _Question](float("inf"))
         self._slots = trio.Semaphore(max(2, os.cpu_count() or 2))
-        self._changed = trio.Event()
+        self._waiters: set[_Waiter] = set()
         self._acting = False
+        self._renewing = False
+        """Somebody may run another version. Else no event is worth a look at everybody."""
         self._alarm = trio.Event()
         self._due_at: float | None = None
         """What the clock sleeps for."""
@@ -183,9 +202,18 @@ class Keeper:
         """
         with trio.move_on_after(timeout):
             while self._acting or not condition():
-                await self._changed.wait()
+                await self._change(condition)
             return True
         return condition()
+
+    async def _change(self, condition: Callable[[], bool]) -> None:
+        """Until a change after which it held. Of many who wait, most are not concerned: nobody is woken to find out."""
+        waiter = _Waiter(condition)
+        self._waiters.add(waiter)
+        try:
+            await waiter.news.wait()
+        finally:
+            self._waiters.remove(waiter)
 
     async def pulse(self, patience_s: float) -> list[str]:
         """After one turn of the loop: the proxies whose deadline passed that long ago and was not served."""
@@ -282,9 +310,13 @@ class Keeper:
 
     def _renew(self) -> None:
         """After an upgrade: have the next worker of another version replaced, when its turn has come."""
-        due = renewal.next_one([unit.proxy for unit in self._units.values()])
+        if not self._renewing:
+            return
+        proxies = [unit.proxy for unit in self._units.values()]
+        due = renewal.next_one(proxies)
         if due is not None:
             self.post(due, fleet.Renew())
+        self._renewing = renewal.is_under_way(proxies)
 
     async def _take(self, happened: _Happened) -> None:
         unit = self._units.get(happened.name)
@@ -339,8 +371,8 @@ class Keeper:
         return actions
 
     def _wake(self) -> None:
-        self._changed.set()
-        self._changed = trio.Event()
+        for waiter in self._waiters:
+            waiter.look()
 
     # --- saving ----------------------------------------------------------------------------------
 
@@ -367,13 +399,7 @@ class Keeper:
         self._note(touched)
         if self._records == self._saved:
             return
-        saved = state.Saved(
-            state.DaemonRecord(
-                os.getpid(), self._started_at, kernel.start_time(os.getpid()), kernel.boot_id()
-            ),
-            list(self._records.values()),
-            kernel.wall_clock(),
-        )
+        saved = state.Saved(self._author, list(self._records.values()), kernel.wall_clock())
         await trio.to_thread.run_sync(state.save, self._paths.state_file, saved, limiter=self._save_limiter)
         self._saved = dict(self._records)
 
@@ -572,6 +598,8 @@ class Keeper:
         if unit.proxy.is_up and not hello.draining and not unit.listeners:
             unit.listeners, link.listeners = link.listeners, []
         ready_for = max(0.0, kernel.wall_clock() - hello.started_at) if hello.started_at else 0.0
+        outdated = None if _is_present(hello) else hello.version or "an older version"
+        self._renewing = self._renewing or outdated is not None
         event = fleet.Dialled(
             hello.generation,
             hello.pid,
@@ -579,7 +607,7 @@ class Keeper:
             draining=hello.draining,
             ready_for_s=ready_for,
             spec=hello.spec,
-            outdated=None if _is_present(hello) else hello.version or "an older version",
+            outdated=outdated,
         )
         self.apply(unit, event)
 

@@ -22,6 +22,11 @@ def next_one(proxies: Sequence[Proxy]) -> str | None:
     return waiting[0].name if waiting else None
 
 
+def is_under_way(proxies: Sequence[Proxy]) -> bool:
+    """Whether anybody runs another version, also one that is leaving."""
+    return any(worker.outdated for proxy in proxies for worker in proxy.workers)
+
+
 def words(proxies: Sequence[Proxy]) -> list[str]:
     """What `daemon status` says about it, if there is something to say."""
     waiting = _waiting(proxies)

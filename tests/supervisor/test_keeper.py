@@ -21,7 +21,7 @@ from fakes.spawner import FakeLink, FakeWorker, World
 from fakes.story import SPEC
 from fakes.worlds import up
 
-from modelproxy.supervisor import fleet, kernel, keys, policy, runner, sockets, state
+from modelproxy.supervisor import fleet, kernel, keys, policy, renewal, runner, sockets, state
 from modelproxy.supervisor.facts import Death, State
 from modelproxy.supervisor.protocol import (
     DownRequest,
@@ -365,11 +365,51 @@ async def test_a_beat_costs_neither_a_save_nor_a_look_at_the_others(
     monkeypatch.setattr(state, "save", spy(state.save, lambda *_: "save"))
     monkeypatch.setattr(world.keeper, "_record", spy(world.keeper._record, lambda unit: unit.proxy.name))
     monkeypatch.setattr(fleet, "next_deadline", spy(fleet.next_deadline, lambda proxy: f"due {proxy.name}"))
+    monkeypatch.setattr(renewal, "next_one", spy(renewal.next_one, lambda _: "whose turn"))
     world.worker().say(Beat(0.0, 5, 2))
     await trio.testing.wait_all_tasks_blocked()
 
     assert calls == ["echo/demo", "due echo/demo"]
     assert world.commands.rows()[1].requests == 5
+
+
+async def test_who_waits_is_woken_for_no_other(world: World, nursery: trio.Nursery) -> None:
+    """Fifty that come up together would else wake fifty at each step of each."""
+    steps: list[str] = []
+
+    class Steps(trio.abc.Instrument):
+        def before_task_step(self, task: trio.lowlevel.Task) -> None:
+            steps.append(task.name)
+
+    async def wait(name: str) -> None:
+        await world.until(lambda: name in world.keeper.units)
+
+    nursery.start_soon(wait, "echo/later", name="waits")
+    await trio.testing.wait_all_tasks_blocked()
+    trio.lowlevel.add_instrument(instrument := Steps())
+    await up(world)
+    assert "waits" not in steps
+    await up(world, "echo/later")
+    trio.lowlevel.remove_instrument(instrument)
+
+    assert steps.count("waits") == 1
+
+
+async def test_a_wrong_question_is_its_asker_s_trouble(world: World, nursery: trio.Nursery) -> None:
+    """Not that of the loop, which looks for the answer."""
+
+    async def wait() -> None:
+        with pytest.raises(ZeroDivisionError):
+            await world.until(lambda: bool(world.keeper.units) and 1 / 0 > 0)
+        asked.set()
+
+    asked = trio.Event()
+    nursery.start_soon(wait)
+    await trio.testing.wait_all_tasks_blocked()
+    await up(world)
+    await asked.wait()
+
+    assert (await up(world, "echo/other")).state == "ready"
 
 
 # --- saving ---------------------------------------------------------------------------------------
@@ -663,6 +703,23 @@ async def test_a_survivor_is_adopted_with_its_sockets(make_world: MakeWorld) -> 
     survivor.die()
     await world.until(lambda: world.proxy().pid not in (None, 77))
     assert [one.fileno() for one in world.births[0].listeners] == [one.fileno() for one in brought]
+
+
+async def test_one_of_another_version_is_replaced_and_then_nobody_looks_for_more(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, survivor = await start_with_survivor(make_world)
+    await survivor.dial(sockets.bind_loopback(0), spec=SPEC, serving=True, version="0.0.9")
+    await world.until(lambda: world.proxy().generation == 4 and len(world.proxy().workers) == 1)
+    assert [event.text for event in world.events.since(0) if event.kind == "renew"] == [
+        "generation 3 runs 0.0.9; it is replaced"
+    ]
+    looks: list[object] = []
+    monkeypatch.setattr(renewal, "next_one", looks.append)
+    world.worker(generation=4).say(Beat(0.0, 5, 2))
+    await trio.testing.wait_all_tasks_blocked()
+
+    assert looks == []
 
 
 async def test_what_was_counted_outlives_the_supervisor(make_world: MakeWorld) -> None:

@@ -62,6 +62,20 @@ def test_whose_turn_it_is(proxies: list[Proxy], due: str | None) -> None:
 
 
 @pytest.mark.parametrize(
+    ("proxies", "under_way"),
+    [
+        ([], False),
+        ([proxy("a", NEW), proxy("b", NEW)], False),
+        ([proxy("a", NEW), proxy("b", KEPT)], True),
+        ([proxy("a", attrs.evolve(OLD, phase=Phase.DRAINING), COMING)], True),
+    ],
+    ids=["nobody", "all are of this version", "one stays", "one leaves"],
+)
+def test_whether_there_is_more_to_come(proxies: list[Proxy], under_way: bool) -> None:
+    assert under_way == renewal.is_under_way(proxies)
+
+
+@pytest.mark.parametrize(
     ("proxies", "said"),
     [
         ([proxy("a", NEW)], []),
