@@ -161,6 +161,7 @@ class Keeper:
         """What is to be on disk, …"""
         self._saved: dict[str, state.ProxyRecord] = {}
         """… and what is. Records that have not changed are the same objects, so comparing costs nothing."""
+        self._words: state.Words = {}
         # Its own thread: the loop never waits behind slow key commands, which have all the others.
         self._save_limiter = trio.CapacityLimiter(1)
         self._draft: _Draft | None = None
@@ -400,7 +401,9 @@ class Keeper:
         if self._records == self._saved:
             return
         saved = state.Saved(self._author, list(self._records.values()), kernel.wall_clock())
-        await trio.to_thread.run_sync(state.save, self._paths.state_file, saved, limiter=self._save_limiter)
+        await trio.to_thread.run_sync(
+            state.save, self._paths.state_file, saved, self._words, limiter=self._save_limiter
+        )
         self._saved = dict(self._records)
 
     def _note(self, touched: Iterable[str]) -> None:

@@ -83,13 +83,31 @@ class Saved:
     version: int = VERSION
 
 
+Words = dict[str, tuple[ProxyRecord, str]]
+"""What stands in the file for each proxy: a record that is the same object still says the same."""
+
 # Unknown fields are those of a newer version: going back to an older one must not cost the wishes.
 _converter = strict_converter(forbid_extra_keys=False)
 
 
-def save(path: Path, saved: Saved) -> None:
-    """Replace the file as a whole."""
-    paths.replace(path, json.dumps(_converter.unstructure(saved), indent=1).encode())
+def save(path: Path, saved: Saved, words: Words | None = None) -> None:
+    """Replace the file as a whole. With the `words` of the last time only what is new since is encoded."""
+    known = {} if words is None else words
+    told = [_told(record, known.get(record.name)) for record in saved.proxies]
+    known.clear()
+    known.update((record.name, (record, text)) for record, text in told)
+    rest = _json(attrs.evolve(saved, proxies=[]))  # a text in it has its quotes escaped
+    lines = ",\n".join(text for _, text in told)
+    paths.replace(path, rest.replace('"proxies": []', f'"proxies": [\n{lines}\n]', 1).encode())
+
+
+def _told(record: ProxyRecord, known: tuple[ProxyRecord, str] | None) -> tuple[ProxyRecord, str]:
+    return known if known is not None and known[0] is record else (record, _json(record))
+
+
+def _json(value: Saved | ProxyRecord) -> str:
+    # Not indented: for that the standard library has an encoder in Python only, six times as slow.
+    return json.dumps(_converter.unstructure(value))
 
 
 def load(path: Path) -> tuple[list[ProxyRecord], str | None]:

@@ -202,6 +202,22 @@ def test_a_full_disk_leaves_the_old_file_whole(
     assert state.load(path) == ([], None)
 
 
+def test_only_what_is_new_is_put_into_words(path: Path) -> None:
+    """With fifty proxies up, a save for one of them would else cost fifty times as much."""
+    words: state.Words = {}
+    state.save(path, SAVED, words)
+    before = {name: text for name, (_, text) in words.items()}
+    first, other = SAVED.proxies
+    changed = attrs.evolve(SAVED, proxies=[attrs.evolve(first, restarts=7), other], written_at=4.0)
+    state.save(path, changed, words)
+
+    assert state.load(path) == (changed.proxies, None)
+    assert words[other.name][1] is before[other.name]
+    assert words[first.name][1] != before[first.name]
+    state.save(path, attrs.evolve(SAVED, proxies=[other]), words)
+    assert list(words) == [other.name], "and what is gone is not kept"
+
+
 def test_short_writes_are_completed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.write
     monkeypatch.setattr(os, "write", lambda fd, data: real(fd, data[:7]))
