@@ -150,7 +150,7 @@ class Relay:
         course.waits = asked.stream and course.is_messages
         if not self.spec.model:
             course.truth = app.truth(f"{self.spec.provider}/{asked.model}")
-        await self._pass(course, request, anthropic.prepared(body, self.spec.model, heals=self.manner.heals))
+        await self._pass(course, request, anthropic.prepared(body, self.spec.model, self.manner))
 
     async def forward(self, client: Client, request: Request, body: bytes) -> None:
         """Anything else below `/v1`."""

@@ -22,6 +22,7 @@ from modelproxy.worker.dialects.anthropic import (
     with_model,
 )
 from modelproxy.worker.failures import Kind, Refused
+from modelproxy.worker.wire import codec
 
 CASES = sorted((Path(__file__).parent.parent / "cases" / "anthropic").glob("*.json"))
 MODEL = "claude-sonnet-4-5"
@@ -80,7 +81,7 @@ def test_case(path: Path) -> None:
     anthropic.peek(body)
     headers = encoded(case["headers"])
 
-    assert case["sent_body"].encode() == anthropic.prepared(body, MODEL)
+    assert case["sent_body"].encode() == anthropic.prepared(body, MODEL, anthropic.manner(provider))
     assert encoded(case["sent_headers"]) == headers_up(headers, provider)
     assert case["subscription"] is is_subscription(headers, provider)
 
@@ -115,7 +116,7 @@ def test_every_block_of_a_real_request_is_passed_on(path: Path) -> None:
     """Every byte of it, but for the model's name and thinking that Anthropic would refuse."""
     body = path.read_bytes()
     asked = json.loads(body)
-    sent = json.loads(anthropic.prepared(body, MODEL))
+    sent = json.loads(anthropic.prepared(body, MODEL, anthropic.manner(spec())))
 
     assert sent.pop("model") == MODEL
     del asked["model"]
@@ -196,7 +197,7 @@ def test_little_is_looked_at(body: bytes, expected: tuple[str, bool]) -> None:
     asked = anthropic.peek(body)
 
     assert expected == (asked.model, asked.stream)
-    assert body == anthropic.prepared(body, "m")
+    assert body == anthropic.prepared(body, "m", anthropic.manner(spec()))
 
 
 def test_bodies_of_megabytes_are_no_work() -> None:
@@ -404,15 +405,37 @@ def test_another_modelproxy_gets_our_token_and_never_the_callers_credential() ->
     assert not is_subscription(headers, spec("remote"))
 
 
+STAMP = "x-anthropic-billing-header: cc_version=2"
+
+
+@pytest.mark.parametrize(
+    ("system", "kept"),
+    [
+        (f"{STAMP}\nYou help.", [{"type": "text", "text": "You help."}]),
+        (STAMP, []),
+        ([{"type": "text", "text": "You help."}], [{"type": "text", "text": "You help."}]),
+        ([STAMP, {"text": 5}], [STAMP, {"text": 5}]),
+        (7, 7),
+    ],
+)
+def test_p09_the_stamp_goes_and_nothing_else(system: Any, kept: Any) -> None:
+    """Also where it is only spoken of, and where there is no system text at all."""
+    messages = [{"role": "user", "content": STAMP}]
+    body = codec.dumps({"model": "m", "system": system, "messages": messages})
+    bare = codec.dumps({"model": "m", "messages": messages})
+
+    assert codec.loads(anthropic.without_stamp(body)) == {"model": "m", "system": kept, "messages": messages}
+    assert anthropic.without_stamp(bare) == bare
+    assert anthropic.without_stamp(body[:-1]) == body[:-1]
+
+
 def test_another_modelproxy_heals_histories_itself() -> None:
     """What it has signed must come back to it."""
     block = {"type": "thinking", "thinking": "so", "signature": "px1.of-there"}
     body = json.dumps({"model": "x", "messages": [{"role": "assistant", "content": [block]}]}).encode()
 
-    assert anthropic.prepared(body, "m", heals=anthropic.manner(spec("remote")).heals) == body.replace(
-        b'"x"', b'"m"'
-    )
-    assert b"px1." not in anthropic.prepared(body, "m", heals=anthropic.manner(spec()).heals)
+    assert anthropic.prepared(body, "m", anthropic.manner(spec("remote"))) == body.replace(b'"x"', b'"m"')
+    assert b"px1." not in anthropic.prepared(body, "m", anthropic.manner(spec()))
 
 
 def test_another_modelproxy_refuses_in_its_own_words() -> None:

@@ -28,7 +28,7 @@ from modelproxy.worker.model_ids import REMOTE
 from modelproxy.worker.wire import asks, codec, hops, longs, sse
 from modelproxy.worker.wire.items import Usage
 
-from . import errors, names, quirks, searches, thinking
+from . import errors, names, quirks, searches, thinking, turns
 from .seam import Headers, Terms
 
 KIND = "anthropic"
@@ -48,6 +48,8 @@ class Manner:
     """What it refuses, and why, in words that clients understand."""
     heals: bool = False
     """Histories that others have written: what of them it cannot take, it leaves out itself."""
+    takes_stamp: bool = False
+    """Claude Code's billing stamp, which to any other is a text that differs and costs it its prompt cache."""
     names_itself: bool = False
     """`x-proxy-model` of its answers says what has really answered."""
     says_why: bool = False
@@ -56,8 +58,8 @@ class Manner:
 
 _PLAIN = Manner()
 MANNERS = {
-    KIND: Manner(has_all=True, counts=True, words=True),
-    REMOTE: Manner(counts=True, words=True, heals=True, names_itself=True, says_why=True),
+    KIND: Manner(has_all=True, counts=True, words=True, takes_stamp=True),
+    REMOTE: Manner(counts=True, words=True, heals=True, takes_stamp=True, names_itself=True, says_why=True),
 }
 """By kind."""
 
@@ -142,10 +144,12 @@ def refuse_features(spec: WorkerSpec, asked: Asked) -> None:
         raise asks.no_feature(asked.features[0], spec.provider)
 
 
-def prepared(body: bytes, model: str, *, heals: bool = False) -> bytes:
-    """The body as the provider gets it. Without a model of ours the caller's own stays. `heals`: see `Manner`."""
-    named = with_model(body, model) if model else body
-    return named if heals else with_fit_ids(without_foreign_thinking(named))
+def prepared(body: bytes, model: str, manner: Manner) -> bytes:
+    """The body as the provider gets it. Without a model of ours the caller's own stays."""
+    found = with_model(body, model) if model else body
+    if not manner.heals:
+        found = with_fit_ids(without_foreign_thinking(found))
+    return found if manner.takes_stamp else without_stamp(found)
 
 
 def with_model(body: bytes, model: str) -> bytes:
@@ -221,6 +225,36 @@ def _cleaned(message: Any, goes: Callable[[dict[str, Any]], bool]) -> Any | None
     if len(kept) == len(content):
         return message
     return {**message, "content": kept} if kept else None
+
+
+_STAMP = turns.BILLING.encode("ascii")
+
+
+def without_stamp(body: bytes) -> bytes:
+    """The same without the billing stamp at the beginning of a system text."""
+    if _STAMP not in body:
+        return body
+    try:
+        document = codec.loads(body)
+    except ValueError:
+        return body
+    system = codec.as_dict(document).get("system")
+    said = [{"type": "text", "text": system}] if isinstance(system, str) else system
+    said = said if isinstance(said, list) else []
+    kept = [block for block in map(_unstamped, said) if block is not None]
+    if kept == said:
+        return body
+    document["system"] = kept
+    return codec.dumps(document)
+
+
+def _unstamped(block: Any) -> Any | None:
+    """None: nothing is left of it."""
+    text = block.get("text") if isinstance(block, dict) else None
+    if not isinstance(text, str) or not text.startswith(turns.BILLING):
+        return block
+    rest = turns.without_billing(text)
+    return {**block, "text": rest} if rest else None
 
 
 def with_fit_ids(body: bytes) -> bytes:

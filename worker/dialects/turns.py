@@ -191,13 +191,14 @@ def _system_blocks(system: Any) -> list[Block]:
     """The top level's text blocks without the billing stamp, which would spoil every prompt cache."""
     found = []
     for block in _blocks_of(system):
-        text = _without_billing(text_of(block))
+        text = without_billing(text_of(block))
         if text.strip():
             found.append(block if text == block.get("text") else _text(text))
     return found
 
 
-def _without_billing(text: str) -> str:
+def without_billing(text: str) -> str:
+    """A system text without the stamp at its beginning."""
     return text.partition("\n")[2].lstrip("\n") if text.startswith(BILLING) else text
 
 
