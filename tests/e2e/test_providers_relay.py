@@ -182,7 +182,7 @@ def test_s142_s143_counting_and_models_are_the_providers(here: Estate) -> None:
     here.fa.on("/v1/messages/count_tokens", Reply(body=b'{"input_tokens": 4711}'))
     here.fa.on("/v1/models", Reply(body=b'{"data":[], "has_more":false}'))
     counted = post(here.anthropic, msg(), "/v1/messages/count_tokens")
-    listed = ask(here.anthropic, "GET", "/v1/models?limit=1000")
+    listed = ask(here.anthropic, "GET", "/v1/models?limit=1000", None, {"anthropic-version": "2023-06-01"})
     here.fa.on("/v1/models")
 
     assert counted.body == b'{"input_tokens": 4711}'
