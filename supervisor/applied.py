@@ -12,7 +12,7 @@ from pathlib import Path
 
 import attrs
 
-from modelproxy.worker.contract import strict_converter
+from modelproxy.worker.contract import WITHHELD, strict_converter
 
 from . import fronts, paths
 from .config import Config, Key, Provider
@@ -40,7 +40,24 @@ def bare(config: Config, ports: Mapping[str, int]) -> Config:
 
 def _without_secrets(provider: Provider) -> Provider:
     key: Key = attrs.evolve(provider.key, value=None)
-    return attrs.evolve(provider, key=key, options=attrs.evolve(provider.options, headers={}))
+    return attrs.evolve(provider, key=key, options=provider.options.without_secrets())
+
+
+def completed(saved: Config, now: Config) -> Config:
+    """With the headers that it says now where their values were left out: nobody can know that one was another."""
+    return attrs.evolve(
+        saved,
+        providers={
+            name: _completed(one, now.providers[name].options.headers if name in now.providers else {})
+            for name, one in saved.providers.items()
+        },
+    )
+
+
+def _completed(provider: Provider, now: Mapping[str, str]) -> Provider:
+    was = provider.options.headers
+    headers = {name: now.get(name, value) if value == WITHHELD else value for name, value in was.items()}
+    return attrs.evolve(provider, options=attrs.evolve(provider.options, headers=headers))
 
 
 def save(path: Path, config: Config) -> None:
@@ -57,4 +74,4 @@ def load(path: Path) -> Config | None:
     return found
 
 
-__all__ = ["bare", "load", "save"]
+__all__ = ["bare", "completed", "load", "save"]

@@ -1,7 +1,7 @@
-"""From a supervisor to the program that it executes in its own place: keys that live in memory only, and its doors.
+"""From a supervisor to the program that it executes in its own place: secrets that only memory has, and its doors.
 
-A pipe is all of it for the keys. Nobody but this process has an end of it, so no file, no command line and no
-environment ever holds a key; what has been read is gone, and what nobody reads goes with the process. The variable
+A pipe is all of it for the secrets. Nobody but this process has an end of it, so no file, no command line and no
+environment ever holds one; what has been read is gone, and what nobody reads goes with the process. The variable
 says where it is and for which process: one that another program has left, or somebody has set, means nothing, and a
 version that knows of none of this loses what a crash would lose.
 
@@ -20,13 +20,14 @@ import os
 import signal
 import socket
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from typing import Any
 
 import attrs
 
 from modelproxy.worker.contract import WorkerSpec
 
-Keys = Mapping[str, Sequence[str | None]]
-"""By proxy: its own, and those of the targets that it falls back to, in their order."""
+Secrets = Mapping[str, Sequence[dict[str, Any]]]
+"""By proxy: its own key and headers, and those of the targets that it falls back to, in their order."""
 
 Doors = dict[int, list[socket.socket]]
 """The listening sockets of each port."""
@@ -39,22 +40,28 @@ _MOST_DOORS = 2000
 _ROOM = 1024 * 1024
 
 
-def of(spec: WorkerSpec) -> list[str | None]:
-    """Its keys, as `Keys` has them."""
-    return [spec.api_key, *(target.api_key for target in spec.fallback)]
+def of(spec: WorkerSpec) -> list[dict[str, Any]]:
+    """Its secrets, as `Secrets` has them."""
+    return [{"api_key": place.api_key, "headers": place.options.headers} for place in spec.places]
 
 
-def restored(spec: WorkerSpec, keys: Sequence[str | None]) -> WorkerSpec:
-    """The spec with these keys; without any when they cannot be its own."""
-    if len(keys) != 1 + len(spec.fallback):
+def restored(spec: WorkerSpec, secrets: Sequence[Any]) -> WorkerSpec:
+    """The spec with these; without any when they cannot be its own, or are what another version leaves."""
+    if len(secrets) != len(spec.places) or not all(isinstance(one, dict) for one in secrets):
         return spec
-    fallback = [attrs.evolve(one, api_key=key) for one, key in zip(spec.fallback, keys[1:], strict=True)]
-    return attrs.evolve(spec, api_key=keys[0], fallback=fallback)
+    places: list[Any] = [
+        attrs.evolve(
+            place, api_key=one["api_key"], options=attrs.evolve(place.options, headers=one["headers"])
+        )
+        for place, one in zip(spec.places, secrets, strict=True)
+    ]
+    found: WorkerSpec = attrs.evolve(places[0], fallback=places[1:])
+    return found if found.without_secrets() == spec.without_secrets() else spec
 
 
-def leave(keys: Keys, environment: MutableMapping[str, str]) -> None:
+def leave(secrets: Secrets, environment: MutableMapping[str, str]) -> None:
     """Right before the next program is executed. What does not fit is not left: its proxies say what to repeat."""
-    data = json.dumps(keys).encode()
+    data = json.dumps(secrets).encode()
     try:
         reading, writing = os.pipe()
     except OSError:
@@ -74,7 +81,7 @@ def leave(keys: Keys, environment: MutableMapping[str, str]) -> None:
             os.close(reading)
 
 
-def take(environment: MutableMapping[str, str]) -> Keys:
+def take(environment: MutableMapping[str, str]) -> Secrets:
     """What this process has left to itself, once."""
     try:
         with open(int(_left_to_us(environment, _VARIABLE)), "rb") as pipe:

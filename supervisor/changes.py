@@ -28,7 +28,7 @@ def followed(running: WorkerSpec, was: WorkerSpec, now: WorkerSpec) -> WorkerSpe
         }
         running = attrs.evolve(running, api_key=None, **place)
     found = _three_way(running, was, now, _OURS)
-    if was.fallback != now.fallback and _bare(running.fallback) == was.fallback:
+    if was.fallback != now.fallback and _keyless(running.fallback) == was.fallback:
         keys = {target.model_id: target.api_key for target in running.fallback}
         fresh = [attrs.evolve(target, api_key=keys.get(target.model_id)) for target in now.fallback]
         found = attrs.evolve(found, fallback=fresh)
@@ -57,5 +57,5 @@ def _three_way(running: Any, was: Any, now: Any, skip: tuple[str, ...]) -> Any:
     return attrs.evolve(running, **changes)
 
 
-def _bare(targets: list[Target]) -> list[Target]:
-    return [target.without_secrets() for target in targets]
+def _keyless(targets: list[Target]) -> list[Target]:
+    return [attrs.evolve(target, api_key=None) for target in targets]

@@ -21,7 +21,6 @@ from modelproxy.worker.model_ids import parted
 from . import (
     access,
     aliases,
-    bequest,
     fleet,
     fronts,
     kernel,
@@ -273,23 +272,31 @@ class Commands:
         return self.row(unit, reused=wished.reused, notes=wished.notes)
 
     async def seek_keys(self) -> None:
-        """Ask the configuration anew for the keys that an earlier supervisor had from it; none is on disk."""
+        """Ask the configuration for the secrets that an earlier supervisor had from it; none is on disk."""
+        await self._seek([unit for unit in self._keeper.units.values() if unit.proxy.key_sought])
+
+    async def seek_again(self) -> list[Unit]:
+        """The same for what was sought in vain, as the configuration has changed; those that have it now."""
+        units = [unit for unit in self._keeper.units.values() if unit.proxy.key_unfound is not None]
+        await self._seek(units)
+        return [unit for unit in units if not unit.proxy.key_lost]
+
+    async def _seek(self, units: list[Unit]) -> None:
         async with trio.open_nursery() as nursery:
-            for unit in self._keeper.units.values():
-                if unit.proxy.key_sought:
-                    nursery.start_soon(self._seek_key, unit)
+            for unit in units:
+                nursery.start_soon(self._seek_key, unit)
 
     async def _seek_key(self, unit: Unit) -> None:
         proxy = unit.proxy
-        if unit.key_of_shell:
-            # Its worker, if that lives, brings the shell's, which goes before the configuration's.
-            await self._keeper.wait_until(lambda: not _is_awaited(unit.proxy), 2 * policy.ADOPT_WINDOW_S)
+        # Its worker, if that lives, brings what it serves with: no password store need be opened for that,
+        # a shell's variable goes before the configuration, and what was edited meanwhile is another matter.
+        await self._keeper.wait_until(lambda: not _is_awaited(unit.proxy), 2 * policy.ADOPT_WINDOW_S)
+        if not unit.proxy.awaits_configuration:
+            return
         try:
-            found = fleet.KeySought(await self._with_keys(proxy.spec))
+            found = fleet.KeySought(await self._with_secrets(proxy.spec))
         except Fault as fault:
-            again = f"proxyctl up {proxy.said}"
-            first = fault.message.partition("\n")[0]  # of a file with several mistakes
-            found = fleet.KeySought(None, f"{first}: {fault.hint}; then {again}")
+            found = fleet.KeySought(None, _in_vain(fault, proxy))
         except Exception as error:  # whatever a user's key command leads to: one proxy's trouble
             found = fleet.KeySought(None, f"its key cannot be fetched: {type(error).__name__}")
             self._log(f"{proxy.name}: internal error\n{traceback.format_exc()}")
@@ -303,15 +310,20 @@ class Commands:
             unit.key_given = unit.key_of_shell = False
         self._keeper.apply(unit, found)
 
-    async def _with_keys(self, spec: WorkerSpec) -> WorkerSpec:
+    async def _with_secrets(self, spec: WorkerSpec) -> WorkerSpec:
+        """With the keys and headers that the configuration says now."""
         config = await trio.to_thread.run_sync(self.read_config)
-
-        fallback = [
-            attrs.evolve(target, api_key=await self.key_of(routes.resolve_target(target.model_id, config)))
-            for target in spec.fallback
-        ]
-        key = await self.key_of(routes.resolve(spec.model_id, config))
-        return attrs.evolve(spec, api_key=key, fallback=fallback)
+        found: list[Any] = []
+        for place in spec.places:
+            route = _route_of(place, config)
+            key = None if place.kind == fronts.KIND else await self.key_of(route)
+            headers = route.provider.options.headers
+            for name in place.options.headers.keys() - headers.keys():
+                self._log(f"{spec.name}: {place.provider} has no header {name} any more; it is not sent")
+            options = attrs.evolve(place.options, headers=headers)
+            found.append(attrs.evolve(place, api_key=key, options=options))
+        own: WorkerSpec = attrs.evolve(found[0], fallback=found[1:])
+        return own
 
     async def _wish(self, request: UpRequest) -> _Wished:
         """Put the wish on record. What was made for a front that cannot be had goes again with its lease."""
@@ -588,12 +600,13 @@ class Commands:
         wanted = self.doors.addressed(wanted)
         # A front's rules are the configuration's: who says `up` again wants them as they are now.
         asked = attrs.evolve(wanted, front=spec.front)
-        differs = asked.without_secrets() != spec.without_secrets() if lost else asked != spec
-        if differs and not request.replace:
+        runs = spec.without_secrets() if lost else spec
+        asked = asked.without_secrets() if lost else asked
+        if asked != runs and not request.replace:
             changed = ", ".join(
                 "limits" if field.name == "quota" else field.name
                 for field in attrs.fields(WorkerSpec)
-                if getattr(wanted, field.name) != getattr(spec, field.name)
+                if getattr(asked, field.name) != getattr(runs, field.name)
             )
             # Of several proxies of a model only the port tells which one is meant.
             at = f" --port {spec.port}" if request.port else ""
@@ -619,7 +632,7 @@ class Commands:
         if request.api_key is not None or (renewed and _gives_key(request)):
             unit.key_given, unit.key_of_shell = True, _of_shell(request)
         elif renewed:
-            unit.key_given = unit.key_given and bequest.of(wanted) == bequest.of(unit.proxy.spec)
+            unit.key_given = unit.key_given and wanted.keys == unit.proxy.spec.keys
 
     def _listen(self, order: _Order) -> tuple[int, list[socket.socket], list[str]]:
         """The port of a new proxy, bound. The usual one gives way to ours, never to a stranger."""
@@ -852,6 +865,21 @@ class Commands:
     def refuse_when_closing(self) -> None:
         if self.closing:
             raise Fault("stopping", "the supervisor is stopping", "wait for it, then proxyctl daemon start")
+
+
+def _route_of(place: WorkerSpec | Target, config: Config) -> routes.Route:
+    if place.kind == fronts.KIND:
+        return fronts.route(fronts.table_of(place.model_id, config) or fronts.DEFAULT, config)
+    return routes.resolve_target(place.model_id, config)
+
+
+def _in_vain(fault: Fault, proxy: Proxy) -> str:
+    """Why what it needs is not to be had, and what helps."""
+    first = fault.message.partition("\n")[0]  # of a file with several mistakes
+    if fault.code == "bad_config":
+        why = f"what it needs stands in the configuration: {first}"
+        return f"{why}; it starts when that is mended (proxyctl config validate)"
+    return f"{first}: {fault.hint}; then proxyctl up {proxy.said}"
 
 
 def _not_up(name: str, said: str) -> Fault:

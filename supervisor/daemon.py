@@ -60,7 +60,7 @@ class _Ending:
     urgent: trio.Event = attrs.Factory(trio.Event)
     missed: set[int] = attrs.Factory(set)
     """Signals that nobody heeds any more, or not yet."""
-    keys: bequest.Keys = attrs.field(factory=dict, repr=False)
+    secrets: bequest.Secrets = attrs.field(factory=dict, repr=False)
     """Of a restart: what the next program cannot read anywhere."""
     doors: bequest.Doors = attrs.field(factory=dict, repr=False)
     """Of a restart: the listening sockets, which nobody else need have then."""
@@ -113,7 +113,7 @@ def main(argv: list[str] | None = None) -> int:
     if ending.how == RESTART:
         log.write("executing anew; the workers go on")
         words = sys.argv[1:] if argv is None else argv
-        bequest.leave(ending.keys, os.environ)
+        bequest.leave(ending.secrets, os.environ)
         bequest.leave_doors(ending.doors, os.environ)
         _hand_signals_on(ending)
         os.execv(sys.executable, [sys.executable, "-P", "-m", "modelproxy.supervisor", *words])
@@ -215,7 +215,7 @@ async def _serve(
     where: paths.Paths, arguments: argparse.Namespace, ending: _Ending, log: Callable[[str], None]
 ) -> None:
     started_at = kernel.wall_clock()
-    keys, doors = bequest.take(os.environ), bequest.take_doors(os.environ)
+    secrets, doors = bequest.take(os.environ), bequest.take_doors(os.environ)
     inherited = notify.inherit(os.environ)
     unit = service.of_environment(arguments.unit, os.environ, activated=bool(inherited.control))
     workers_socket = sockets.bind_unix(where.workers_socket)
@@ -234,7 +234,7 @@ async def _serve(
         started_at=started_at,
         now=time.monotonic,
         jitter=lambda: random.uniform(0.75, 1.25),
-        keys=keys,
+        secrets_left=secrets,
         doors=doors,
     )
     commands = Commands(keeper, where, log)
@@ -267,7 +267,6 @@ async def _serve(
         nursery.start_soon(unit.feed_watchdog, keeper, where.control_socket, log)
         await _report_ready(unit, where, log)
         nursery.start_soon(following.run)
-        nursery.start_soon(commands.seek_keys)
         nursery.start_soon(commands.forget_leases)
         await ending.asked.wait()
         unit.notifier.tell("STOPPING=1")
@@ -278,7 +277,7 @@ async def _serve(
         else:
             # The sockets outlive the change in other hands. A worker that stands still could not bring its own.
             await keeper.hand_over()
-            ending.keys, ending.doors = keeper.keys(), keeper.doors() if ending.how == RESTART else {}
+            ending.secrets, ending.doors = keeper.secrets(), keeper.doors() if ending.how == RESTART else {}
             commands.leaving = True
         nursery.cancel_scope.cancel()
     workers_socket.close()

@@ -149,10 +149,12 @@ class Proxy:
     trouble: str | None = None
     """The last thing that went wrong, in words."""
     last_pid: int | None = None
-    key_sought: bool = False
-    """Its key is lost, but came from the configuration or a variable: the configuration is being asked for it."""
     key_lost: bool = False
-    """A key of it lived in memory only and nobody who knew it is left."""
+    """A key or a header's value lived in memory only, and nobody who knew it is left."""
+    key_sought: bool = False
+    """It is lost, but came from the configuration or a variable: the configuration is being asked for it."""
+    key_unfound: str | None = None
+    """It was asked in vain, and why. It is asked again when it has changed."""
     roll_grace_s: float = policy.ROLL_GRACE_S
     """How long the old generation may finish its streams in a roll."""
     state_since: float = 0.0
@@ -187,6 +189,11 @@ class Proxy:
         if self.idle_since is not None:
             return State.DRAINING if self.workers else State.IDLE
         return State.BACKOFF
+
+    @property
+    def awaits_configuration(self) -> bool:
+        """It is to say what was lost."""
+        return self.key_sought or self.key_unfound is not None
 
     @property
     def is_up(self) -> bool:

@@ -126,10 +126,10 @@ class Begin:
 
 @attrs.frozen
 class KeySought:
-    """What the configuration says of a key that was lost with an earlier supervisor."""
+    """What the configuration says of secrets that were lost with an earlier supervisor."""
 
     spec: WorkerSpec | None
-    """With the key; None: there is none any more."""
+    """With them; None: they are not to be had."""
     reason: str = ""
 
 
@@ -452,6 +452,8 @@ def _start(turn: _Turn) -> None:
 
 
 def _of_a_lost_key(proxy: Proxy) -> str:
+    if proxy.key_unfound is not None:
+        return proxy.key_unfound
     if not proxy.spec.fallback:
         return f"its key was given by flag and died with it; repeat proxyctl up {proxy.said} --api-key …"
     targets = " ".join(f"--fallback {target.model_id}" for target in proxy.spec.fallback)
@@ -472,7 +474,7 @@ def _on_up(turn: _Turn, event: Up) -> None:
         _wake_unless_lazy(turn)
         return
     turn.forgive()
-    turn.set(wanted=True, spec=event.spec, key_lost=False, key_sought=False)
+    turn.set(wanted=True, spec=event.spec, key_lost=False, key_sought=False, key_unfound=None)
     _wake_unless_lazy(turn)
     if changed:
         turn.set(order=proxy.order + 1, worked=False)
@@ -541,7 +543,7 @@ def _on_down(turn: _Turn, event: Down) -> None:
     if turn.proxy.wanted:
         turn.tell("down", "not wanted any more")
     turn.forgive()
-    turn.set(wanted=False, settled_at=None, idle_since=None, key_sought=False)
+    turn.set(wanted=False, settled_at=None, idle_since=None, key_sought=False, key_unfound=None)
     turn.drain_all(event.grace_s)
 
 
@@ -619,6 +621,8 @@ def _on_dialled(turn: _Turn, event: Dialled) -> None:
         # Its deadline died with the supervisor that set it. What never answered has nothing to finish.
         grace_s = turn.proxy.roll_grace_s if event.serving else 0.0
         turn.leave(worker, turn.now + grace_s + policy.DRAIN_TO_KILL_S)
+    elif event.spec is None and turn.proxy.key_lost:
+        turn.drain(worker, 0.0)  # a newborn that nobody can tell what to be
     elif not turn.proxy.is_up:
         turn.drain(worker, turn.proxy.spec.grace_s)
     else:
@@ -626,16 +630,15 @@ def _on_dialled(turn: _Turn, event: Dialled) -> None:
 
 
 def _take_spec(turn: _Turn, event: Dialled) -> None:
-    """The key that lived only in the worker comes home; a worker with another spec is to be rolled."""
+    """The secrets that lived only in the worker come home; a worker with another spec is to be rolled."""
     ours, theirs = turn.proxy.spec, event.spec
     if theirs is None:
         return
     # What is told is no reason to replace it.
     theirs = attrs.evolve(theirs, quota=ours.quota, front=ours.front)
-    same = theirs.without_secrets() == ours.without_secrets()
-    if same and not ours.has_secrets:
-        turn.set(spec=theirs, key_lost=False, key_sought=False)
-    if not same:
+    if turn.proxy.key_lost and theirs.without_secrets() == ours.without_secrets():
+        turn.set(spec=theirs, key_lost=False, key_sought=False, key_unfound=None)
+    elif theirs != ours:
         turn.amend(event.generation, order=turn.proxy.order - 1)
 
 
@@ -657,13 +660,15 @@ def _on_begin(turn: _Turn, event: Begin) -> None:
 
 
 def _on_key_sought(turn: _Turn, event: KeySought) -> None:
-    if not turn.proxy.key_sought:
-        return  # a worker has brought it, or a person said it anew
-    turn.set(key_sought=False)
+    known = turn.proxy
+    if not known.awaits_configuration or event.reason == known.key_unfound:
+        return  # a worker has brought it, a person said it anew, or it is nothing new
     if event.spec is not None:
-        # Its limits may have changed while somebody looked for the key.
-        turn.set(spec=attrs.evolve(event.spec, quota=turn.proxy.spec.quota), key_lost=False)
+        # Its limits, and where it leads, may have changed while somebody looked for the key.
+        spec = attrs.evolve(event.spec, quota=known.spec.quota, front=known.spec.front)
+        turn.set(spec=spec, given_up=None, key_lost=False, key_sought=False, key_unfound=None)
         return
+    turn.set(key_sought=False, key_unfound=event.reason)
     turn.tell("no-key", event.reason)
     if turn.proxy.is_up and all(worker.phase is Phase.DRAINING for worker in turn.proxy.workers):
         turn.set(given_up=event.reason, idle_since=None, order=turn.proxy.order)
@@ -836,7 +841,7 @@ def _on_bye(turn: _Turn, event: SaidBye) -> None:
     turn.leave(worker, None)
     if was_current or turn.proxy.current is None:
         turn.forgive()
-        turn.set(wanted=False, settled_at=None, idle_since=None, key_sought=False)
+        turn.set(wanted=False, settled_at=None, idle_since=None, key_sought=False, key_unfound=None)
         turn.drain_all(turn.proxy.spec.grace_s)
 
 

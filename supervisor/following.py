@@ -127,14 +127,20 @@ class Following:
                     await self.look_again(which)
 
     async def _catch_up(self) -> None:
-        """Apply what was edited while no supervisor ran, keys too."""
+        """Have what an earlier supervisor left as it was, then apply what was edited meanwhile, keys too."""
         before = await trio.to_thread.run_sync(applied.load, self._applied_file)
         restored = [unit for unit in self._keeper.units.values() if unit.proxy.wanted]
+        await self._commands.seek_keys()
+        was_good = self._good.is_set()
         await self._good.wait()
+        if not was_good:
+            await self._commands.seek_again()
         await self._keeper.wait_until(lambda: self._are_settled(restored), SETTLE_LIMIT_S)
         async with self._one_at_a_time:
             assert self._config is not None  # it is good
-            touched = [] if before is None else await self._apply(before, self._config)
+            touched = []
+            if before is not None:
+                touched = await self._apply(applied.completed(before, self._config), self._config)
             touched += await self._renew_keys(self._config, Keys.STORED)
             self._outdated = self._compared(self._config)
             self._caught_up = True
@@ -186,9 +192,14 @@ class Following:
             self._good.set()
             # What was in the way may be gone: a file of keys that is mended.
             again = bool(self._troubles) and keys is not Keys.NONE
+            found = []
+            if old is not None and (old != config or keys is not Keys.NONE):
+                found = await self._commands.seek_again()
+                again = again or bool(found)
             touched, others = await self._differing(old, config) if old != config or again else ([], [])
             if old is not None:
                 touched += await self._renew_keys(config, keys)
+            touched += [(unit, unit.proxy.order) for unit in found]
             if old != config or again:
                 await self._write_down()
         names = list(dict.fromkeys([*(unit.proxy.name for unit, _ in touched), *others]))
@@ -242,7 +253,8 @@ class Following:
                 wanted = routes.spec(routes.resolve(unit.proxy.said, config))
             except Fault:
                 continue  # of a project, or gone: it has no table to differ from
-            if unit.proxy.wanted and not _same_place(unit.proxy.spec, wanted):
+            is_known = unit.proxy.wanted and not unit.proxy.key_lost
+            if is_known and not _same_place(unit.proxy.spec, wanted):
                 found[unit.proxy.name] = unit.proxy.spec
         return found
 
@@ -268,6 +280,9 @@ class Following:
         for unit in [unit for unit in self._keeper.units.values() if unit.proxy.wanted]:
             name = unit.proxy.name
             was = behind.get(name, old)
+            if unit.proxy.awaits_configuration:
+                self._behind[name] = was  # follows when its key is there
+                continue
             try:
                 order = await self._follow(unit, was, new)
             except Fault as fault:
@@ -284,8 +299,6 @@ class Following:
         self._follow_port(unit, old, new)
         if unit.proxy.key_lost:
             return None  # whoever brings its key says `up`, and that reads the file
-        if unit.proxy.key_sought:
-            raise Fault("missing_api_key", "its key is still being fetched")
         if running.front is not None:
             return await self._commands.doors.follow(unit, old, new)
         try:
@@ -327,13 +340,13 @@ class Following:
         touched = []
         for unit in [unit for unit in self._keeper.units.values() if unit.proxy.wanted]:
             running = unit.proxy.spec
-            if unit.key_given or running.front is not None:
-                continue
+            if unit.key_given or running.front is not None or unit.proxy.key_lost:
+                continue  # who has lost a key is sought for as a whole
             try:
                 spec = await self._with_keys_of_now(running, config, which)
             except Fault as fault:
                 if running.name not in self._behind:  # that has been told
-                    troubles.setdefault((running.has_secrets, fault.message), []).append(running.name)
+                    troubles.setdefault((running.has_key, fault.message), []).append(running.name)
                 continue
             if spec != running:
                 wish = fleet.Up(spec, unit.proxy.care)

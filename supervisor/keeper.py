@@ -128,10 +128,10 @@ class Keeper:
         started_at: float,
         now: Monotonic,
         jitter: Callable[[], float],
-        keys: bequest.Keys | None = None,
+        secrets_left: bequest.Secrets | None = None,
         doors: bequest.Doors | None = None,
     ) -> None:
-        """`keys`, `doors`: what this very process had in memory, and open, before it was executed anew."""
+        """`secrets_left`, `doors`: what this very process had in memory, and open, before it was executed anew."""
         self._paths = paths
         self._spawner = spawner
         self.custody = custody
@@ -141,7 +141,7 @@ class Keeper:
         self._author = state.DaemonRecord(pid, started_at, kernel.start_time(pid), kernel.boot_id())
         self._now = now
         self._jitter = jitter
-        self._bequest = keys or {}
+        self._bequest = secrets_left or {}
         self._doors = doors or {}
         self._units: dict[str, Unit] = {}
         self._inbox_in, self._inbox = trio.open_memory_channel[_Happened | _Question](float("inf"))
@@ -227,10 +227,10 @@ class Keeper:
 
         return await self.ask(overdue, refusable=False)
 
-    def keys(self) -> bequest.Keys:
-        """Those that came with `up`, which nobody else knows."""
-        specs = [unit.proxy.spec for unit in self._units.values() if unit.key_given]
-        return {spec.name: bequest.of(spec) for spec in specs if spec.has_secrets}
+    def secrets(self) -> bequest.Secrets:
+        """All that are known: what came with `up`, by flag or from a project's file, nobody else knows."""
+        specs = [unit.proxy.spec for unit in self._units.values() if not unit.proxy.key_lost]
+        return {spec.name: bequest.of(spec) for spec in specs if spec != spec.without_secrets()}
 
     def doors(self) -> bequest.Doors:
         """The listening sockets once more, for whoever comes after us in this process."""
@@ -425,7 +425,7 @@ class Keeper:
             spec=proxy.spec.without_secrets(),
             generation=proxy.generation,
             restarts=proxy.restarts,
-            needs_key=proxy.spec.has_secrets or proxy.key_lost,
+            needs_key=proxy.spec.has_key or proxy.key_lost,
             workers=[self._worker_record(unit, worker.generation, worker.pid) for worker in proxy.workers],
             pid_file=unit.pid_file,
             last_pid=proxy.last_pid,
@@ -496,7 +496,7 @@ class Keeper:
     ) -> None:
         dated = self._recall_deaths(record)
         spec = bequest.restored(record.spec, self._bequest.get(record.name, ()))
-        key_lost = record.needs_key and not spec.has_secrets
+        key_lost = spec.lacks_headers or (record.needs_key and not spec.has_key)
         unit = self.create(
             Proxy(
                 name=record.name,
@@ -615,8 +615,8 @@ class Keeper:
         self.apply(unit, event)
 
     def _greeting(self, unit: Unit, link: channel.Link) -> list[FromSupervisor]:
-        newborn = link.hello.spec is None
-        answers: list[FromSupervisor] = [Welcome(unit.proxy.spec if newborn else None)]
+        is_told = link.hello.spec is None and not unit.proxy.key_lost
+        answers: list[FromSupervisor] = [Welcome(unit.proxy.spec if is_told else None)]
         ours, theirs = unit.proxy.spec, link.hello.spec
         if theirs is not None and (theirs.quota, theirs.front) != (ours.quota, ours.front):
             answers += _adjusted(link, Adjust(ours.quota, ours.front))  # said while the line was down

@@ -1,4 +1,4 @@
-"""The saved wanted set: written before acting, never holding a key.
+"""The saved wanted set: written before acting, never holding a secret.
 
 A file that cannot be read is moved to `state.json.bad` and the supervisor goes on with nothing: workers
 that still serve dial in and bring their own spec, so nobody is killed for a broken file.
@@ -40,7 +40,7 @@ class ProxyRecord:
     state: str
     port: int
     spec: WorkerSpec
-    """Without its key."""
+    """Without its secrets. (One that an earlier version wrote may have values of headers.)"""
     generation: int
     restarts: int
     needs_key: bool

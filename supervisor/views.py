@@ -300,7 +300,8 @@ def _next_backoff(proxy: Proxy, now: float) -> str:
 
 
 def _next_failed(proxy: Proxy, now: float) -> str:
-    return "nothing by itself; clients get 503 with x-should-retry: false and this reason"
+    itself = "when the configuration changes it is asked again" if proxy.key_unfound else "nothing by itself"
+    return f"{itself}; clients get 503 with x-should-retry: false and this reason"
 
 
 def _next_adopting(proxy: Proxy, now: float) -> str:
@@ -349,7 +350,7 @@ _NEXT: dict[State, Callable[[Proxy, float], str]] = {
 def remedy(proxy: Proxy, now: float) -> str:
     """The command for somebody who wants it otherwise. Empty when there is nothing to mend."""
     state, name = proxy.state, proxy.name
-    if state is State.FAILED and proxy.key_lost:
+    if state is State.FAILED and proxy.key_lost and proxy.key_unfound is None:
         return f"{again(proxy)} --api-key -"
     if state in (State.FAILED, State.STOPPED):
         return again(proxy)

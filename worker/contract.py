@@ -6,7 +6,7 @@ A worker *dials* the supervisor's private Unix socket and says `Hello`, with its
 attached to that first message. The same channel then carries readiness, heartbeat, drain, log
 reopening and goodbye. When the supervisor dies, the worker serves on and dials again until the next
 one answers: `Hello` therefore holds all that a supervisor without any memory needs to adopt it, its
-full spec included (keys too: the channel is private to the user, the state file never holds one).
+full spec included (its secrets too: the channel is private to the user, the state file never holds one).
 
 A message is one line of JSON with a `type`. An unknown type or a value of the wrong type is a
 `ContractError`; an unknown *field* is ignored, because during an upgrade one end is newer than the
@@ -42,6 +42,9 @@ EXIT_OK = 0
 EXIT_USAGE = 2
 EXIT_CONFIG = 78  # sysexits.h EX_CONFIG: starting again with the same spec cannot help
 
+WITHHELD = "(withheld)\n"
+"""Stands for the value of a header where a spec is without its secrets. None can be this: it has a line break."""
+
 
 class ContractError(Exception):
     """The peer broke the contract; the text says how, without quoting values (they may be keys)."""
@@ -76,12 +79,16 @@ class Timeouts:
     total_s: float | None = None
 
 
+def _names(headers: dict[str, str]) -> str:
+    return repr(sorted(headers))
+
+
 @attrs.frozen
 class Options:
     """What is configured of a provider and its model. None: it is found out, or the dialect's own way."""
 
-    headers: dict[str, str] = attrs.Factory(dict)
-    """Sent along with every request."""
+    headers: dict[str, str] = attrs.field(factory=dict, repr=_names)
+    """Sent along with every request. Their values are secrets, their names are not."""
     tool_stream: str | None = None
     """`live`: a call's arguments are passed on while they come, and never repaired. None: calls come whole."""
     tools_unsupported: str | None = None
@@ -115,6 +122,16 @@ class Options:
     """How long a 200 may be held back: until then a failure can still be a status that clients repeat."""
     ping_s: float = 10.0
     """Silence on an open stream after which the client gets a `ping`."""
+
+    def without_secrets(self) -> Options:
+        """An empty value is none: it says that a header of the dialect's is not to be sent."""
+        if not self.headers:
+            return self
+        return attrs.evolve(self, headers={name: value and WITHHELD for name, value in self.headers.items()})
+
+    @property
+    def lacks_secrets(self) -> bool:
+        return WITHHELD in self.headers.values()
 
 
 @attrs.frozen
@@ -186,7 +203,7 @@ class Target:
     options: Options = Options()
 
     def without_secrets(self) -> Target:
-        return attrs.evolve(self, api_key=None)
+        return attrs.evolve(self, api_key=None, options=self.options.without_secrets())
 
 
 @attrs.frozen
@@ -255,13 +272,32 @@ class WorkerSpec:
         """What its user calls it, and a front its place: not with the `@port` of a second one."""
         return self.model_id if "/" in self.name else self.name.partition("@")[0]
 
+    @property
+    def places(self) -> list[WorkerSpec | Target]:
+        """Itself and its targets: each has a key and headers of its own."""
+        return [self, *self.fallback]
+
     def without_secrets(self) -> WorkerSpec:
-        """Same spec as it may be written to disk or shown."""
-        return attrs.evolve(self, api_key=None, fallback=[one.without_secrets() for one in self.fallback])
+        """Same spec as it may be written to disk or shown: without keys, and without the values of headers."""
+        return attrs.evolve(
+            self,
+            api_key=None,
+            options=self.options.without_secrets(),
+            fallback=[one.without_secrets() for one in self.fallback],
+        )
 
     @property
-    def has_secrets(self) -> bool:
-        return self.api_key is not None or any(one.api_key is not None for one in self.fallback)
+    def keys(self) -> list[str | None]:
+        return [place.api_key for place in self.places]
+
+    @property
+    def has_key(self) -> bool:
+        return any(key is not None for key in self.keys)
+
+    @property
+    def lacks_headers(self) -> bool:
+        """It is as it was written to disk. Of a key nothing stands there: whoever writes has to say that it had one."""
+        return any(place.options.lacks_secrets for place in self.places)
 
     def towards(self, target: Target) -> WorkerSpec:
         """The spec of a worker for this target alone, in the same place and under the same name."""
@@ -523,6 +559,7 @@ __all__ = [
     "EXIT_USAGE",
     "MAX_LINE",
     "PROTOCOL",
+    "WITHHELD",
     "Access",
     "AccessToken",
     "Adjust",

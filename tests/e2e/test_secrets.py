@@ -1,15 +1,20 @@
-"""S32: a key that the user gives is nowhere to be found."""
+"""S32: a key that the user gives is nowhere to be found, nor is the value of a header that the configuration says."""
 
 from __future__ import annotations
 
 import json
 import os
 import subprocess
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from fakes.house import House, message, post
+from fakes.upstream import Reply
+
+from .providers import Estate, estate, msg
 
 pytestmark = pytest.mark.slow
 
@@ -84,23 +89,29 @@ def environments(house: House) -> str:
 
 
 def files(house: House) -> str:
-    return "\n".join(path.read_text(errors="replace") for path in house.home.rglob("*") if path.is_file())
+    """All that was written there, but by its user."""
+    written = (path for path in house.home.rglob("*") if path.is_file() and path.name != "config.toml")
+    return "\n".join(path.read_text(errors="replace") for path in written)
 
 
-def assert_nowhere(house: House, done: subprocess.CompletedProcess[str]) -> None:
-    assert KEY not in done.stdout + done.stderr
-    assert KEY not in command_lines()
-    assert KEY not in environments(house)
-    held = files(house)
-    assert "echo/demo" in held  # the files were really read
-    assert KEY not in held
-    lines = [["ps", "--json"], ["ps", "-a", "-v"], ["events", "--json"], ["logs", "echo/demo"]]
-    for code, out, err in house.at_once(*lines):
+def assert_nowhere(
+    house: House,
+    done: subprocess.CompletedProcess[str],
+    secrets: Sequence[str] = (KEY,),
+    name: str = "echo/demo",
+) -> None:
+    lines = [["ps", "--json"], ["ps", "-a", "-v"], ["events", "--json"], ["logs", name], ["why", name]]
+    told = house.at_once(*lines)
+    for code, out, _ in told:
         assert code == 0
-        assert "echo/demo" in out
-        assert KEY not in out + err
-    for path in ("/v1/proxies?all=1", "/v1/proxies/echo%2Fdemo", "/v1/metrics", "/v1/version"):
-        assert KEY.encode() not in house.api("GET", path).body
+        assert name in out
+    held = files(house)
+    assert name in held  # the files were really read
+    paths = ("/v1/proxies?all=1", f"/v1/proxies/{quote(name, safe='')}", "/v1/metrics", "/v1/version")
+    answered = [house.api("GET", path).body.decode() for path in paths]
+    everything = [done.stdout, done.stderr, command_lines(), environments(house), held, *answered]
+    everything += [text for _, out, err in told for text in (out, err)]
+    assert [secret for secret in secrets if any(secret in text for text in everything)] == []
 
 
 @pytest.mark.parametrize("how", ["flag", "flag=", "stdin", "env", "file"])
@@ -209,3 +220,96 @@ def test_s32_a_crash_report_does_not_show_the_key(house: House) -> None:
         assert done.returncode == 1
         assert KEY not in done.stdout + done.stderr
         assert KEY not in files(other)
+
+
+# --- headers --------------------------------------------------------------------------------------
+
+BLUE, GREEN = "Basic bm9ib2R5OmJsdWU=", "Basic bm9ib2R5OmdyZWVu"
+HEADED = f"""
+[providers.work]
+kind = "openai"
+base_url = "{{fr}}"
+headers = {{ authorization = "{BLUE}", "x-empty" = "" }}
+[providers.spare]
+kind = "ollama"
+base_url = "{{fo}}"
+headers = {{ "x-spare" = "{GREEN}" }}
+[proxies.coder]
+model = "work/model"
+fallback = ["spare/codellama"]
+retries = 0
+"""
+
+
+@pytest.fixture
+def headed() -> Iterator[Estate]:
+    with estate(HEADED) as found:
+        yield found
+
+
+def assert_sent(headed: Estate, value: str = BLUE) -> None:
+    assert post(headed.house.row("coder")["port"], msg()).status == 200
+    assert headed.fr.asked[-1].headers["authorization"] == value
+
+
+def assert_sent_to_the_next(headed: Estate) -> None:
+    """When the provider fails, which is left alone for a while then."""
+    headed.fr.instead(Reply(500, b"{}"))
+    assert post(headed.house.row("coder")["port"], msg()).status == 200
+    seen = headed.fo.asked[-1].headers
+    assert (seen["x-spare"], seen.get("authorization")) == (GREEN, None)
+
+
+def edit(headed: Estate, old: str, new: str) -> None:
+    file = headed.house.home / "config" / "modelproxy" / "config.toml"
+    file.write_text(file.read_text().replace(old, new))
+
+
+def test_s32_the_value_of_a_header_is_nowhere_and_is_sent_after_each_end(headed: Estate) -> None:
+    """Whoever ends, supervisor, worker or both: of the file a header is known again, of a worker the one it has."""
+    house = headed.house
+    done = house.command("up", "coder", "--port", "0", "--json")
+    first = json.loads(done.stdout)["pid"]
+    assert_sent(headed)
+    house.kill_supervisor()
+    house.start()
+    assert house.wait_row(lambda row: row["state"] == "ready", "coder")["pid"] == first
+    assert_sent(headed)
+    assert house.command("daemon", "restart").returncode == 0
+    assert house.row("coder")["pid"] == first
+    assert_sent(headed)
+    assert_nowhere(house, done, (BLUE, GREEN), "coder")
+    edit(headed, BLUE, f"{BLUE}-2")
+    house.tell("reload", "--json")
+    second = house.wait_row(lambda row: row["state"] == "ready", "coder")["pid"]
+    assert second != first
+    assert_sent(headed, f"{BLUE}-2")
+    house.kill_supervisor()
+    house.kill_worker(second)
+    house.start()
+    assert house.wait_row(lambda row: row["state"] == "ready", "coder")["generation"] == 3
+    assert_sent(headed, f"{BLUE}-2")
+    assert_nowhere(house, done, (BLUE, GREEN), "coder")
+    assert house.tell("daemon", "status", "--json")["warnings"] == []
+    assert_sent_to_the_next(headed)
+
+
+def test_s32_a_header_that_cannot_be_read_again_keeps_its_proxy_down_until_it_can(headed: Estate) -> None:
+    """A supervisor that is executed anew tells itself. Another one says what is wrong, and waits until it is not."""
+    house = headed.house
+    done = house.command("up", "coder", "--port", "0", "--lazy", "--json")
+    assert house.command("daemon", "restart").returncode == 0
+    assert house.row("coder")["state"] == "idle"
+    assert_sent(headed)
+    edit(headed, 'kind = "openai"', 'kind = "opnai"')
+    house.kill_supervisor()
+    house.kill_worker(house.workers_on_record()[0])
+    house.start()
+    row = house.wait_row(lambda row: row["state"] == "failed", "coder")
+    assert "what it needs stands in the configuration: " in row["detail"]
+    assert "opnai" in row["detail"]
+    assert row["next"].startswith("when the configuration changes it is asked again")
+    assert_nowhere(house, done, (BLUE, GREEN), "coder")
+    edit(headed, 'kind = "opnai"', 'kind = "openai"')
+    house.wait_row(lambda row: row["state"] == "idle", "coder")
+    assert_sent(headed)

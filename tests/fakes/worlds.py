@@ -57,3 +57,12 @@ def configure(world: World, text: str) -> None:
     """What the user's file says from now on."""
     world.paths.config.mkdir(exist_ok=True)
     world.paths.config_file.write_text(text)
+
+
+def give_back(world: World) -> None:
+    """Its supervisor is dead: the ports are nobody's."""
+    for unit in world.keeper.units.values():
+        if unit.watch is not None:
+            unit.watch.cancel()
+        while unit.listeners:
+            unit.listeners.pop().close()

@@ -9,6 +9,7 @@ import pytest
 
 from modelproxy.supervisor import applied, example
 from modelproxy.supervisor.config import parse
+from modelproxy.worker.contract import WITHHELD
 
 SECRETS = ("sk-inline", "blue-header", "sk-remote")
 TEXT = f"""
@@ -49,7 +50,21 @@ def test_it_is_what_was_said_without_secrets(tmp_path: Path) -> None:
     assert found == applied.bare(config, {})
     assert (found.proxies, found.front, found.aliases) == (config.proxies, config.front, config.aliases)
     assert found.providers["ollama"] == config.providers["ollama"]
+    assert found.providers["work"].options.headers == {"x-team": WITHHELD}
     assert found.providers["work"].timeouts == config.providers["work"].timeouts
+
+
+def test_what_was_left_out_of_it_is_taken_to_be_as_it_is_now() -> None:
+    """But what the file says no more it has said; a provider that is gone takes nothing along."""
+    before = applied.bare(parse(TEXT), {})
+    for now, headers in [
+        ('{ "x-team" = "green", "x-new" = "1" }', {"x-team": "green"}),
+        ('{ "x-new" = "1" }', {"x-team": WITHHELD}),
+    ]:
+        config = parse(TEXT.replace(f'{{ "x-team" = "{SECRETS[1]}" }}', now))
+        assert applied.completed(before, config).providers["work"].options.headers == headers
+    other = parse(TEXT.replace("[providers.work]", "[providers.works]"))
+    assert applied.completed(before, other) == before
 
 
 def test_every_key_that_there_is_comes_back() -> None:

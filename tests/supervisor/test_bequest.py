@@ -8,18 +8,26 @@ from __future__ import annotations
 import os
 import signal
 import socket
+from typing import Any
 
 import attrs
 import pytest
 from fakes.story import SPEC
 
 from modelproxy.supervisor import bequest
-from modelproxy.worker.contract import Target
+from modelproxy.worker.contract import Options, Target
 
+HEADED = Options(headers={"x-team": "h1"})
 TARGETS = [
-    Target("work", f"work/{name}", "openai", name, api_key=key) for name, key in [("a", None), ("b", "k2")]
+    Target("work", "work/a", "openai", "a", options=HEADED),
+    Target("work", "work/b", "openai", "b", api_key="k2"),
 ]
-WITH_KEYS = attrs.evolve(SPEC, api_key="k1", fallback=TARGETS)
+WITH_SECRETS = attrs.evolve(SPEC, api_key="k1", fallback=TARGETS)
+LEFT: list[dict[str, Any]] = [
+    {"api_key": "k1", "headers": {}},
+    {"api_key": None, "headers": {"x-team": "h1"}},
+    {"api_key": "k2", "headers": {}},
+]
 
 
 def open_descriptors() -> int:
@@ -28,10 +36,10 @@ def open_descriptors() -> int:
 
 def test_what_is_left_is_taken_once() -> None:
     before, environment = open_descriptors(), {"HOME": "/"}
-    bequest.leave({"echo/demo": bequest.of(WITH_KEYS)}, environment)
+    bequest.leave({"echo/demo": bequest.of(WITH_SECRETS)}, environment)
     assert "k1" not in str(environment)
 
-    assert bequest.take(environment) == {"echo/demo": ["k1", None, "k2"]}
+    assert bequest.take(environment) == {"echo/demo": LEFT}
     assert environment == {"HOME": "/"}
     assert bequest.take(environment) == {}
     assert open_descriptors() == before
@@ -39,7 +47,7 @@ def test_what_is_left_is_taken_once() -> None:
 
 def test_only_the_program_that_is_executed_inherits_it() -> None:
     environment: dict[str, str] = {}
-    bequest.leave({"echo/demo": ["k1"]}, environment)
+    bequest.leave({"echo/demo": LEFT}, environment)
     number = int(environment["MODELPROXY_BEQUEST"].partition(":")[2])
 
     assert os.get_inheritable(number)
@@ -51,10 +59,10 @@ def test_only_the_program_that_is_executed_inherits_it() -> None:
 def test_many_keys_fit_and_too_many_are_not_left() -> None:
     """Half of them would be none. Nobody waits for a reader."""
     before, environment = open_descriptors(), dict[str, str]()
-    many = {f"echo/{number}": ["k" * 100] for number in range(1000)}
+    many = {f"echo/{number}": [{"api_key": "k" * 100}] for number in range(1000)}
     bequest.leave(many, environment)
     assert bequest.take(environment) == many
-    bequest.leave({"echo/demo": ["k" * 2**21]}, environment)
+    bequest.leave({"echo/demo": [{"api_key": "k" * 2**21}]}, environment)
 
     assert environment == {}
     assert open_descriptors() == before
@@ -77,10 +85,13 @@ def test_garbage_means_nothing(data: bytes) -> None:
     assert bequest.take({"MODELPROXY_BEQUEST": f"{os.getpid()}:{reading}"}) == {}
 
 
-def test_a_spec_gets_its_keys_again() -> None:
-    assert bequest.restored(WITH_KEYS.without_secrets(), bequest.of(WITH_KEYS)) == WITH_KEYS
-    assert bequest.restored(SPEC, ["k1", "k2"]) == SPEC  # it was another one
-    assert bequest.restored(SPEC, []) == SPEC
+def test_a_spec_gets_its_secrets_again() -> None:
+    assert bequest.restored(WITH_SECRETS.without_secrets(), LEFT) == WITH_SECRETS
+
+
+@pytest.mark.parametrize("left", [[], LEFT, ["k1"], [{"api_key": "k1", "headers": {"x-other": "h"}}]])
+def test_what_was_another_one_s_or_another_version_s_is_nobody_s(left: list[Any]) -> None:
+    assert bequest.restored(SPEC, left) == SPEC
 
 
 def test_doors_stay_open_for_the_next_program() -> None:

@@ -88,6 +88,33 @@ def test_another_model_takes_all_of_its_own() -> None:
     assert found.port == 4000
 
 
+@pytest.mark.parametrize("fallback", [[], ["work/b"]], ids=["its own", "its target's"])
+def test_the_value_of_a_header_follows_the_file_and_one_that_a_project_said_stays(
+    fallback: list[str],
+) -> None:
+    text = """
+[providers.work]
+kind = "openai"
+base_url = "http://work"
+headers = { "x-team" = "blue" }
+[proxies.coder]
+model = "%s"
+fallback = %s
+""" % ("echo/x" if fallback else "work/a", fallback)  # noqa: UP031  # the braces are TOML's
+    was, now = order(text), order(text.replace("blue", "green"))
+    spec = attrs.evolve(was, fallback=[attrs.evolve(target, api_key="fk") for target in was.fallback])
+    found = followed(spec, was, now)
+    assert found.places[-1].options.headers == {"x-team": "green"}
+    assert found.keys == spec.keys
+
+    red = attrs.evolve(spec.places[-1].options, headers={"x-team": "red"})
+    if fallback:
+        spec = attrs.evolve(spec, fallback=[attrs.evolve(spec.fallback[0], options=red)])
+    else:
+        spec = attrs.evolve(spec, options=red)
+    assert followed(spec, was, now) == spec
+
+
 def test_targets_that_stay_keep_their_keys() -> None:
     now = order(OLD.replace('["openrouter/x"]', '["openrouter/x", "ollama/y"]'))
 

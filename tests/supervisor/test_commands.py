@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import socket
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -17,7 +18,7 @@ import trio.testing
 from fakes import clock
 from fakes.house import free_port
 from fakes.spawner import World
-from fakes.worlds import configure, up
+from fakes.worlds import configure, give_back, up
 
 from modelproxy.supervisor import kernel, sockets, state
 from modelproxy.supervisor.facts import Care, State
@@ -30,7 +31,7 @@ from modelproxy.supervisor.protocol import (
     SetRequest,
     UpRequest,
 )
-from modelproxy.worker.contract import Adjust, Bye, Health, Quota, Ready, WorkerSpec
+from modelproxy.worker.contract import Adjust, Bye, Health, Options, Quota, Ready, WorkerSpec
 
 pytestmark = clock.jumping
 
@@ -981,11 +982,16 @@ async def test_a_key_by_flag_that_was_replaced_by_the_configured_one(
 @pytest.mark.parametrize(
     ("config", "why"),
     [
-        ("", "openrouter needs an API key"),
-        ("nonsense", "config.toml"),
+        ("", r"openrouter needs an API key: .*; then proxyctl up openrouter/a/b"),
+        (
+            "nonsense",
+            r"what it needs stands in the configuration: .*config\.toml:1: .*; "
+            r"it starts when that is mended \(proxyctl config validate\)",
+        ),
         (
             '[providers.openrouter]\napi_key_file = "/nowhere"',
-            "the key file /nowhere (providers.openrouter.api_key_file) cannot be read",
+            r"openrouter: the key file /nowhere \(providers\.openrouter\.api_key_file\) cannot be read: .*; "
+            r"then proxyctl up openrouter/a/b",
         ),
     ],
 )
@@ -1004,18 +1010,99 @@ async def test_a_key_that_is_gone_says_what_to_do(
     await second.commands.seek_keys()
     await second.until(lambda: second.proxy("openrouter/a/b").state is State.FAILED)
 
-    reason = second.proxy("openrouter/a/b").given_up or ""
-    assert why in reason
-    assert reason.endswith("then proxyctl up openrouter/a/b")
+    assert re.fullmatch(why, second.proxy("openrouter/a/b").given_up or "")
 
 
-def give_back(world: World) -> None:
-    """Its supervisor is dead: the ports are nobody's."""
-    for unit in world.keeper.units.values():
-        if unit.watch is not None:
-            unit.watch.cancel()
-        while unit.listeners:
-            unit.listeners.pop().close()
+# --- headers after a supervisor's end -------------------------------------------------------------
+
+TEAM = """
+[providers.work]
+kind = "openai"
+base_url = "http://127.0.0.1:9"
+headers = { "x-team" = "#blue" }
+[providers.anthropic]
+headers = { "x-home" = "#red" }
+"""
+
+
+def sent(world: World, name: str) -> list[dict[str, str]]:
+    """What the worker of a proxy was told, for each place where it may send."""
+    spec = world.worker(name, world.proxy(name).generation).spec
+    assert spec is not None
+    return [place.options.headers for place in spec.places]
+
+
+async def test_headers_are_asked_for_anew_of_the_configuration_only(make_world: Callable[[], World]) -> None:
+    """Those of the proxy, of its targets and of a front; no value was ever on disk."""
+    first = await make_world().start()
+    configure(first, TEAM)
+    await up(first, "work/a", fallback=["work/b", "anthropic"])
+    await up(first, "front")
+    assert not any(value in first.paths.state_file.read_text() for value in ("#blue", "#red"))
+    assert "x-team" in first.paths.state_file.read_text()
+    give_back(first)
+    second = await make_world().start()
+    configure(second, TEAM.replace('"#blue"', '"#green", "x-new" = "1"'))
+    second.paths.keys_file.write_text('front = "sk-nobody-s"')
+    assert second.proxy("work/a").state is State.ADOPTING
+    await second.commands.seek_keys()
+    await second.until(lambda: all(unit.proxy.state is State.READY for unit in second.keeper.units.values()))
+
+    green = {"x-team": "#green", "x-new": "1"}
+    assert sent(second, "work/a") == [green, green, {"x-home": "#red"}]
+    assert sent(second, "front") == [{"x-home": "#red"}]
+    assert second.proxy("front").spec.keys == [None]
+
+
+async def test_a_header_that_the_configuration_has_no_more_is_not_sent(
+    make_world: Callable[[], World],
+) -> None:
+    first = await make_world().start()
+    configure(first, TEAM)
+    await up(first, "work/a")
+    give_back(first)
+    second = await make_world().start()
+    configure(second, TEAM.replace('{ "x-team" = "#blue" }', "{}"))
+    await second.commands.seek_keys()
+    await second.until(lambda: second.proxy("work/a").state is State.READY)
+
+    assert sent(second, "work/a") == [{}]
+    assert "work/a: work has no header x-team any more; it is not sent" in second.log
+
+
+async def test_a_key_by_flag_that_is_lost_takes_its_headers_along(make_world: Callable[[], World]) -> None:
+    """Without it nothing starts; the `up` that brings it reads the headers, and asks for no --replace."""
+    first = await make_world().start()
+    configure(first, TEAM)
+    await up(first, "work/a", api_key="sk-flag")
+    give_back(first)
+    second = await make_world().start()
+    await second.commands.seek_keys()
+    assert second.proxy("work/a").state is State.FAILED
+    other = await refused(lambda: up(second, "work/a", api_key="sk-flag", grace_s=1.0))
+    assert "with other options (grace_s)" in other.message
+    await up(second, "work/a", api_key="sk-flag")
+
+    assert sent(second, "work/a") == [{"x-team": "#blue"}]
+
+
+async def test_what_an_earlier_version_wrote_is_used_and_written_anew_without_it(
+    make_world: Callable[[], World],
+) -> None:
+    """It knew the values of headers from its file, where they stood in clear."""
+    world = make_world()
+    configure(world, TEAM)
+    options = Options(headers={"x-team": "#blue"})
+    spec = WorkerSpec("work/a", "work/a", "work", "openai", "a", free_port(), options=options)
+    record = state.ProxyRecord("work/a", True, "ready", spec.port, spec, 3, 0, needs_key=False, workers=[])
+    state.save(world.paths.state_file, state.Saved(state.DaemonRecord(1, 2.0), [record]))
+    assert "#blue" in world.paths.state_file.read_text()
+    await world.start()
+    assert "#blue" not in world.paths.state_file.read_text()
+    await world.until(lambda: world.proxy("work/a").state is State.READY)
+
+    assert sent(world, "work/a") == [{"x-team": "#blue"}]
+    assert state.read(world.paths.state_file)[0].spec.lacks_headers
 
 
 async def test_a_proxy_that_lost_its_keys_takes_them_anew_with_its_targets(

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from modelproxy.supervisor import fleet, policy, renewal
 from modelproxy.supervisor.facts import Care, Phase, Proxy, State, Worker
-from modelproxy.worker.contract import EXIT_CONFIG, Access, AccessToken, Front, Place, Quota, Target
+from modelproxy.worker.contract import EXIT_CONFIG, Access, AccessToken, Front, Options, Place, Quota, Target
 
 # --- starting, serving, stopping ------------------------------------------------------------------
 
@@ -860,6 +860,42 @@ def test_the_key_of_a_target_comes_home_from_the_worker() -> None:
     assert not story.proxy.key_lost
 
 
+BLUE, GREEN = (spec(options=Options(headers={"x-team": value})) for value in ("blue", "green"))
+
+
+def test_the_headers_come_home_with_the_worker() -> None:
+    """And with the key, if there is one."""
+    story = recalled(key_lost=True, key_sought=True, spec=BLUE.without_secrets())
+    story(fleet.Begin())
+    story(dialled(spec=attrs.evolve(BLUE, api_key="sk-1")))
+
+    assert story.proxy.spec == attrs.evolve(BLUE, api_key="sk-1")
+    assert (story.proxy.key_lost, story.proxy.key_sought) == (False, False)
+    assert story.state() is State.READY
+
+
+def test_a_worker_that_serves_with_another_header_than_is_known_is_rolled() -> None:
+    """The supervisor was executed anew in the middle of a roll to it."""
+    for ours in (BLUE, BLUE.without_secrets()):
+        lost = ours is not BLUE
+        story = recalled(spec=ours, key_lost=lost, key_sought=lost)
+        story(fleet.Begin())
+        assert story(dialled(spec=GREEN)) == ([] if lost else [fleet.Spawn(4)])
+        assert story.proxy.spec == (GREEN if lost else BLUE)
+
+
+def test_a_newborn_that_nobody_can_tell_what_to_be_is_sent_away() -> None:
+    """Its successor has to wait for the key; it would have served without."""
+    story = recalled(key_lost=True, key_sought=True)
+    story(fleet.Begin())
+    assert story(dialled(spec=None, serving=False)) == [fleet.Drain(3, 0.0)]
+    assert story.die(3, "exit 0", 0) == []
+    assert story.state() is State.ADOPTING
+
+    assert story(fleet.KeySought(spec(api_key="sk-1"))) == [fleet.Spawn(4)]
+    assert story.proxy.deaths == ()
+
+
 # --- limits ---------------------------------------------------------------------------------------
 
 
@@ -1575,6 +1611,33 @@ def test_a_key_that_is_not_found_is_no_trouble_of_one_that_was_taken_down_meanwh
     story(fleet.KeySought(None, "openai needs an API key"))
 
     assert "no-key" not in story.told
+
+
+@pytest.mark.parametrize("facts", [{}, {"idle_since": 0.0}, {"care": LAZY}], ids=["plain", "idle", "lazy"])
+def test_what_was_sought_in_vain_is_taken_when_it_is_there(facts: dict[str, Any]) -> None:
+    """The file is mended. The same answer again is not told twice; another one is."""
+    story = keyless(**facts)
+    for reason in ("line 3", "line 3", "line 5"):
+        story(fleet.KeySought(None, reason))
+        assert (story.state(), story.proxy.given_up) == (State.FAILED, reason)
+    assert story.texts.count("line 3") == 2  # why there is no key, and why it failed
+
+    found = story(fleet.KeySought(BLUE))
+    assert found == ([] if "care" in facts else [fleet.Spawn(1)])
+    assert (story.proxy.spec, story.proxy.given_up, story.proxy.key_unfound) == (BLUE, None, None)
+    assert not story.proxy.key_lost
+
+
+def test_a_roll_that_lacks_what_was_sought_in_vain_says_why() -> None:
+    """Nobody has given a key by flag."""
+    story = recalled(key_lost=True, key_sought=True, spec=BLUE.without_secrets())
+    story(fleet.KeySought(None, "line 3"))
+    story(dialled(spec=spec(base_url="http://old")))
+
+    assert story.state() is State.READY
+    assert story.proxy.trouble == "the roll failed, generation 3 goes on: line 3"
+    assert story(fleet.KeySought(BLUE)) == []
+    assert story(fleet.Restart(50.0)) == [fleet.Spawn(4)]
 
 
 def test_a_worker_that_brings_its_key_is_quicker() -> None:

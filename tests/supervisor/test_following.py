@@ -9,9 +9,9 @@ import pytest
 import trio
 from fakes import clock
 from fakes.spawner import World
-from fakes.worlds import configure
+from fakes.worlds import configure, give_back
 
-from modelproxy.supervisor.facts import State
+from modelproxy.supervisor.facts import Phase, State
 from modelproxy.supervisor.following import WATCH_S, Following, Keys
 from modelproxy.supervisor.protocol import DownRequest, Fault, UpRequest
 from modelproxy.worker.contract import Access
@@ -370,7 +370,9 @@ async def test_a_restored_proxy_is_left_alone_until_its_key_is_here(
     await follow(world, following)
     configure(world, FILE.replace("4096", "8192").replace("max_concurrent = 2", "rpm = 9"))
     sought, lost = world.keeper.units["coder"], world.keeper.units["echo/other"]
-    sought.proxy = attrs.evolve(sought.proxy, key_sought=True)
+    known = sought.proxy
+    absent = attrs.evolve(known.workers[0], phase=Phase.ABSENT)
+    sought.proxy = attrs.evolve(known, key_lost=True, key_sought=True, workers=(absent,))
     lost.proxy = attrs.evolve(lost.proxy, key_lost=True)
     later = successor(world)
     async with trio.open_nursery() as nursery:
@@ -379,7 +381,7 @@ async def test_a_restored_proxy_is_left_alone_until_its_key_is_here(
         await trio.testing.wait_all_tasks_blocked()
         assert not later._caught_up
         assert sought.proxy.spec.options.context_window == 4096
-        sought.proxy = attrs.evolve(sought.proxy, key_sought=False)
+        sought.proxy = known  # its worker has dialled
         await world.keeper.ask(lambda: None)
         await world.until(lambda: later._caught_up)
         nursery.cancel_scope.cancel()
@@ -402,6 +404,117 @@ async def test_where_it_is_not_known_what_changed_it_is_told_what_differs(
     assert "proxyctl up coder --replace" in warning
     await world.commands.up(UpRequest("coder", port=0, replace=True))
     assert later.warnings == []
+
+
+# --- headers --------------------------------------------------------------------------------------------
+
+TEAM = """
+[providers.work]
+kind = "openai"
+base_url = "http://127.0.0.1:9"
+headers = { "x-team" = "blue" }
+[proxies.team]
+model = "work/a"
+fallback = ["work/b"]
+"""
+
+
+async def test_the_value_of_a_header_is_followed_and_one_that_stays_rolls_nobody(
+    world: World, following: Following
+) -> None:
+    """Neither at a reload nor when the next supervisor compares, which knows the names only."""
+    configure(world, FILE + TEAM)
+    await following.reload()
+    await world.commands.up(UpRequest("team", port=0))
+    configure(world, FILE + TEAM.replace("blue", "green"))
+    assert (await following.reload()).changed == ["team"]
+    await world.until(lambda: world.proxy("team").state is State.READY)
+    spec = world.worker("team", generation=2).spec
+    assert spec is not None
+    assert [place.options.headers for place in spec.places] == [{"x-team": "green"}] * 2
+    for later in (following, successor(world), successor(world)):
+        await follow(world, later)
+        assert later.warnings == []
+
+    assert world.proxy("team").generation == 2
+    assert not any(value in world.paths.applied_file.read_text() for value in ("blue", "green"))
+
+
+async def test_targets_that_were_edited_while_no_supervisor_ran_are_followed_whatever_their_headers(
+    world: World, following: Following
+) -> None:
+    configure(world, FILE + TEAM)
+    await following.reload()
+    await world.commands.up(UpRequest("team", port=0))
+    await follow(world, following)
+    configure(world, FILE + TEAM.replace('["work/b"]', '["work/b", "echo/x"]'))
+    await follow(world, successor(world))
+
+    fallback = world.proxy("team").spec.fallback
+    assert [(one.model_id, one.options.headers) for one in fallback] == [
+        ("work/b", {"x-team": "blue"}),
+        ("echo/x", {}),
+    ]
+
+
+async def test_what_a_spoilt_file_could_not_say_is_had_when_it_is_mended(
+    make_world: Callable[[], World],
+) -> None:
+    """With what was edited in the same go. Until then it is told."""
+    first = await make_world().start()
+    configure(first, TEAM)
+    await follow(first, following := successor(first))
+    await first.commands.up(UpRequest("team", port=0))
+    assert following.warnings == []
+    give_back(first)
+    world = await make_world().start()
+    configure(world, TEAM + "nonsense")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon((later := successor(world)).run)
+        await world.until(lambda: world.proxy("team").state is State.FAILED)
+        assert "what it needs stands in the configuration" in (world.proxy("team").given_up or "")
+        configure(world, TEAM + "hold = 3")
+        await world.until(lambda: world.proxy("team").state is State.READY and later._caught_up)
+        nursery.cancel_scope.cancel()
+
+    spec = world.worker("team", world.proxy("team").generation).spec
+    assert spec is not None
+    assert [place.options.headers for place in spec.places] == [{"x-team": "blue"}] * 2
+    assert (spec.options.hold_s, later.warnings) == (3.0, [])
+
+
+async def test_a_key_that_comes_later_is_had_then_with_the_edits_before_it(
+    make_world: Callable[[], World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody had set the variables for the supervisor before. Until all are there nothing of it is started."""
+    monkeypatch.setenv("TEAM_KEY", "sk-1")
+    monkeypatch.setenv("OPENROUTER_API_KEY", "sk-or-1")
+    keyed = TEAM.replace("headers", 'api_key_env = "TEAM_KEY"\nheaders').replace("work/b", "openrouter/x")
+    first = await make_world().start()
+    configure(first, keyed)
+    await follow(first, successor(first))
+    await first.commands.up(UpRequest("team", port=0))
+    monkeypatch.delenv("TEAM_KEY")
+    monkeypatch.delenv("OPENROUTER_API_KEY")
+    give_back(first)
+    world = await make_world().start()
+    await follow(world, later := successor(world))
+    assert (world.proxy("team").state, later.warnings) == (State.FAILED, [])
+    configure(world, keyed + "hold = 3")
+    assert (await later.reload()).changed == []
+    world.paths.keys_file.write_text('work = "sk-2"')
+    await later.look_again(Keys.STORED)
+    assert world.proxy("team").state is State.FAILED
+    world.paths.keys_file.write_text('work = "sk-2"\nopenrouter = "sk-or-2"')
+    await later.look_again(Keys.STORED)
+    await world.until(lambda: world.proxy("team").state is State.READY)
+    spec = world.proxy("team").spec
+
+    assert (spec.keys, spec.options.headers, spec.options.hold_s) == (
+        ["sk-2", "sk-or-2"],
+        {"x-team": "blue"},
+        3.0,
+    )
 
 
 # --- autostart --------------------------------------------------------------------------------------------

@@ -323,6 +323,19 @@ def test_a_lost_key_is_asked_for_once() -> None:
     assert views.remedy(story.proxy, story.now) == "proxyctl up echo/demo --api-key -"
 
 
+def test_what_was_sought_in_vain_is_sought_again() -> None:
+    """No key has to be typed."""
+    story = Story(Proxy(SPEC.name, SPEC, wanted=True, generation=2, key_lost=True, key_sought=True))
+    story(fleet.Begin())
+    story(fleet.KeySought(None, "config.toml:3: no"))
+
+    assert words(story) == "failed: config.toml:3: no; fix it, then proxyctl up echo/demo"
+    assert views.forecast(story.proxy, story.now).startswith(
+        "when the configuration changes it is asked again; "
+    )
+    assert views.remedy(story.proxy, story.now) == "proxyctl up echo/demo"
+
+
 def test_the_command_means_this_very_proxy() -> None:
     """A model's second proxy is told from its first by the port; a stopped one would get another port."""
     second = Story(Proxy("echo/demo@3458", spec(name="echo/demo@3458", port=3458)))

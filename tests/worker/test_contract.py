@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from modelproxy.worker.contract import (
     MAX_LINE,
+    WITHHELD,
     Adjust,
     Beat,
     Bye,
@@ -211,11 +212,31 @@ def test_a_spec_without_secrets_has_none_in_its_targets() -> None:
     """Each target has a key of its own."""
     spec = attrs.evolve(SPEC, fallback=[FAR])
 
-    assert spec.has_secrets
-    assert attrs.evolve(spec, api_key=None).has_secrets
-    assert not spec.without_secrets().has_secrets
+    assert spec.has_key
+    assert attrs.evolve(spec, api_key=None).has_key
+    assert not spec.without_secrets().has_key
     assert "sk-" not in repr(spec)
     assert "sk-" not in encode(Welcome(spec.without_secrets()), FromSupervisor).decode()
+
+
+def test_of_headers_the_names_are_shown_and_the_values_withheld() -> None:
+    """Its own and those of its targets. One without a value has nothing to withhold, and none is mistaken for one."""
+    headed = Options(headers={"authorization": "Basic sk-x", "X-Title": ""})
+    spec = attrs.evolve(SPEC, options=headed, fallback=[attrs.evolve(FAR, options=headed)])
+    bare = spec.without_secrets()
+
+    for place in bare.places:
+        assert place.options.headers == {"authorization": WITHHELD, "X-Title": ""}
+    assert (spec.lacks_headers, bare.lacks_headers, SPEC.without_secrets().lacks_headers) == (
+        False,
+        True,
+        False,
+    )
+    assert attrs.evolve(bare, options=headed).lacks_headers  # its target's
+    assert bare.without_secrets() == bare
+    assert "sk-" not in repr(spec)
+    assert "authorization" in repr(spec)
+    assert "\n" in WITHHELD  # which no header can have
 
 
 def test_a_spec_towards_a_target_is_the_same_proxy_elsewhere() -> None:
