@@ -31,8 +31,13 @@ from socket import AF_UNIX, socket
 from typing import Any
 from urllib.parse import quote
 
+from modelproxy.supervisor.policy import STARTS_PER_WINDOW
+
 LIMIT_S = 120.0
 WAYS = ("exec", "fork")
+MOST_STARTS = STARTS_PER_WINDOW - 1
+"""After so many, and the one that shows it to be there, a supervisor lets the next ones wait: a minute of that is no
+start of anybody. So each number of workers has supervisors of its own."""
 
 
 class Daemon:
@@ -154,11 +159,11 @@ def memory_of(running: Daemon, count: int) -> tuple[float, float, float]:
 
 def main(rounds: int, counts: list[int]) -> int:
     times: dict[tuple[str, int], list[float]] = {(way, count): [] for way in WAYS for count in counts}
-    with daemon("exec") as slow, daemon("fork") as fast:
-        for count in counts:
-            names = [f"echo/w{number}" for number in range(count)]
-            # In turn, so that whatever else the machine does hits both; many workers take long and vary little.
-            for _ in range(rounds if count <= 10 else 2):
+    for count in counts:
+        names = [f"echo/w{number}" for number in range(count)]
+        # In turn, so that whatever else the machine does hits both.
+        with daemon("exec") as slow, daemon("fork") as fast:
+            for _ in range(min(rounds, MOST_STARTS // count) or 1):
                 for way, running in zip(WAYS, (slow, fast), strict=True):
                     times[way, count].append(running.time_of(names))
                     running.down()
