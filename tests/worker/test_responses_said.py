@@ -18,7 +18,17 @@ from modelproxy.worker.forms.asking import Terms
 from modelproxy.worker.forms.responses_said import ResponsesAnswer, Tool, Wanted
 from modelproxy.worker.wire import codec, sse
 from modelproxy.worker.wire.anthropic import Head, Stream, Whole
-from modelproxy.worker.wire.items import Block, Finish, Item, Text, Thinking, ToolCall, Usage
+from modelproxy.worker.wire.items import (
+    Block,
+    CallStart,
+    CallStop,
+    Finish,
+    Item,
+    Text,
+    Thinking,
+    ToolCall,
+    Usage,
+)
 
 TERMS = Terms(created=1700000000, id="abc")
 HEAD = Head("msg_1", "req_1", "m", 9, thinking="shown")
@@ -163,6 +173,16 @@ def test_why_it_ended(reason: str, status: str, why: str | None) -> None:
 
     assert response["status"] == status
     assert response["incomplete_details"] == (None if why is None else {"reason": why})
+
+
+def test_a_call_without_a_piece_of_arguments_is_one_with_none() -> None:
+    """Of an empty input some servers send no piece at all; clients want an object, and put it together of pieces."""
+    said = said_of(
+        CallStart("toolu_1", "f"), CallStop(), ToolCall("toolu_2", "patch"), Finish(), wanted=WANTED
+    )
+
+    assert said.texts("function_call") == ["{}"]
+    assert said.texts("custom_tool_call") == ["{}"]
 
 
 def test_a_silence_is_an_event_also_before_anything_is_said() -> None:

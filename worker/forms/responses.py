@@ -172,7 +172,7 @@ def _history(said: Block, offer: _Offer) -> History:
         where = f"input[{number}]"
         if not isinstance(item, dict):
             raise refused(f"{where}: must be an object", where)
-        take = _ITEMS.get(item.get("type", "message"))
+        take = _ITEMS.get(str(item.get("type", "message")))
         if take is not None:
             take(history, item, where, offer)
     return history
@@ -225,7 +225,7 @@ def _reference(_: History, __: Block, where: str, ___: _Offer) -> None:
     raise unsupported(where, "items are not stored here; send the item itself in place of its id")
 
 
-_ITEMS: dict[Any, Callable[[History, Block, str, _Offer], None]] = {
+_ITEMS: dict[str, Callable[[History, Block, str, _Offer], None]] = {
     "message": _message,
     "function_call": _call,
     "custom_tool_call": _call,

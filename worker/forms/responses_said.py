@@ -103,7 +103,7 @@ _INCOMPLETE = {
     "refusal": "content_filter",
 }
 """Whatever else ends an answer completes it."""
-_KNOWN_CODES = frozenset({"context_length_exceeded", "insufficient_quota", "rate_limit_exceeded"})
+_KNOWN_CODES = ("context_length_exceeded", "insufficient_quota", "rate_limit_exceeded")
 
 
 class _Teller:
@@ -180,7 +180,8 @@ class _Teller:
             return
         self._show()
         form = self._form
-        if form is _CUSTOM:
+        said = "" if form is _CUSTOM else "".join(self._pieces)
+        if text != said:
             self._say_of_item(f"{form.piece}.delta", delta=text)
         self._say_of_item(f"{form.piece}.done", **{form.field: text})
         if form.part is not None:
@@ -267,7 +268,7 @@ class _Teller:
         if not self._block:
             return None
         if form is _CUSTOM:
-            return tooling.custom_input(text)
+            return tooling.custom_input(text or "{}")
         if form is _FUNCTION:
             return text or "{}"
         return text if form is _TEXT or text or self._seal() else None
