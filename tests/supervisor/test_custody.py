@@ -130,11 +130,11 @@ async def test_a_holder_that_is_stopped_keeps_no_supervisor_from_starting(
     keeping: Keeping, listeners: list[socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is left alone with what it has, which is said; a supervisor that does not start helps nobody."""
-    monkeypatch.setattr(custody, "_ANSWER_LIMIT_S", 0.1)
     async with keeping.running() as first:
         first.hold(port_of(listeners), listeners)
-        await first.settled()
+        await first.settled(30.0)
     keeping.holder().send_signal(signal.SIGSTOP)
+    monkeypatch.setattr(custody, "_ANSWER_LIMIT_S", 0.1)
 
     assert await keeping.another().take() == {}
     assert keeping.log == ["what the socket holder has could not be taken over (it does not answer)"]
