@@ -146,6 +146,22 @@ def test_a_model_that_refuses_to_be_told_how_to_sample_is_not(home: Estate, mode
     assert home.fa.sent.get("temperature") == (None if "opus" in model else 0)
 
 
+@pytest.mark.parametrize(
+    ("model", "thinking", "effort"),
+    [
+        ("claude-opus-5-5", {"type": "adaptive"}, "low"),
+        ("claude-haiku-4-5", {"type": "enabled", "budget_tokens": 4000}, None),
+    ],
+)
+def test_effort_reaches_each_model_of_anthropics_as_it_takes_it(
+    home: Estate, model: str, thinking: dict[str, Any], effort: str | None
+) -> None:
+    create(client(home, "front"), model=model, reasoning_effort="low", max_tokens=20_000)
+
+    assert home.fa.sent["thinking"] == thinking
+    assert home.fa.sent.get("output_config", {}).get("effort") == effort
+
+
 def test_the_callers_key_goes_to_nobody_else(home: Estate) -> None:
     create(client(home, "router"))
     create(client(home, "ollama"))

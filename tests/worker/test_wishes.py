@@ -89,3 +89,60 @@ def test_a_schema_stands_beside_what_is_to_be_thought() -> None:
     }
     assert wishes.with_schema(thought, form, None) == thought
     assert wishes.with_schema(thought, {"type": "text"}, {"type": "object"}) == thought
+
+
+ADAPTIVE = {"thinking": {"type": "adaptive"}, "output_config": {"effort": "medium"}}
+
+
+@pytest.mark.parametrize(
+    ("models", "found"),
+    [
+        ((), ADAPTIVE),
+        (("claude-opus-4-6",), ADAPTIVE),
+        (("anthropic/claude-sonnet-5-5",), ADAPTIVE),
+        (("qwen3:8b",), ADAPTIVE),
+        (("claude-sonnet-4-5-20250929",), {"thinking": {"type": "enabled", "budget_tokens": 5000}}),
+        (("claude-haiku-4.5", "claude-opus-4-1"), {"thinking": {"type": "enabled", "budget_tokens": 5000}}),
+        (("claude-sonnet-4-5", "claude-opus-4-6"), {}),
+        (("claude-3-5-haiku-latest",), {}),
+        (("claude-3.5-sonnet", "claude-sonnet-4-5"), {}),
+    ],
+)
+def test_effort_is_said_as_the_models_of_anthropics_take_it(
+    models: tuple[str, ...], found: dict[str, Any]
+) -> None:
+    asks = {"model": "m", "max_tokens": 10_000, "messages": []}
+
+    assert wishes.thinking("medium", asks, Terms(literal=models)) == found
+
+
+@pytest.mark.parametrize(
+    ("effort", "most", "budget"),
+    [
+        ("minimal", 20_000, 2000),
+        ("low", 4000, 1024),
+        ("high", 10_000, 8000),
+        ("max", 10_000, 8000),
+        ("high", 1025, 1024),
+        ("high", 1024, None),
+        ("low", 1, None),
+    ],
+)
+def test_a_budget_leaves_room_for_the_answer(effort: str, most: int, budget: int | None) -> None:
+    asks = {"model": "claude-sonnet-4-5", "max_tokens": most, "messages": []}
+    found = {} if budget is None else {"thinking": {"type": "enabled", "budget_tokens": budget}}
+
+    assert wishes.thinking(effort, asks, LITERAL) == found
+
+
+def test_older_models_do_not_think_on_behind_calls_whose_reasoning_did_not_come_back() -> None:
+    """Anthropic refuses that, and most clients of OpenAI's APIs bring none."""
+    call = {"type": "tool_use", "id": "c", "name": "f", "input": {}}
+    signed = {"type": "thinking", "thinking": "", "signature": "s"}
+    asks = {"model": "claude-sonnet-4-5", "max_tokens": 9999}
+    bare = {**asks, "messages": [{"role": "assistant", "content": [call]}]}
+    whole = {**asks, "messages": [{"role": "assistant", "content": [signed, call]}]}
+
+    assert wishes.thinking("high", bare, LITERAL) == {}
+    assert wishes.is_thinking(wishes.thinking("high", whole, LITERAL))
+    assert wishes.thinking("none", bare, LITERAL) == {"thinking": {"type": "disabled"}}

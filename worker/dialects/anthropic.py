@@ -211,7 +211,7 @@ def _without(body: bytes, goes: Callable[[dict[str, Any]], bool]) -> bytes:
     if kept == messages:
         return body
     document["messages"] = kept
-    if _lacks_its_thinking(kept) and _type_in(document.get("thinking")) == "enabled":
+    if lacks_its_thinking(kept) and _type_in(document.get("thinking")) == "enabled":
         document["thinking"] = {"type": "disabled"}
     return codec.dumps(document)
 
@@ -283,7 +283,7 @@ _CALL_IDS = {"tool_use": "id", "tool_result": "tool_use_id"}
 _MAY_BE_UNFIT = re.compile(rb'"(?:tool_use_)?id"\s*:\s*"(?![\w-]+")')
 
 
-def _lacks_its_thinking(messages: list[Any]) -> bool:
+def lacks_its_thinking(messages: list[Any]) -> bool:
     """Whether the last turn of calls begins without the reasoning that `enabled` demands of it."""
     said = [one for one in messages if isinstance(one, dict) and one.get("role") == "assistant"]
     content = said[-1].get("content") if said else None

@@ -25,6 +25,7 @@ from .chunks import Decoder, Frame
 from .names import Names
 from .quirks import Quirks
 from .seam import Call, Headers, NewId, Terms
+from .thinking import LEAST_BUDGET
 from .turns import SHORTEST_ANSWER, Prepared, Turn, format_of, is_call, prepare
 
 Message = dict[str, Any]
@@ -559,7 +560,6 @@ class Wish:
 
 
 _EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
-LEAST_BUDGET = 1024
 
 
 def _effort(wish: Wish) -> str | None:

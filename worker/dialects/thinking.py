@@ -20,6 +20,8 @@ from modelproxy.worker.wire.items import Item, Text, Thinking
 from .memory import Memory
 
 MARK = "px1."
+LEAST_BUDGET = 1024
+"""Tokens of reasoning; Anthropic refuses a budget of less."""
 LONGEST_DETAILS = 64 * 1024
 """More would make every later request carry it; it then stays in the worker's memory, and its hash travels."""
 

@@ -38,7 +38,6 @@ class Chat:
         system, messages = history.done()
         tools = _tools(said)
         choice = _choice(said, tools)
-        thought = tooling.efforts(said.get("reasoning_effort"), forced=tooling.is_forced(choice))
         asks: Block = {
             "model": said["model"],
             "max_tokens": wishes.most(said, _LIMITS) or terms.most_output or USUAL_OUTPUT,
@@ -49,7 +48,8 @@ class Chat:
         asks |= {"tools": [tool for tool, _ in tools]} if tools else {}
         asks |= {"tool_choice": choice} if choice is not None else {}
         asks |= {"stop_sequences": stops} if (stops := _stops(said)) else {}
-        asks |= wishes.sampling(said, terms, is_thinking="output_config" in thought)
+        thought = wishes.thinking(said.get("reasoning_effort"), asks, terms)
+        asks |= wishes.sampling(said, terms, is_thinking=wishes.is_thinking(thought))
         asks |= wishes.with_schema(thought, form, codec.as_dict(form.get("json_schema")).get("schema"))
         asks |= wishes.user(said)
         answer = ChatAnswer(_wanted(said, tools), terms)

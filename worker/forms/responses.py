@@ -60,9 +60,6 @@ class Responses:
             history.system.append(wishes.JSON_ONLY)
         system, messages = history.done()
         choice = offer.choice(said)
-        thought = tooling.efforts(
-            codec.as_dict(said.get("reasoning")).get("effort"), forced=tooling.is_forced(choice)
-        )
         asks: Block = {
             "model": said["model"],
             "max_tokens": wishes.most(said, ("max_output_tokens",)) or terms.most_output or USUAL_OUTPUT,
@@ -72,7 +69,8 @@ class Responses:
         asks["messages"] = messages
         asks |= {"tools": offer.shown} if offer.shown else {}
         asks |= {"tool_choice": choice} if choice is not None else {}
-        asks |= wishes.sampling(said, terms, is_thinking="output_config" in thought)
+        thought = wishes.thinking(codec.as_dict(said.get("reasoning")).get("effort"), asks, terms)
+        asks |= wishes.sampling(said, terms, is_thinking=wishes.is_thinking(thought))
         asks |= wishes.with_schema(thought, form, form.get("schema"))
         asks |= wishes.user(said)
         include = said.get("include")

@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from modelproxy.worker.dialects.anthropic import lacks_its_thinking
+from modelproxy.worker.dialects.thinking import LEAST_BUDGET
 from modelproxy.worker.wire import codec
 
+from . import tooling
 from .asking import Terms, refused
 
 Block = dict[str, Any]
@@ -75,16 +78,57 @@ def sampling(said: Block, terms: Terms, *, is_thinking: bool) -> Block:
 
 
 def _refuses_sampling(model: str) -> bool:
-    version = _CLAUDE.search(model)
-    if version is None:
-        return False
-    family, major, minor = version["family"], int(version["major"]), int(version["minor"] or 0)
-    return major >= 5 or (family == "opus" and (major, minor) >= (4, 7))
+    family, version = _claude(model)
+    return version >= (5, 0) or (family == "opus" and version >= (4, 7))
+
+
+def thinking(effort: Any, asks: Block, terms: Terms) -> Block:
+    """How much is to be thought before `asks` is answered, in fields that all take who take them to the letter.
+
+    Anthropic's models up to 4.5 know no effort, only a share of the answer's tokens. What would be wrong for
+    one of several is left out, for each of them answers without it.
+    """
+    fields = tooling.efforts(effort, forced=tooling.is_forced(asks.get("tool_choice")))
+    takers = [model or asks["model"] for model in terms.literal]
+    with_budget = [model for model in takers if _thinks_by_budget(model)]
+    if not is_thinking(fields) or not (with_budget or any(map(_never_thinks, takers))):
+        return fields
+    budget = max(int(asks["max_tokens"] * _SHARES.get(effort, _MOST)), LEAST_BUDGET)
+    if with_budget != takers or budget >= asks["max_tokens"] or lacks_its_thinking(asks["messages"]):
+        return {}
+    return {"thinking": {"type": "enabled", "budget_tokens": budget}}
+
+
+def is_thinking(fields: Block) -> bool:
+    """Whether these ask for reasoning."""
+    return codec.as_dict(fields.get("thinking")).get("type") in ("adaptive", "enabled")
+
+
+_SHARES = {"minimal": 0.1, "low": 0.2, "medium": 0.5}
+"""What `dialects.openai` takes for the same efforts, where one that translates is asked instead."""
+_MOST = 0.8
+
+
+def _thinks_by_budget(model: str) -> bool:
+    return (0, 0) < _claude(model)[1] < (4, 6)
+
+
+def _never_thinks(model: str) -> bool:
+    return _OLDEST.search(model) is not None
+
+
+def _claude(model: str) -> tuple[str, tuple[int, int]]:
+    """The family of a model of Anthropic's, and its version; nothing and 0.0: it is none, or was named otherwise."""
+    found = _CLAUDE.search(model)
+    if found is None:
+        return "", (0, 0)
+    return found["family"], (int(found["major"]), int(found["minor"] or 0))
 
 
 _CLAUDE = re.compile(
     r"\bclaude-(?P<family>[a-z]+)-(?P<major>\d{1,2})(?:[-.](?P<minor>\d{1,2}))?(?!\d)", re.ASCII
 )
+_OLDEST = re.compile(r"\bclaude-(?:instant\b|[123]\b)", re.ASCII)
 
 
 def _is_number(value: Any) -> bool:
