@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import trio
+
 from . import app
 from .call import Exchange, Request
 from .failures import Failure, Headers, Kind, Refused
@@ -18,8 +20,11 @@ from .forms.models import listed
 from .httpd_parse import Headers as AnyHeaders
 
 
-def interpreted(exchange: Exchange, terms: Callable[[], Terms]) -> Exchange:
-    """The exchange as the handler is to see it: itself, unless its client speaks another API."""
+def interpreted(exchange: Exchange, terms: Callable[[], Terms], ping_s: float) -> Exchange:
+    """The exchange as the handler is to see it: itself, unless its client speaks another API.
+
+    `ping_s`: so long a client hears nothing, at most.
+    """
     request = exchange.request
     _, path = app.addressed(request.path)
     if app.wants_models(request, path):
@@ -31,7 +36,7 @@ def interpreted(exchange: Exchange, terms: Callable[[], Terms]) -> Exchange:
     form = FORMS.get(path)
     if form is None or request.method != "POST":
         return Reworded(exchange)
-    return Interpreted(exchange, form, path, terms)
+    return Interpreted(exchange, form, path, terms, ping_s)
 
 
 class Reworded:
@@ -94,11 +99,15 @@ class Listed(Reworded):
 class Interpreted(Reworded):
     """The handler sees a request for messages, and its answer is translated."""
 
-    def __init__(self, exchange: Exchange, form: Form, path: str, terms: Callable[[], Terms]) -> None:
+    def __init__(
+        self, exchange: Exchange, form: Form, path: str, terms: Callable[[], Terms], ping_s: float
+    ) -> None:
         super().__init__(exchange)
         self.request = shown(exchange.request, path)
         self._form = form
         self._terms = terms
+        self._ping_s = ping_s
+        self._last_said = 0.0
         self._answer: Answer | None = None
         """None: the request was not understood, so only an error can follow."""
 
@@ -115,11 +124,17 @@ class Interpreted(Reworded):
         if not dict(headers).get(b"content-type", b"").startswith(b"text/event-stream"):
             raise Refused(Failure(Kind.PROVIDER, "the provider's answer is too large to be translated"))
         await super().start(status, headers)
+        self._last_said = trio.current_time()
 
     async def send(self, data: bytes) -> None:
-        said = self._known().feed(data)
-        # A comment says that somebody is alive; half an event says nothing yet.
-        await self._exchange.send(said or (self._known().ping() if data.startswith(b":") else b""))
+        said, now = self._known().feed(data), trio.current_time()
+        # A comment says that somebody is alive. Half an event says nothing yet, nor does what is told only when all
+        # of it is there; but of the latter a model may write for minutes.
+        if not said and (data.startswith(b":") or now - self._last_said >= self._ping_s):
+            said = self._known().ping()
+        if said:
+            self._last_said = now
+        await self._exchange.send(said)
 
     async def finish(self) -> None:
         if last := self._known().end():

@@ -183,7 +183,8 @@ class Handler:
 
     async def __call__(self, exchange: Exchange) -> None:
         """Serve one request. Only what the server understands leaves: cancellation and a client that is gone."""
-        call = Call(guest.interpreted(exchange, self._terms), self._now, exchange.request.path)
+        shown = guest.interpreted(exchange, self._terms, self._spec.options.ping_s)
+        call = Call(shown, self._now, exchange.request.path)
         self._calls.add(call)
         try:
             await self._to_its_end(call)

@@ -19,6 +19,7 @@ from modelproxy.worker.guest import Interpreted, Listed, Reworded, interpreted
 from modelproxy.worker.handler import Handler
 from modelproxy.worker.httpd import ClientGone
 from modelproxy.worker.stats import Stats
+from modelproxy.worker.wire import sse
 
 SPEC = WorkerSpec(name="demo", model_id="echo/demo", provider="echo", kind="echo", model="demo", port=3457)
 HOST = JSON_HEADERS[0]
@@ -33,7 +34,7 @@ def exchange(
 
 
 def guest(found: FakeExchange) -> Any:
-    return interpreted(found, Terms)
+    return interpreted(found, Terms, 10.0)
 
 
 async def served(found: FakeExchange, spec: WorkerSpec = SPEC) -> list[dict[str, Any]]:
@@ -46,6 +47,10 @@ async def served(found: FakeExchange, spec: WorkerSpec = SPEC) -> list[dict[str,
     )
     await handler(found)
     return lines
+
+
+def event(**said: Any) -> bytes:
+    return sse.event(str(said["type"]).encode(), json.dumps(said).encode())
 
 
 def error(found: FakeExchange) -> dict[str, Any]:
@@ -251,6 +256,35 @@ async def test_a_silence_is_said_in_the_clients_own_way() -> None:
     said = responses_grammar.check(bytes(made.sent))
 
     assert said.events == ["response.created", "response.in_progress", "response.failed"]
+
+
+PATCH = {"type": "custom", "name": "patch"}
+
+
+@pytest.mark.parametrize(
+    ("path", "tool", "heard"),
+    [
+        (CHAT, {"type": "custom", "custom": PATCH}, b": keep-alive"),
+        ("/v1/responses", PATCH, b"event: response.in_progress"),
+    ],
+)
+async def test_what_is_told_only_as_a_whole_is_no_long_silence(
+    autojump_clock: Any, path: str, tool: dict[str, Any], heard: bytes
+) -> None:
+    """The text of a custom tool stands inside JSON, and of a large one a slow model writes for minutes."""
+    made = exchange(path, input="hi", stream=True, tools=[tool])
+    found = guest(made)
+    await found.read_body()
+    await found.start(200, [(b"content-type", b"text/event-stream")])
+    block = {"type": "tool_use", "id": "c", "name": "patch", "input": {}}
+    await found.send(event(type="content_block_start", index=0, content_block=block))
+    before = len(made.sent)
+    for _ in range(20):
+        await trio.sleep(4)
+        delta = {"type": "input_json_delta", "partial_json": "x"}
+        await found.send(event(type="content_block_delta", index=0, delta=delta))
+
+    assert bytes(made.sent[before:]).count(heard) == 6
 
 
 async def test_a_stream_that_simply_stops_is_ended_by_an_error() -> None:

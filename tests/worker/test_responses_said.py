@@ -288,3 +288,13 @@ def test_every_golden_stream_says_the_same_in_items(written: dict[str, Any]) -> 
         block["thinking"] for block in content if block["type"] == "thinking"
     )
     assert (said.response["error"] is None) == read.complete
+
+
+def test_behind_the_last_event_there_is_no_other() -> None:
+    """The provider may go on when its client has been told that it is over."""
+    found = ResponsesAnswer(PLAIN, TERMS)
+    begun = found.ping()
+    last = found.feed(sse.event(b"error", b'{"type":"error","error":{"type":"api_error","message":"no"}}'))
+
+    assert found.ping() == b""
+    assert responses_grammar.check(begun + last).events[-1] == "response.failed"

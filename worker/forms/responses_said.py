@@ -63,8 +63,9 @@ class ResponsesAnswer:
         return self._teller.take()
 
     def ping(self) -> bytes:
-        """An event that says nothing new."""
-        self._teller.ping()
+        """An event that says nothing new; behind the last one none may follow."""
+        if not self._reader.over:
+            self._teller.ping()
         return self._teller.take()
 
     def end(self) -> bytes:
