@@ -146,3 +146,22 @@ def test_older_models_do_not_think_on_behind_calls_whose_reasoning_did_not_come_
     assert wishes.thinking("high", bare, LITERAL) == {}
     assert wishes.is_thinking(wishes.thinking("high", whole, LITERAL))
     assert wishes.thinking("none", bare, LITERAL) == {"thinking": {"type": "disabled"}}
+
+
+@pytest.mark.parametrize(
+    ("name", "goes"),
+    [
+        ("user-7f3a", True),
+        ("4711", True),
+        ("me@example.com", False),
+        ("+49 (30) 123-4567", False),
+        ("x" * 257, False),
+    ],
+)
+def test_anthropic_is_not_told_who_the_user_is(name: str, goes: bool) -> None:
+    """It would refuse the request; where a dialect translates, it goes its way."""
+    told = {"metadata": {"user_id": name}}
+
+    assert wishes.user({"user": name}, LITERAL) == (told if goes else {})
+    assert wishes.user({"safety_identifier": name}, Terms()) == told
+    assert wishes.user({"user": 3}, LITERAL) == {}

@@ -51,7 +51,7 @@ class Chat:
         thought = wishes.thinking(said.get("reasoning_effort"), asks, terms)
         asks |= wishes.sampling(said, terms, is_thinking=wishes.is_thinking(thought))
         asks |= wishes.with_schema(thought, form, codec.as_dict(form.get("json_schema")).get("schema"))
-        asks |= wishes.user(said)
+        asks |= wishes.user(said, terms)
         answer = ChatAnswer(_wanted(said, tools), terms)
         return Asked(codec.dumps(asks), answer)
 

@@ -72,7 +72,7 @@ class Responses:
         thought = wishes.thinking(codec.as_dict(said.get("reasoning")).get("effort"), asks, terms)
         asks |= wishes.sampling(said, terms, is_thinking=wishes.is_thinking(thought))
         asks |= wishes.with_schema(thought, form, form.get("schema"))
-        asks |= wishes.user(said)
+        asks |= wishes.user(said, terms)
         include = said.get("include")
         wanted = Wanted(
             model=said["model"],

@@ -135,7 +135,15 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def user(said: Block) -> Block:
-    """Whom the request is for."""
+def user(said: Block, terms: Terms) -> Block:
+    """Whom the request is for. Anthropic refuses what shows who that is: an address, a telephone number."""
     name = said.get("safety_identifier") or said.get("user")
-    return {"metadata": {"user_id": name}} if isinstance(name, str) and name else {}
+    if not isinstance(name, str) or not name:
+        return {}
+    if terms.literal and (_SHOWS_WHO.search(name) or len(name) > _LONGEST_USER):
+        return {}
+    return {"metadata": {"user_id": name}}
+
+
+_SHOWS_WHO = re.compile(r"@|^[+(]?[\d\s()-]{7,}$", re.ASCII)
+_LONGEST_USER = 256
