@@ -1,5 +1,7 @@
 """What a proxy without a worker says: 503 in the client's own error shape.
 
+That is Anthropic's and OpenAI's at once, for neither's clients mind the other's fields.
+
 The supervisor owns the socket, so without this a client of a failed proxy would hang for its whole
 timeout, which is worse than a refusal.
 """
@@ -70,9 +72,11 @@ def _about(proxy: Proxy, path: str) -> dict[str, Any]:
 
 def _error(message: str, headers: list[tuple[bytes, bytes]], more: dict[str, Any] | None = None) -> Answer:
     request_id = f"req_{secrets.token_hex(12)}"
-    body = {"type": "error", "error": {"type": "api_error", "message": message}, "request_id": request_id}
+    error = {"type": "api_error", "message": message, "param": None, "code": None}
+    body = {"type": "error", "error": error, "request_id": request_id}
+    ids = [(name, request_id.encode()) for name in (b"request-id", b"x-request-id")]
     return (
-        [(b"content-type", b"application/json"), (b"request-id", request_id.encode()), *headers],
+        [(b"content-type", b"application/json"), *ids, *headers],
         json.dumps({**body, **(more or {})}).encode(),
     )
 

@@ -40,7 +40,8 @@ def said(answer: stand_in.Answer) -> tuple[dict[bytes, bytes], str]:
     document = json.loads(body)
     assert document["type"] == "error"
     assert document["error"]["type"] == "api_error"
-    assert document["request_id"].encode() == dict(headers)[b"request-id"]
+    assert {"param": None, "code": None}.items() <= document["error"].items()  # OpenAI's clients look there
+    assert document["request_id"].encode() == dict(headers)[b"request-id"] == dict(headers)[b"x-request-id"]
     message: str = document["error"]["message"]
     return dict(headers), message
 
