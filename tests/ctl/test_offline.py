@@ -134,7 +134,9 @@ def test_no_file_is_no_problem(paths: Paths) -> None:
     assert offline.names(paths) == []
 
 
-@pytest.mark.parametrize("target", ["coder", "echo/demo", "3457", str(os.getpid())])
+@pytest.mark.parametrize(
+    "target", ["coder", "echo/demo", "3457", str(os.getpid())], ids=["name", "model", "port", "pid"]
+)
 def test_a_proxy_is_found_by_all_that_names_it(paths: Paths, target: str) -> None:
     save(paths, record(name="coder", spec={"model_id": "echo/demo", "port": 3457}))
 

@@ -799,7 +799,7 @@ async def test_one_that_was_born_and_never_noted_is_known_by_its_pid(make_world:
     assert world.proxy().deaths[0].pid == 77
 
 
-@pytest.mark.parametrize("pid", [None, os.getpid()])
+@pytest.mark.parametrize("pid", [None, os.getpid()], ids=["unknown", "known"])
 async def test_where_no_process_can_be_identified_it_is_awaited(
     make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch, pid: int | None
 ) -> None:

@@ -122,6 +122,7 @@ def test_tokens_that_nobody_has_read_are_not_zero(path: str) -> None:
         (os.getpid(), 2 * ledger.SILENCE_S, (0, 1, 1)),  # another process has its number now
         (2**22 + 1, 1, (0, 1, 1)),
     ],
+    ids=["alive", "silent", "gone"],
 )
 def test_an_answer_that_goes_on_has_not_failed(
     path: str, pid: int, age_s: float, expected: tuple[int, ...]
