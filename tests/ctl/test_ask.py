@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 import io
 import json
-import socket
 import sys
 from collections.abc import Iterator
 
 import pytest
 from fakes.control import Control, view
+from fakes.house import free_port
 from fakes.terminal import Run
 from fakes.upstream import Reply, Upstream
 
@@ -245,9 +245,7 @@ def test_a_failure_is_json_where_that_was_asked_for(run: Run, proxy: Upstream) -
 
 
 def test_nobody_at_the_port_is_a_sentence(run: Run, control: Control) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-    control.proxies["echo/demo"] = view(port=port)
+    control.proxies["echo/demo"] = view(port=free_port())
     done = run("ask", "echo/demo", "Hello")
 
     assert (done.code, done.err) == (1, "error: echo/demo did not answer: Connection refused\n")

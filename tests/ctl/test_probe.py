@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import socket
 
 import pytest
 from fakes.control import view
+from fakes.house import free_port
 from fakes.upstream import Reply, Upstream
 
 from modelproxy.ctl import probe
@@ -34,10 +34,7 @@ def test_the_sizes_are_asked_for_as_clients_do(
 
 
 def test_nobody_there_is_nothing_known() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        row = view(port=closed.getsockname()[1])
-
-    assert probe.sizes(row) == (None, None)
+    assert probe.sizes(view(port=free_port())) == (None, None)
 
 
 @pytest.mark.parametrize(("status", "refused"), [(401, True), (200, False), (404, False)])

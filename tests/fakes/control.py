@@ -125,6 +125,7 @@ class Control:
         self._over.set()
         self._socket.shutdown(socket.SHUT_RDWR)  # wakes accept
         self._socket.close()
+        self.lose_leases()
         for thread in self._threads:
             thread.join(5)
         self.paths.control_socket.unlink(missing_ok=True)
@@ -215,7 +216,8 @@ class Control:
         """As a supervisor that is replaced: the proxies stay up."""
         for name, connection in list(self.leases.values()):
             self.leased.discard(name)
-            connection.shutdown(socket.SHUT_RDWR)
+            with contextlib.suppress(OSError):  # it was let go of just now
+                connection.shutdown(socket.SHUT_RDWR)
 
     def _reply(self, keys: set[str], method: str, path: str, body: Any) -> Reply:
         for key in keys & self.once.keys():

@@ -6,9 +6,11 @@ there so that a broken program fails a test instead of hanging it.
 
 from __future__ import annotations
 
+import errno
 import http.client
 import json
 import os
+import random
 import select
 import shutil
 import signal
@@ -541,11 +543,35 @@ def fork_servers_of(house: House) -> list[int]:
     return processes_of(house, b"modelproxy.worker.forkserver")
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+# One of the kernel's own choice (Linux: from 32768 on, macOS: from 49152 on) that is given back may be anybody's
+# next, before a test takes it again: the near end of a connection, a listener of other tests. These nobody gets
+# who does not name them.
+_PORTS = range(20_000, 30_000)
+
+
+def listener(host: str = "127.0.0.1", port: int = 0) -> socket.socket:
+    """A socket that listens; without a port, at one where it can be closed and opened again."""
+    for _ in range(100):
+        try:
+            return socket.create_server((host, port or random.choice(_PORTS)), backlog=256)
+        except OSError as error:
+            if port or error.errno != errno.EADDRINUSE:
+                raise
+    raise AssertionError(f"a hundred of {_PORTS} are taken")
+
+
+def free_port(*, neighbours: int = 0) -> int:
+    """A port that nobody has, nor so many behind it."""
+    for _ in range(100):
+        with ExitStack() as stack:
+            port: int = stack.enter_context(listener()).getsockname()[1]
+            try:
+                for number in range(port + 1, port + 1 + neighbours):
+                    stack.enter_context(listener(port=number))
+            except OSError:
+                continue
         return port
+    raise AssertionError(f"there are no {neighbours + 1} free ports in a row")
 
 
 def _quietly_kill(pid: int) -> None:

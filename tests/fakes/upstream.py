@@ -31,6 +31,8 @@ from typing import Any, Self
 
 import attrs
 
+from .house import listener
+
 _RST = b"\x01\0\0\0\0\0\0\0"
 
 
@@ -170,7 +172,7 @@ class Upstream:
     def start(self) -> None:
         """Listen."""
         self._stopping.clear()
-        self._listener = socket.create_server((self.host, self.port), backlog=256)
+        self._listener = listener(self.host, self.port)
         self.port = self._listener.getsockname()[1]
         self._spawn(self._accept, self._listener)
 

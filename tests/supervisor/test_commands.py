@@ -45,18 +45,7 @@ async def refused(call: Callable[[], Any]) -> Fault:
 @pytest.fixture
 def usual_port(world: World) -> int:
     """A port that is free with its neighbours, in place of 3456."""
-    for _ in range(100):
-        opened = sockets.bind_loopback(0)
-        port: int = opened[0].getsockname()[1]
-        try:
-            for number in (1, 2, 3):
-                opened += sockets.bind_loopback(port + number)
-        except (sockets.PortInUseError, OverflowError):
-            continue
-        finally:
-            for one in opened:
-                one.close()
-        break
+    port = free_port(neighbours=3)
     configure(world, f"default_port = {port}")
     return port
 
@@ -113,10 +102,7 @@ async def test_up_again_finds_it_whatever_port_it_has(world: World) -> None:
 async def test_a_second_port_is_a_second_proxy(world: World) -> None:
     """It carries its port in its name; the plain name means the first."""
     first = await up(world)
-    free = sockets.bind_loopback(0)
-    port = free[0].getsockname()[1]
-    for one in free:
-        one.close()
+    port = free_port()
     second = await up(world, port=port)
 
     assert (first.name, second.name) == ("echo/demo", f"echo/demo@{port}")
@@ -887,10 +873,7 @@ async def test_up_with_other_limits_needs_replace_but_no_worker(world: World) ->
 
 async def test_a_second_proxy_of_a_model_has_its_own_limits(world: World) -> None:
     await up(world, rpm=60, fallback=["echo/x"])
-    free = sockets.bind_loopback(0)
-    port = free[0].getsockname()[1]
-    for one in free:
-        one.close()
+    port = free_port()
     second = await up(world, port=port)
 
     assert (second.limits, second.fallback) == ({}, [])

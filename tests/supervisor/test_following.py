@@ -8,6 +8,7 @@ import attrs
 import pytest
 import trio
 from fakes import clock
+from fakes.house import free_port
 from fakes.spawner import World
 from fakes.worlds import configure, give_back
 
@@ -299,15 +300,16 @@ async def test_a_new_port_is_for_the_next_time(world: World, following: Followin
 
 
 async def test_a_front_keeps_its_port_as_well_and_a_port_by_flag_was_never_the_files(
-    world: World, following: Following, free_port: int
+    world: World, following: Following
 ) -> None:
+    port = free_port()
     await world.commands.up(UpRequest("front", port=0))
     front = world.proxy("front").spec.port
     coder = FILE.replace("context_window", "port = 1\ncontext_window")
     configure(world, f"{coder}\n[front.default]\nport = 2")
     await following.reload()
     await world.commands.down("coder", DownRequest())
-    await world.commands.up(UpRequest("coder", port=free_port))
+    await world.commands.up(UpRequest("coder", port=port))
     configure(world, f"{coder.replace('port = 1', 'port = 3')}\n[front.default]\nport = 2")
     [warning] = (await following.reload()).warnings
 
@@ -534,13 +536,14 @@ def wanted(port: int) -> str:
 
 
 async def test_autostart_brings_up_what_is_not_known_yet(
-    world: World, fresh: Callable[[str], Following], free_port: int
+    world: World, fresh: Callable[[str], Following]
 ) -> None:
     """Who took it down by hand does not see it again."""
-    await fresh(wanted(free_port)).reload()
+    port = free_port()
+    await fresh(wanted(port)).reload()
     await world.until(lambda: world.proxy("coder").state is State.READY)
     await world.commands.down("coder", DownRequest())
-    again = fresh(wanted(free_port))
+    again = fresh(wanted(port))
     await again.reload()
 
     assert world.proxy("coder").state is State.STOPPED
@@ -548,14 +551,15 @@ async def test_autostart_brings_up_what_is_not_known_yet(
 
 
 async def test_a_front_is_brought_up_at_its_port_as_a_proxy_is(
-    world: World, fresh: Callable[[str], Following], free_port: int
+    world: World, fresh: Callable[[str], Following]
 ) -> None:
     """Each by the name that `up` has for it; who took one down does not see it again."""
-    text = f"[front.default]\nautostart = true\nport = {free_port}\n[front.work]\n[front.x]\nautostart = true"
-    await fresh(f"default_port = {free_port}\n{text}").reload()
+    port = free_port()
+    text = f"[front.default]\nautostart = true\nport = {port}\n[front.work]\n[front.x]\nautostart = true"
+    await fresh(f"default_port = {port}\n{text}").reload()
     await world.until(lambda: {"front", "front/x"} == set(world.keeper.units))
     await world.until(lambda: world.proxy("front").state is State.READY)
-    assert world.proxy("front").spec.port == free_port
+    assert world.proxy("front").spec.port == port
     await world.commands.down("front/x", DownRequest())
     again = fresh(text)
     await again.reload()
@@ -591,14 +595,3 @@ async def test_a_supervisor_that_stops_reloads_nothing(world: World, following: 
 
     with pytest.raises(Fault, match="stopping"):
         await following.reload()
-
-
-@pytest.fixture
-def free_port() -> int:
-    from modelproxy.supervisor import sockets
-
-    opened = sockets.bind_loopback(0)
-    port: int = opened[0].getsockname()[1]
-    for one in opened:
-        one.close()
-    return port
