@@ -33,8 +33,9 @@ class Installation:
         umbrella = self._folder / version / "modelproxy"
         umbrella.mkdir(parents=True)
         (umbrella / "__init__.py").touch()
+        being_written = shutil.ignore_patterns("*.pyc.*")  # by whoever runs from there at the same time
         for package in _PACKAGES:
-            shutil.copytree(ROOT / package, umbrella / package)
+            shutil.copytree(ROOT / package, umbrella / package, ignore=being_written)
         shutil.copytree(ROOT / "systemd", umbrella / "systemd")
         said = ("worker/__init__.py", f'__version__ = "{__version__}"', f'__version__ = "{version}"')
         for file, old, new in (said, *changes):
