@@ -12,7 +12,7 @@ import attrs
 import pytest
 from fakes.house import House
 
-from .providers import Estate, estate
+from .providers import Estate, Ollama, estate
 
 USUAL_PORT = 3456
 
@@ -66,6 +66,13 @@ def here(whole: Estate) -> Estate:
     """For one test: nobody was asked yet."""
     whole.reset()
     return whole
+
+
+@pytest.fixture
+def ollama() -> Iterator[Ollama]:
+    """A provider for one test, with a home of its own."""
+    with Ollama() as far:
+        yield far
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ is one `Said`, whatever the protocol and the mode; `instead` gives anything else
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -98,6 +99,13 @@ class _Far(Upstream):
     def instead(self, *replies: Reply) -> None:
         """Answer the model's path so; without any: as usual."""
         self.on(self.chat, *replies)
+
+    def hold(self) -> threading.Semaphore:
+        """Each piece of an answer behind the first one waits for a release, until `reset`."""
+        gate = threading.Semaphore(0)
+        usual = self.answer(Seen("POST", self.chat, {}, b'{"stream":true}', 0))
+        self.instead(attrs.evolve(usual, gate=gate))
+        return gate
 
     def saying(self, seen: Seen) -> Said:
         """What the model says to this request."""

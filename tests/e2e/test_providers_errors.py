@@ -507,7 +507,7 @@ def test_s69_no_connection_is_accepted(here: Estate) -> None:
 
     for answer in (first, second):
         assert_error(answer, 504, "timeout_error", "within 0.5s", "connect_timeout", url)
-    assert 0.4 < took < 1.5
+    assert 0.4 < took < 5
 
 
 @MODES

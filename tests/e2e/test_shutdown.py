@@ -24,6 +24,8 @@ from fakes.house import (
     wait_gone,
 )
 
+from .providers import Ollama
+
 pytestmark = pytest.mark.slow
 
 SHORT = "echo:slow 20ms\n" + "word " * 40
@@ -281,20 +283,23 @@ def test_s96_stopping_what_does_not_run_is_safe(house: House) -> None:
         assert house.tell("down", "echo/demo", "--json")["already"] == "stopped"
 
 
-@pytest.mark.parametrize("model", ["echo/demo", "echo/other"])
-def test_s96_the_port_is_free_while_the_last_stream_still_drains(house: House, model: str) -> None:
+@pytest.mark.parametrize("model", ["ollama/demo", "ollama/other"])
+def test_s96_the_port_is_free_while_the_last_stream_still_drains(
+    house: House, ollama: Ollama, model: str
+) -> None:
     """For the same model and for another one; the old stream is not disturbed."""
     house.start()
-    row = house.up()
-    # Longer than a worker takes to start on a machine that has other things to do.
-    stream = Stream(row["port"], "echo:slow 20ms\n" + "word " * 250)
+    row = house.up("ollama/demo", base_url=ollama.base)
+    gate = ollama.hold()
+    stream = Stream(row["port"], "hello")
     stream.read_until(b"content_block_delta")
-    with house.running("down", "echo/demo") as down:
+    with house.running("down", "ollama/demo") as down:
         wait_refused(row["port"])
-        view = house.up(model, port=row["port"])
+        view = house.up(model, port=row["port"], base_url=ollama.base)
         assert view["pid"] != row["pid"]
         assert get(row["port"], "/health").json["model_id"] == model
         assert is_alive(row["pid"])
+        gate.release(10)
         assert b"event: message_stop" in stream.rest()
         assert down.wait(timeout=30) == 0
     assert wait_gone(row["pid"])

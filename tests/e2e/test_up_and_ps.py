@@ -26,6 +26,7 @@ from fakes.house import (
 from fakes.upstream import Reply, Upstream
 
 from .conftest import Served
+from .providers import Ollama
 
 pytestmark = pytest.mark.slow
 
@@ -379,12 +380,13 @@ def test_restart_rolls_to_another_worker_on_the_same_port(house: House) -> None:
     assert house.tell("restart", "echo/nobody", "--json", code=1)["error"]["code"] == "unknown_proxy"
 
 
-def test_restart_finishes_the_streams_of_the_old_worker(house: House) -> None:
+def test_restart_finishes_the_streams_of_the_old_worker(house: House, ollama: Ollama) -> None:
     house.start()
-    row = house.up()
-    stream = Stream(row["port"], "echo:slow 20ms\n" + "word " * 250)
+    row = house.up("ollama/demo", base_url=ollama.base)
+    gate = ollama.hold()
+    stream = Stream(row["port"], "hello")
     stream.read_until(b"content_block_delta")
-    after = house.restart("echo/demo").json[0]
+    after = house.restart("ollama/demo").json[0]
     verbose = house.command("ps", "-v").stdout
 
     # The new one serves while the old one is still talking.
@@ -394,7 +396,8 @@ def test_restart_finishes_the_streams_of_the_old_worker(house: House) -> None:
         rf"worker: g1, pid {row['pid']}, draining for [\d.]+s, 1 in flight \(oldest [\d.]+s\), kill in",
         verbose,
     )
-    assert re.search(r"g1 drains 1 \(oldest \d+\.\ds\), kill in 15m", house.row()["detail"])
+    assert re.search(r"g1 drains 1 \(oldest \d+\.\ds\), kill in 15m", house.row("ollama/demo")["detail"])
+    gate.release(10)
     assert b"event: message_stop" in stream.rest()
     assert wait_gone(row["pid"])
 
