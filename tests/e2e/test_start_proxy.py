@@ -65,7 +65,7 @@ def test_s51_s54_s61_background_returns_when_the_port_answers(house: House) -> N
     health = get(port, "/health")
     assert (health.status, health.json["pid"]) == (200, said["pid"])
     assert listens(said["pid"], port)
-    assert took < 5
+    assert took < 20  # on a machine that has other things to do
     # The command is over, the proxy is not.
     assert house.row()["state"] == "ready"
 
