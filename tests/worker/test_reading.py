@@ -142,6 +142,20 @@ def test_a_stream_that_lacks_only_the_last_word_is_complete() -> None:
     assert told(START + TEXT + WORD + STOP + DELTA)[-1][:2] == ("end", "end_turn")
 
 
+def test_a_call_whose_shell_says_its_input_is_not_told_without() -> None:
+    """Anthropic's is empty. What a server says there at once is not lost, and what it says twice is not doubled."""
+    shell = {"type": "tool_use", "id": "c", "name": "f", "input": {"a": 1}}
+    begun = event(type="content_block_start", index=0, content_block=shell)
+    nothing, piece = (
+        event(type="content_block_delta", index=0, delta={"type": "input_json_delta", "partial_json": said})
+        for said in ("", '{"b":2}')
+    )
+
+    once = [("open", "tool_use"), ("arguments", '{"a":1}'), ("close",)]
+    assert told(begun + STOP, ends=False) == told(begun + nothing + STOP, ends=False) == once
+    assert told(begun + piece + STOP, ends=False)[1:] == [("arguments", '{"b":2}'), ("close",)]
+
+
 def test_an_error_is_the_last_thing_that_is_told() -> None:
     error = event(type="error", error={"type": "overloaded_error", "message": "busy"})
 

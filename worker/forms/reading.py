@@ -57,6 +57,8 @@ class Reader:
         self._usage: dict[str, Any] = {}
         self._stop_reason: str | None = None
         self._is_open = False
+        self._input: Any = None
+        """Of the open call, where its shell says it: a whole answer's does, and that of some servers."""
         self.over = False
         """It has been said how the answer ends."""
 
@@ -127,6 +129,7 @@ class Reader:
     def _open(self, block: dict[str, Any]) -> None:
         self._close()
         self._is_open = True
+        self._input = block.get("input") if block.get("type") == "tool_use" else None
         self._teller.open(block)
         # Some servers say the beginning of a block in its shell.
         self._said(block.get("text"), self._teller.text)
@@ -139,6 +142,7 @@ class Reader:
         if kind == "text_delta":
             self._said(delta.get("text"), self._teller.text)
         elif kind == "input_json_delta":
+            self._input = None if delta.get("partial_json") else self._input  # pieces are all of it
             self._said(delta.get("partial_json"), self._teller.arguments)
         elif kind == "thinking_delta":
             self._said(delta.get("thinking"), self._teller.thinking)
@@ -149,8 +153,6 @@ class Reader:
         """One of a whole answer."""
         self._open(block)
         self._said(block.get("signature"), self._teller.signature)
-        if block.get("type") == "tool_use" and block.get("input"):
-            self._teller.arguments(codec.dumps(block["input"]).decode("utf-8"))
         self._close()
 
     @staticmethod
@@ -161,6 +163,8 @@ class Reader:
     def _close(self) -> None:
         if self._is_open:
             self._is_open = False
+            if self._input:
+                self._teller.arguments(codec.dumps(self._input).decode("utf-8"))
             self._teller.close()
 
     def _delta(self, said: dict[str, Any]) -> None:
