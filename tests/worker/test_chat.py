@@ -202,6 +202,17 @@ def test_the_format_of_one_function() -> None:
     ]
 
 
+def test_two_calls_of_one_function_in_that_format_are_two() -> None:
+    """Anthropic refuses an id that it has seen in the conversation."""
+    call = {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": "{}"}}
+    answers = [{"role": "function", "name": "f", "content": said} for said in ("one", "two")]
+
+    assert sent({"messages": [*HI, call, answers[0], call, answers[1]]})["messages"][3:] == [
+        {"role": "assistant", "content": [use("call_f_1", {})]},
+        {"role": "user", "content": [result("call_f_1", "two")]},
+    ]
+
+
 def test_reasoning_comes_back_in_front() -> None:
     details = [{"type": "reasoning.text", "text": "hm", "signature": "s", "index": 0}]
     said = {"role": "assistant", "content": "ok", "refusal": "no", "reasoning_details": details}

@@ -7,6 +7,7 @@ Refused is what would make the answer another one than its client believes it to
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from modelproxy.worker.dialects.arguments import of_history
@@ -92,7 +93,7 @@ def _stops(said: Block) -> list[str]:
 
 
 def _history(said: Block) -> History:
-    history = History()
+    history, old = History(), Counter[str]()
     for number, message in enumerate(said["messages"]):
         where = f"messages[{number}]"
         if not isinstance(message, dict):
@@ -103,9 +104,9 @@ def _history(said: Block) -> History:
         elif role == "user":
             history.user(_content(message, where))
         elif role == "assistant":
-            history.assistant(_spoken(message, where))
+            history.assistant(_spoken(message, where, old))
         elif role in ("tool", "function"):
-            history.result(_answered(message, where), _content(message, where))
+            history.result(_answered(message, where, old), _content(message, where))
         else:
             roles = "system, developer, user, assistant, tool"
             raise refused(f"{where}.role: must be one of {roles}", f"{where}.role")
@@ -116,21 +117,25 @@ def _content(message: Block, where: str) -> list[Block]:
     return parts.blocks(message.get("content"), f"{where}.content")
 
 
-def _spoken(message: Block, where: str) -> list[Block]:
+def _spoken(message: Block, where: str, old: Counter[str]) -> list[Block]:
+    """`old`: how often each function has been called in the format before there were several."""
     refusal = message.get("refusal")
     said = _content(message, where) + parts.blocks(refusal if isinstance(refusal, str) else None, where)
     calls = message.get("tool_calls") or []
     if not isinstance(calls, list):
         raise refused(f"{where}.tool_calls: must be a list", f"{where}.tool_calls")
     called = [_call(call, f"{where}.tool_calls[{number}]") for number, call in enumerate(calls)]
-    old = message.get("function_call")
-    if isinstance(old, dict):  # the format before there were several
-        called.append(_used(_OLD + str(old.get("name") or ""), old.get("name"), old.get("arguments")))
+    single = message.get("function_call")
+    if isinstance(single, dict):
+        name = str(single.get("name") or "")
+        called.append(_used(_old_id(name, old[name]), name, single.get("arguments")))
+        old[name] += 1
     return thoughts.blocks(message) + said + called
 
 
-_OLD = "call_"
-"""A call of the old format has no id: its result names the function."""
+def _old_id(name: str, before: int) -> str:
+    """A call of the old format has no id, its result names the function; and Anthropic takes no id twice."""
+    return f"call_{name}_{before}" if before else f"call_{name}"
 
 
 def _call(call: Any, where: str) -> Block:
@@ -150,9 +155,10 @@ def _used(call_id: str, name: Any, arguments: Any) -> Block:
     return {"type": "tool_use", "id": call_id, "name": said, "input": of_history(arguments)}
 
 
-def _answered(message: Block, where: str) -> str:
+def _answered(message: Block, where: str, old: Counter[str]) -> str:
     if message["role"] == "function":
-        return _OLD + str(message.get("name") or "")
+        name = str(message.get("name") or "")
+        return _old_id(name, old[name] - 1 if old[name] else 0)
     call_id = message.get("tool_call_id")
     if not isinstance(call_id, str) or not call_id:
         raise refused(f"{where}.tool_call_id: must be a non-empty string", f"{where}.tool_call_id")
