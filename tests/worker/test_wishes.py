@@ -165,3 +165,17 @@ def test_anthropic_is_not_told_who_the_user_is(name: str, goes: bool) -> None:
     assert wishes.user({"user": name}, LITERAL) == (told if goes else {})
     assert wishes.user({"safety_identifier": name}, Terms()) == told
     assert wishes.user({"user": 3}, LITERAL) == {}
+
+
+@pytest.mark.parametrize(
+    ("models", "goes_on"),
+    [((), True), (("claude-sonnet-4-5",), True), (("qwen3",), True), (("x", "claude-opus-4-6"), False)],
+)
+def test_newer_models_of_anthropics_answer_and_do_not_go_on(models: tuple[str, ...], goes_on: bool) -> None:
+    """They refuse a conversation that ends with their own words, which chat windows send to have more of an answer."""
+    said = [{"role": "user", "content": []}, {"role": "assistant", "content": []}]
+    found = wishes.ended(said, "m", Terms(literal=models))
+
+    assert found[:2] == said
+    assert [one["role"] for one in found[2:]] == ([] if goes_on else ["user"])
+    assert wishes.ended(said[:1], "claude-opus-5-5", LITERAL) == said[:1]

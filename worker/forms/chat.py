@@ -45,7 +45,7 @@ class Chat:
         }
         asks |= {"stream": True} if said.get("stream") else {}
         asks |= {"system": system} if system else {}
-        asks["messages"] = messages
+        asks["messages"] = wishes.ended(messages, said["model"], terms)
         asks |= {"tools": [tool for tool, _ in tools]} if tools else {}
         asks |= {"tool_choice": choice} if choice is not None else {}
         asks |= {"stop_sequences": stops} if (stops := _stops(said)) else {}

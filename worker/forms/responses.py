@@ -66,7 +66,7 @@ class Responses:
         }
         asks |= {"stream": True} if said.get("stream") else {}
         asks |= {"system": system} if system else {}
-        asks["messages"] = messages
+        asks["messages"] = wishes.ended(messages, said["model"], terms)
         asks |= {"tools": offer.shown} if offer.shown else {}
         asks |= {"tool_choice": choice} if choice is not None else {}
         thought = wishes.thinking(codec.as_dict(said.get("reasoning")).get("effort"), asks, terms)

@@ -7,6 +7,7 @@ from typing import Any
 
 from modelproxy.worker.dialects.anthropic import lacks_its_thinking
 from modelproxy.worker.dialects.thinking import LEAST_BUDGET
+from modelproxy.worker.dialects.turns import CONTINUED
 from modelproxy.worker.wire import codec
 
 from . import tooling
@@ -99,6 +100,14 @@ def thinking(effort: Any, asks: Block, terms: Terms) -> Block:
     return {"thinking": {"type": "enabled", "budget_tokens": budget}}
 
 
+def ended(messages: list[Block], model: str, terms: Terms) -> list[Block]:
+    """The conversation with something to answer: newer models of Anthropic's refuse to go on with their own words."""
+    refuse = any(_claude(taker or model)[1] >= _ADAPTIVE_SINCE for taker in terms.literal)
+    if not refuse or messages[-1]["role"] != "assistant":
+        return messages
+    return [*messages, {"role": "user", "content": [{"type": "text", "text": CONTINUED}]}]
+
+
 def is_thinking(fields: Block) -> bool:
     """Whether these ask for reasoning."""
     return codec.as_dict(fields.get("thinking")).get("type") in ("adaptive", "enabled")
@@ -107,10 +116,12 @@ def is_thinking(fields: Block) -> bool:
 _SHARES = {"minimal": 0.1, "low": 0.2, "medium": 0.5}
 """What `dialects.openai` takes for the same efforts, where one that translates is asked instead."""
 _MOST = 0.8
+_ADAPTIVE_SINCE = (4, 6)
+"""The first models that think as they see fit, and that do not go on with what they are said to have begun."""
 
 
 def _thinks_by_budget(model: str) -> bool:
-    return (0, 0) < _claude(model)[1] < (4, 6)
+    return (0, 0) < _claude(model)[1] < _ADAPTIVE_SINCE
 
 
 def _never_thinks(model: str) -> bool:
