@@ -96,9 +96,12 @@ class House:
                 supervisor.send_signal(signal.SIGCONT)
                 supervisor.kill()
                 supervisor.wait()
-        # What they started as well: a socket holder would keep its ports for a day.
-        for pid in self.processes():
-            _quietly_kill(pid)
+        # What they started as well: a socket holder would keep its ports for a day. Who was just being started
+        # when we looked is seen the next time.
+        while pids := self.processes():
+            for pid in pids:
+                _quietly_kill(pid)
+                wait_gone(pid)
 
     def processes(self) -> list[int]:
         """Everything that runs in this home, whoever started it."""
