@@ -27,6 +27,7 @@ import attrs
 import trio
 
 from . import access, app, failures, front, pool, relay, upstream
+from .app import Request
 from .contract import Front, Options, Place, WorkerSpec
 from .dial import Dialer, Unreachable, parse_base
 from .dialects import anthropic
@@ -36,7 +37,7 @@ from .failures import Failure, Kind, Refused
 from .lineage import Lineage, Listener
 from .model_ids import parted
 from .pool import Answer, Outgoing, Pool
-from .relay import MOST_COLLECTED, Relay, Request
+from .relay import MOST_COLLECTED, Relay
 from .wire import sse
 from .wire.asks import Ask
 

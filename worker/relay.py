@@ -18,7 +18,7 @@ the bytes leave that tell the client that the answer is complete.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NoReturn, Protocol
 
 import attrs
@@ -26,6 +26,7 @@ import trio
 
 from . import app, failures, pool, tokens, upstream
 from .accounts import Told
+from .app import Request
 from .contract import WorkerSpec
 from .dial import Unreachable
 from .dialects import anthropic, errors, waits
@@ -40,19 +41,6 @@ from .wire.asks import Ask
 
 MOST_COLLECTED = 32 * 1024 * 1024
 """Larger answers that are no streams go through piece by piece."""
-
-
-class Request(Protocol):
-    """The head of a client's request."""
-
-    @property
-    def method(self) -> str: ...
-    @property
-    def path(self) -> str: ...
-    @property
-    def query(self) -> str: ...
-    @property
-    def headers(self) -> Sequence[tuple[bytes, bytes]]: ...
 
 
 class Client(Protocol):

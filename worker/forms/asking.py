@@ -18,6 +18,7 @@ from typing import Protocol
 import attrs
 
 from modelproxy.worker import __version__
+from modelproxy.worker.app import Request
 from modelproxy.worker.failures import Failure, Headers, Kind, Refused
 
 PATH = "/v1/messages"
@@ -84,21 +85,6 @@ def unsupported(param: str, why: str) -> Refused:
 
 
 # --- the head -----------------------------------------------------------------------------------------
-
-
-class Request(Protocol):
-    """All of a request's head; `app.Request`."""
-
-    @property
-    def method(self) -> str: ...
-    @property
-    def path(self) -> str: ...
-    @property
-    def query(self) -> str: ...
-    @property
-    def headers(self) -> Sequence[tuple[bytes, bytes]]: ...
-    def header(self, name: bytes) -> bytes | None: ...
-    def header_all(self, name: bytes) -> list[bytes]: ...
 
 
 @attrs.frozen
