@@ -26,7 +26,7 @@ model that is meant, and would not notice that somebody else answers.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -76,7 +76,12 @@ _OPENCODE = "OPENCODE_CONFIG_CONTENT"
 """Configuration that opencode puts before that of its files."""
 NAME = "modelproxy"
 """Under which clients with a configuration know us."""
-_OPENAI_OWN = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_API_BASE")
+_OPENAI_KEY = "OPENAI_API_KEY"
+_OPENAI_OWN = (_OPENAI_KEY, "OPENAI_BASE_URL", "OPENAI_API_BASE")
+_ANTHROPICS = "sk-ant-"
+"""Begins a key that no library of OpenAI's is to show to OpenAI."""
+_UNLED = ("codex", "opencode")
+"""Clients that read no base URL; `opencode-ai` and `@openai/codex` are packages of them."""
 _OPENAI_WAYS_PAST = (
     "OPENAI_ADMIN_KEY",
     "OPENAI_API_TYPE",
@@ -157,13 +162,15 @@ def _said(token: str, client: str) -> dict[str, str]:
 
 def _of_openai(goal: Goal, present: Mapping[str, str]) -> dict[str, str]:
     base = f"{goal.base_url}/v1"
-    key = present.get(OWN_TOKEN) or TOKEN
-    return {"OPENAI_BASE_URL": base, "OPENAI_API_BASE": base, "OPENAI_API_KEY": key}
+    own = present.get(_OPENAI_KEY, "") if goal.passes_on else ""
+    key = present.get(OWN_TOKEN) or (own if own.startswith(_ANTHROPICS) else TOKEN)
+    return {"OPENAI_BASE_URL": base, "OPENAI_API_BASE": base, _OPENAI_KEY: key}
 
 
 def goes_to_openai(present: Mapping[str, str]) -> str | None:
     """The variable that says where a library of OpenAI's goes already."""
-    return next((name for name in _OPENAI_OWN if present.get(name)), None)
+    said = ((name, present.get(name, "")) for name in _OPENAI_OWN)
+    return next((name for name, value in said if value and not value.startswith(_ANTHROPICS)), None)
 
 
 def sent_along(present: Mapping[str, str]) -> dict[str, str]:
@@ -259,6 +266,13 @@ def client_of(program: str) -> str:
     """Whom a command starts, by the name of its file."""
     name = program.rpartition("/")[2]
     return name if name in ("claude", "aider", "opencode", "codex") else "anthropic"
+
+
+def behind(command: Sequence[str]) -> str | None:
+    """A client that variables cannot lead, where a script, a shell or `npx` seems to start it."""
+    words = " ".join(command[1:]).split()
+    names = [word.rpartition("/")[2].partition("@")[0].removesuffix("-ai") for word in words]
+    return next((name for name in _UNLED if name in names), None)
 
 
 def goal_of(
@@ -412,6 +426,7 @@ __all__ = [
     "TOKEN",
     "Changes",
     "Goal",
+    "behind",
     "changes",
     "client_of",
     "credential",

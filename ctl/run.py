@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import attrs
@@ -71,7 +71,7 @@ def _run(paths: Paths, wish: Wish, command: Sequence[str]) -> int:
         goal, client = goal_of(paths, view, wish.agent), environment.client_of(command[0])
         if client != "codex" or codex.is_served(goal, command):
             words = _told(command, goal, client)
-            return child.run(words, _environment(view, goal, client, command[0]))
+            return child.run(words, _environment(view, goal, client, command))
     finally:
         if lease is not None:
             _give_back(lease)
@@ -162,16 +162,26 @@ class Refusal(Fault):
         return EXIT_FAILED
 
 
-def _environment(view: dict[str, Any], goal: Goal, client: str, program: str) -> dict[str, str]:
+def _environment(view: dict[str, Any], goal: Goal, client: str, command: Sequence[str]) -> dict[str, str]:
     found = [*health.warnings(view), *environment.warnings(goal, os.environ)]
     for warning in found or environment.missing(goal, client):
         talk(f"warning: {warning}")
-    if client == "anthropic" and (name := environment.goes_to_openai(os.environ)) is not None:
-        talk(
-            f"note: {name} is set: what {program} asks of OpenAI's API goes where it did; see proxyctl env --for openai"
-        )
+    for note in _notes(command) if client == "anthropic" else ():
+        talk(f"note: {note}")
     changes = environment.changes(goal, client, os.environ)
     return changes.applied(os.environ) | {GUARD: goal.name}
+
+
+def _notes(command: Sequence[str]) -> Iterator[str]:
+    """Of a program that nobody knows: what of it may not come to the proxy."""
+    program = command[0]
+    if (name := environment.goes_to_openai(os.environ)) is not None:
+        yield f"{name} is set: what {program} asks of OpenAI's API goes where it did; see proxyctl env --for openai"
+    if (client := environment.behind(command)) is not None:
+        yield (
+            f"if {program} starts {client}, that goes where it did: it reads no base URL; "
+            f"say proxyctl run MODEL -- {client} …, or see proxyctl env --for {client}"
+        )
 
 
 def goal_of(paths: Paths, view: dict[str, Any], agent: str | None = None) -> Goal:

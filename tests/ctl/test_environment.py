@@ -210,6 +210,32 @@ def test_a_program_that_goes_to_openai_already_goes_on_there(name: str) -> None:
         assert OPENAI.keys().isdisjoint(changes(OLLAMA, client, {}).set)
 
 
+def test_a_key_of_anthropics_in_the_place_of_openais() -> None:
+    """Where the caller's own request may go to Anthropic it stays; at no time does it make a library go to OpenAI."""
+    present = {"OPENAI_API_KEY": "sk-ant-real"}
+
+    assert changes(FRONT, "openai", present).set["OPENAI_API_KEY"] == "sk-ant-real"
+    assert changes(FRONT, "anthropic", present).set["OPENAI_API_KEY"] == "sk-ant-real"
+    assert changes(OLLAMA, "openai", present).set["OPENAI_API_KEY"] == environment.TOKEN
+    assert changes(FRONT, "openai", present | {environment.OWN_TOKEN: "mp"}).set["OPENAI_API_KEY"] == "mp"
+    assert environment.goes_to_openai(present) is None
+
+
+@pytest.mark.parametrize(
+    ("command", "client"),
+    [
+        ("npx @openai/codex@0.169.0 exec hi", "codex"),
+        ("npx -y opencode-ai run hi", "opencode"),
+        ("/bin/sh -c /opt/bin/codex", "codex"),
+        ("codex exec hi", None),
+        ("npx claude", None),
+    ],
+)
+def test_a_client_that_something_else_starts(command: str, client: str | None) -> None:
+    """Variables do not lead it."""
+    assert environment.behind(command.split()) == client
+
+
 def test_codex_has_no_variables() -> None:
     """It is told on its command line; only a proxy of the environment would stand in its way."""
     assert changes(OLLAMA, "codex", REAL) == Changes({})

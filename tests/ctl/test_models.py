@@ -101,7 +101,10 @@ def test_s104_what_a_name_means(run: Run, file: Path, name: str, resolved: str, 
 def test_s105_s112_a_name_that_means_nothing(
     run: Run, paths: Paths, control: Control, tmp_path: Path
 ) -> None:
-    """Without a configuration no alias is known; what runs is told."""
+    """Without any alias none is known; what runs is told."""
+    paths.config.mkdir(parents=True)
+    # Else it is asked of an Ollama that the machine may have.
+    paths.config_file.write_text('[providers.ollama]\nbase_url = "http://127.0.0.1:1"\n')
     control.proxies = {"echo/demo": view("echo/demo")}
     ran = run("models", "resolve", "claude-4-sonnet", "--json")
 

@@ -370,6 +370,15 @@ def test_who_goes_to_openai_already_is_told(
     assert "OPENAI_BASE_URL" not in environment(tmp_path)
 
 
+def test_a_client_that_would_go_past_behind_a_script_is_told(
+    run: Run, control: Control, script: Callable[..., list[str]]
+) -> None:
+    done = run("run", "echo/demo", *script("client"), "codex")
+
+    assert "starts codex" in done.err
+    assert "proxyctl run MODEL -- codex" in done.err
+
+
 def test_opencode_gets_its_configuration(
     run: Run, control: Control, script: Callable[..., list[str]], tmp_path: Path
 ) -> None:
