@@ -39,7 +39,7 @@ def _problems() -> Iterator[str]:
         except Exception as error:  # an import runs whatever stands in the module
             yield f"{type(error).__name__} at import of {name}: {error}"
             return
-    from . import config, paths, state
+    from . import config, paths, reading, state
 
     where = paths.find()
     try:
@@ -51,7 +51,7 @@ def _problems() -> Iterator[str]:
     except FileNotFoundError:
         pass
     except config.ConfigError as error:
-        yield f"it cannot use {error.told(where.config_file)}"
+        yield f"it cannot use {reading.first_of(error.told(where.config_file))}"
     except (OSError, ValueError) as error:
         yield f"it cannot use {where.config_file}: {error}"
 

@@ -110,7 +110,8 @@ def _tables_of(value: Value) -> Section | None:
 
 def _key(name: str, field: Field) -> Iterator[str]:
     yield ""
-    yield from _comment(f"{field.sentence()} {_range(field.value)}".strip())
+    before = f"The variable {field.env} goes before it." if field.env else ""
+    yield from _comment(" ".join(filter(None, (field.sentence(), _range(field.value), before))))
     yield f"#{name} = {field.example}"
 
 

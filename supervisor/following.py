@@ -24,7 +24,7 @@ import trio
 
 from modelproxy.worker.contract import Target, WorkerSpec
 
-from . import access, applied, changes, fleet, fronts, routes
+from . import access, applied, changes, fleet, fronts, reading, routes
 from .commands import Commands
 from .config import Config, Front, ProxyOptions
 from .facts import Care, State
@@ -35,6 +35,8 @@ from .upkeep import Unit
 
 WATCH_S = 2.0
 """How often the file is looked at: one stat."""
+QUIET_S = 0.5
+"""A file that has changed is read when it has stayed as it is for so long."""
 ROLL_LIMIT_S = 15.0
 SETTLE_LIMIT_S = 30.0
 """How long a restored proxy is waited for before an edit is applied that nobody saw: its key may be slow to fetch."""
@@ -116,15 +118,29 @@ class Following:
         """Begin with what the file says, then follow it."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._catch_up)
-            seen, known = _stamp(self._file), _stamp(self._keys_file)
+            seen = self._stamps()
             await self.look_again()
             while True:
                 await trio.sleep(WATCH_S)
-                now, keys = _stamp(self._file), _stamp(self._keys_file)
-                if (now, keys) != (seen, known):
-                    which = Keys.NONE if keys == known else Keys.STORED
-                    seen, known = now, keys
-                    await self.look_again(which)
+                if self._stamps() == seen:
+                    continue
+                now = await self._settled()
+                which = Keys.NONE if now[1] == seen[1] else Keys.STORED
+                seen = now
+                await self.look_again(which)
+
+    def _stamps(self) -> tuple[_Stamp, _Stamp]:
+        return _stamp(self._file), _stamp(self._keys_file)
+
+    async def _settled(self) -> tuple[_Stamp, _Stamp]:
+        """When nobody writes any more: who saves in place has a moment of an empty file, which holds as it is."""
+        now = self._stamps()
+        while True:
+            before = now
+            await trio.sleep(QUIET_S)
+            now = self._stamps()
+            if now == before:
+                return now
 
     async def _catch_up(self) -> None:
         """Have what an earlier supervisor left as it was, then apply what was edited meanwhile, keys too."""
@@ -221,9 +237,7 @@ class Following:
 
     def _refused(self, fault: Fault) -> None:
         held = "the last good one holds" if self._config is not None else "nothing was started by it"
-        first, *others = fault.message.split("\n")
-        more = f"; and {len(others)} more: proxyctl config validate" if others else ""
-        text = f"the configuration is not used, {held}: {first}{more}"
+        text = f"the configuration is not used, {held}: {reading.first_of(fault.message)}"
         if self._bad != [text]:
             self._log(text)
         self._bad = [text]
@@ -402,7 +416,10 @@ def _go_on(names: list[str], has_key: bool, message: str) -> str:
     return f"{', '.join(names)} {goes} on {f'with {key}' if has_key else 'without a key'}: {message}"
 
 
-def _stamp(file: Path) -> tuple[int, int, int] | None:
+_Stamp = tuple[int, int, int] | None
+
+
+def _stamp(file: Path) -> _Stamp:
     try:
         found = os.stat(file)
     except OSError:

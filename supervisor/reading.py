@@ -68,6 +68,12 @@ class ConfigError(Exception):
         return "\n".join(placed(file, problem) for problem in self.problems)
 
 
+def first_of(told: str) -> str:
+    """The first of such lines, and where the others are, for a sentence that has room for one."""
+    first, *others = told.split("\n")
+    return first + (f"; and {len(others)} more: proxyctl config validate" if others else "")
+
+
 def placed(file: object, problem: Problem) -> str:
     """With its place as editors and terminals open it: `config.toml:4: …`."""
     line = f":{problem.line}" if problem.line is not None else ""

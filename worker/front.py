@@ -243,8 +243,9 @@ class Plan:
         """What can be asked for as a model, each once."""
         rules = self.front.rules
         models = [rule.model for rule in rules if rule.model is not None and not is_glob(rule.model)]
-        agents = [name for name in self.agents if not is_glob(name)]
-        return list(dict.fromkeys([*models, *agents]))
+        # To Anthropic the request goes as it is, and no model there has an agent's name.
+        agents = [rule.agent for rule in rules if rule.agent is not None and rule.to != OWN]
+        return list(dict.fromkeys([*models, *(name for name in agents if not is_glob(name))]))
 
     @property
     def leads_home(self) -> bool:

@@ -39,10 +39,13 @@ def test_a_state_file_that_it_cannot_use(
 
 
 def test_a_configuration_that_it_cannot_use(home: paths.Paths, capsys: pytest.CaptureFixture[str]) -> None:
-    home.config_file.write_text("defautl_port = 1\n")
+    home.config_file.write_text("defautl_port = 1\nspawn = 2\n")
 
     assert check.main() == 1
-    assert str(home.config_file) in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.startswith(f"it cannot use {home.config_file}:1: ")
+    assert said.endswith("; and 1 more: proxyctl config validate\n")
+    assert said.count("\n") == 1  # the last line is what is told
 
 
 def test_a_module_that_cannot_be_imported(

@@ -13,7 +13,7 @@ from fakes.spawner import World
 from fakes.worlds import configure, give_back
 
 from modelproxy.supervisor.facts import Phase, State
-from modelproxy.supervisor.following import WATCH_S, Following, Keys
+from modelproxy.supervisor.following import QUIET_S, WATCH_S, Following, Keys
 from modelproxy.supervisor.protocol import DownRequest, Fault, UpRequest
 from modelproxy.worker.contract import Access
 
@@ -331,6 +331,21 @@ async def test_the_file_is_followed_as_it_changes(
     world.paths.config_file.unlink()
     await trio.sleep(2 * WATCH_S)
     assert following.warnings[0].startswith("coder goes on as it was")
+
+
+async def test_a_save_that_empties_the_file_first_is_waited_for(
+    world: World, following: Following, nursery: trio.Nursery
+) -> None:
+    """An empty file holds as it stands: for a moment every agent would be led elsewhere."""
+    nursery.start_soon(following.run)
+    await trio.testing.wait_all_tasks_blocked()
+    configure(world, "")
+    await trio.sleep(WATCH_S + QUIET_S / 2)  # it has been looked at
+    configure(world, FILE.replace("4096", "16384"))
+    await world.until(lambda: world.proxy("coder").generation == 2)
+
+    assert world.proxy("coder").spec.options.context_window == 16384
+    assert following.warnings == []
 
 
 async def follow(world: World, following: Following) -> None:

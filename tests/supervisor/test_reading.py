@@ -7,7 +7,16 @@ from datetime import date
 
 import pytest
 
-from modelproxy.supervisor.reading import ConfigError, Problem, checked, line_of, load, not_utf8, shown
+from modelproxy.supervisor.reading import (
+    ConfigError,
+    Problem,
+    checked,
+    first_of,
+    line_of,
+    load,
+    not_utf8,
+    shown,
+)
 from modelproxy.supervisor.toml_lines import Path, lines_of
 
 
@@ -177,3 +186,8 @@ def test_values_and_problems_come_together() -> None:
 )
 def test_how_a_value_is_shown(value: object, text: str | None) -> None:
     assert shown(value) == text
+
+
+def test_a_sentence_has_room_for_the_first() -> None:
+    assert first_of("a") == "a"
+    assert first_of("a\nb\nc") == "a; and 2 more: proxyctl config validate"

@@ -221,6 +221,7 @@ def test_what_can_be_asked_for_is_listed_once_and_globs_are_not() -> None:
         FrontRule("b", model="local"),
         FrontRule("b", model="local", agent="x"),
         FrontRule("b", marker="m"),
+        FrontRule(OWN, agent="z"),  # Anthropic has no model of that name
     ]
     plan = Plan(Front(rules, PLACES))
 
