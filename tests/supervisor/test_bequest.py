@@ -12,6 +12,7 @@ from typing import Any
 
 import attrs
 import pytest
+from fakes import descriptors
 from fakes.story import SPEC
 
 from modelproxy.supervisor import bequest
@@ -30,19 +31,15 @@ LEFT: list[dict[str, Any]] = [
 ]
 
 
-def open_descriptors() -> int:
-    return len(os.listdir("/dev/fd"))
-
-
 def test_what_is_left_is_taken_once() -> None:
-    before, environment = open_descriptors(), {"HOME": "/"}
+    before, environment = descriptors.count(), {"HOME": "/"}
     bequest.leave({"echo/demo": bequest.of(WITH_SECRETS)}, environment)
     assert "k1" not in str(environment)
 
     assert bequest.take(environment) == {"echo/demo": LEFT}
     assert environment == {"HOME": "/"}
     assert bequest.take(environment) == {}
-    assert open_descriptors() == before
+    assert descriptors.back_to(before)
 
 
 def test_only_the_program_that_is_executed_inherits_it() -> None:
@@ -58,14 +55,14 @@ def test_only_the_program_that_is_executed_inherits_it() -> None:
 
 def test_many_keys_fit_and_too_many_are_not_left() -> None:
     """Half of them would be none. Nobody waits for a reader."""
-    before, environment = open_descriptors(), dict[str, str]()
+    before, environment = descriptors.count(), dict[str, str]()
     many = {f"echo/{number}": [{"api_key": "k" * 100}] for number in range(1000)}
     bequest.leave(many, environment)
     assert bequest.take(environment) == many
     bequest.leave({"echo/demo": [{"api_key": "k" * 2**21}]}, environment)
 
     assert environment == {}
-    assert open_descriptors() == before
+    assert descriptors.back_to(before)
 
 
 def without_pid(value: str) -> str:

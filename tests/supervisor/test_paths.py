@@ -9,6 +9,7 @@ import stat
 from pathlib import Path
 
 import pytest
+from fakes import descriptors
 from fakes.spawner import files_of
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -212,7 +213,7 @@ def test_a_path_of_any_length_is_bound_and_connected(tmp_path: Path, length: int
         folder = folder / ("d" * 50)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / ("s" * max(1, length - len(str(folder)) - 1))
-    descriptors = len(os.listdir("/proc/self/fd"))
+    before_all = descriptors.count()
     with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as client:
         with SocketAddress(path) as address:
             listener.bind(address)
@@ -221,7 +222,7 @@ def test_a_path_of_any_length_is_bound_and_connected(tmp_path: Path, length: int
             client.connect(address)
 
     assert stat.S_ISSOCK(path.stat().st_mode)
-    assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert descriptors.back_to(before_all)
 
 
 def test_a_file_is_private_and_its_folder_is_made_again(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import attrs
 import pytest
 import trio
+from fakes import descriptors
 from fakes.house import TESTS
 
 from modelproxy.supervisor import kernel, runner
@@ -171,13 +172,13 @@ async def test_a_fork_that_is_taken_back_is_nobody(
     monkeypatch.setattr(fork_server, "fork", fork_and_cancel)
     with trio.fail_after(30):
         await fork_server._settled.wait()
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors.count()
     with trio.CancelScope() as scope:
         await Runner(module, fork_server).spawn(birth)
 
     assert scope.cancelled_caught
     assert kernel.run_state(made[0]) is None
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert descriptors.back_to(before)
 
 
 @forking
@@ -237,12 +238,12 @@ async def test_an_interpreter_that_is_gone_is_permanent(
 ) -> None:
     """The path is named."""
     monkeypatch.setattr(sys, "executable", "/gone/python")
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors.count()
     with pytest.raises(SpawnError, match="cannot start /gone/python: No such file") as caught:
         await Runner().spawn(birth)
 
     assert caught.value.permanent
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert descriptors.back_to(before)
 
 
 @pytest.mark.parametrize("number", [errno.EAGAIN, errno.ENOMEM, errno.EMFILE])
@@ -253,12 +254,12 @@ async def test_want_of_resources_passes(birth: Birth, monkeypatch: pytest.Monkey
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(subprocess, "Popen", fail)
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors.count()
     with pytest.raises(SpawnError, match=os.strerror(number)) as caught:
         await Runner().spawn(birth)
 
     assert not caught.value.permanent
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert descriptors.back_to(before)
 
 
 async def test_without_a_pidfd_nobody_is_left_unwatched(
@@ -354,7 +355,7 @@ def test_a_stranger_with_its_pid_is_not_touched(bystander: subprocess.Popen[byte
     """Number alone is no identity; a missing record fails closed; no descriptor is kept."""
     started = kernel.start_time(bystander.pid)
     assert started is not None
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors.count()
     found = runner.recognise(
         3,
         bystander.pid,
@@ -365,7 +366,7 @@ def test_a_stranger_with_its_pid_is_not_touched(bystander: subprocess.Popen[byte
 
     assert found is None
     assert bystander.poll() is None
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert descriptors.back_to(before)
 
 
 @pytest.fixture
@@ -406,7 +407,7 @@ def test_who_is_another_is_not_taken_for_it(
 ) -> None:
     """Another home may have a worker of this very name; no descriptor is kept."""
     _, log = nameless
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors.count()
     found = runner.seek(
         "echo/unnot" if wrong == "name" else "echo/unnoted",
         4 if wrong == "generation" else 3,
@@ -415,7 +416,7 @@ def test_who_is_another_is_not_taken_for_it(
     )
 
     assert found is None
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert descriptors.back_to(before)
 
 
 def test_a_zombie_is_dead(bystander: subprocess.Popen[bytes]) -> None:

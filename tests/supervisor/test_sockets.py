@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from fakes import descriptors
 
 from modelproxy.supervisor import sockets
 from modelproxy.supervisor.sockets import NotASocketError, PortInUseError, bind_loopback, bind_unix, inode_of
@@ -120,7 +121,7 @@ def test_another_trouble_is_not_taken_for_a_taken_port(monkeypatch: pytest.Monke
 
 def test_room_is_looked_for_and_not_taken() -> None:
     """What was opened to find out is closed again, also where it was too much."""
-    before = len(os.listdir("/dev/fd"))
+    before = descriptors.count()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     sockets.check_room(16)
     with open(os.devnull) as highest:
@@ -131,7 +132,7 @@ def test_room_is_looked_for_and_not_taken() -> None:
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
-    assert len(os.listdir("/dev/fd")) == before
+    assert descriptors.back_to(before)
 
 
 def test_a_unix_socket_is_private(tmp_path: Path, closing: ExitStack) -> None:

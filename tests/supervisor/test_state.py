@@ -11,6 +11,7 @@ from typing import Any
 
 import attrs
 import pytest
+from fakes import descriptors
 from fakes.story import SPEC
 
 from modelproxy.supervisor import state
@@ -185,7 +186,7 @@ def test_a_full_disk_leaves_the_old_file_whole(
     """At whatever point it strikes, and without leaking a descriptor."""
     state.save(path, SAVED)
     before = path.read_bytes()
-    descriptors = len(os.listdir("/proc/self/fd"))
+    before_all = descriptors.count()
     with monkeypatch.context() as patch:
 
         def full(*_: object) -> int:
@@ -197,7 +198,7 @@ def test_a_full_disk_leaves_the_old_file_whole(
 
     assert path.read_bytes() == before
     assert os.listdir(path.parent) == [path.name]
-    assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert descriptors.back_to(before_all)
     state.save(path, attrs.evolve(SAVED, proxies=[]))
     assert state.load(path) == ([], None)
 
